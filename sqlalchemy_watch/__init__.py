@@ -1,0 +1,71 @@
+"""Hear about every row that changes in PostgreSQL, whoever changed it, as blinker signals.
+
+::
+
+    class User(Watched, Base):
+        __tablename__ = "users"
+        __watch__ = ("inserted", "updated")
+
+    @User.watch.updated.connect
+    def on_user_updated(sender, event):
+        cache.delete(event.identity)
+
+    with Listener(engine, Base):
+        ...
+"""
+
+from .errors import (
+    CatchUpTimeout,
+    ConfigurationError,
+    EventsDropped,
+    ListenerError,
+    ListenerStartError,
+    OwnershipError,
+    PayloadError,
+    UnsupportedServerError,
+    WatchError,
+)
+from .events import Event
+from .listener.listener import Listener
+from .listener.stats import Stats
+from .mapping import Watched, watch
+from .signals import Details, FilteredSignal, WatchSignal, WatchSignals
+from .spec import Watch
+from .streams import EventStream
+from .triggers.catalog import WatchStatus
+from .triggers.install import describe_problems, install, status, uninstall
+from .writers import context, muted
+
+__version__ = "0.1.0"
+
+# The listener looks at the triggers when it connects; the two halves know each other only here.
+Listener.inspect_triggers = staticmethod(describe_problems)
+
+__all__ = [
+    "CatchUpTimeout",
+    "ConfigurationError",
+    "Details",
+    "Event",
+    "EventStream",
+    "EventsDropped",
+    "FilteredSignal",
+    "Listener",
+    "ListenerError",
+    "ListenerStartError",
+    "OwnershipError",
+    "PayloadError",
+    "Stats",
+    "UnsupportedServerError",
+    "Watch",
+    "WatchError",
+    "WatchSignal",
+    "WatchSignals",
+    "WatchStatus",
+    "Watched",
+    "context",
+    "install",
+    "muted",
+    "status",
+    "uninstall",
+    "watch",
+]

@@ -1,0 +1,96 @@
+"""`when`: a Python function of two rows becomes the text of a SQL condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Column
+from sqlalchemy import column as sql_column
+from sqlalchemy import table as sql_table
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql.elements import ColumnElement
+
+from .errors import ConfigurationError
+from .spec import Condition
+
+#: How statement-level functions call the row concerned and the previous one, and row-level ones.
+STATEMENT_ALIASES = ("r", "o")
+
+_PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+
+class UnknownColumn(AttributeError):
+    """A condition names a column that the table does not have."""
+
+
+class _Row:
+    """Stands for a row in the user's function: attributes are the table's columns under an alias."""
+
+    def __init__(self, alias: str, columns: Mapping[str, Column[Any]], absent: str | None) -> None:
+        self._alias, self._columns, self._absent, self._used = alias, columns, absent, False
+
+    def __getattr__(self, attribute: str) -> ColumnElement[Any]:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        if self._absent:
+            raise ConfigurationError(self._absent)
+        try:
+            column = self._columns[attribute]
+        except KeyError:
+            raise UnknownColumn(
+                f"{attribute!r} is no column here: there are {', '.join(map(repr, self._columns))}"
+            ) from None
+        self._used = True
+        return sql_table(self._alias, sql_column(column.name, column.type)).c[column.name]
+
+
+def compile_condition(
+    owner: str, operation: str, when: Callable[[Any, Any], Any], columns: Mapping[str, Column[Any]]
+) -> Condition:
+    """The SQL of a `when`, over the columns of one table by attribute name.
+
+    :raises UnknownColumn: where it names a column that is not among them.
+    :raises ConfigurationError: where it is no SQL condition, or uses a row the operation does not have.
+    """
+    row_alias, old_alias = STATEMENT_ALIASES
+    statement_sql, uses_old = _compile(owner, operation, when, columns, row_alias, old_alias)
+    new_name = "old" if operation == "deleted" else "new"
+    row_sql, _ = _compile(owner, operation, when, columns, new_name, "old")
+    return Condition(statement_sql, row_sql, uses_old)
+
+
+def _compile(
+    owner: str,
+    operation: str,
+    when: Callable[[Any, Any], Any],
+    columns: Mapping[str, Column[Any]],
+    row_alias: str,
+    old_alias: str,
+) -> tuple[str, bool]:
+    no_old = f"{owner}: when uses old, but {operation} rows have none: use new" if operation == "inserted" else None
+    no_new = f"{owner}: when uses new, but {operation} rows have none: use old" if operation == "deleted" else None
+    old = _Row(row_alias if operation == "deleted" else old_alias, columns, no_old)
+    new = _Row(row_alias, columns, no_new)
+    try:
+        clause = when(old, new)
+    except (UnknownColumn, ConfigurationError):
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"{owner}: when could not be evaluated ({type(error).__name__}: {error}): it must be a function of the "
+            f"old and the new row that returns a SQL condition, such as lambda old, new: new.total > 100"
+        ) from error
+    if not hasattr(clause, "compile") or not hasattr(clause, "self_group"):
+        raise ConfigurationError(
+            f"{owner}: when returned {clause!r}, not a SQL condition: combine conditions with & and | "
+            f"(not with and, or), and use text() for SQL of your own"
+        )
+    try:
+        sql = str(clause.compile(dialect=_PG, compile_kwargs={"literal_binds": True}))
+    except (SQLAlchemyError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"{owner}: when can't be rendered with its values ({error}): write them as text('...') or literal_column()"
+        ) from error
+    return sql, old._used

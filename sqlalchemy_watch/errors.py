@@ -1,0 +1,71 @@
+"""Every exception of the library, one tree::
+
+    WatchError
+    ├── ConfigurationError        a wrong declaration, or a wrong argument
+    ├── OwnershipError            something that is not ours stands under a name of ours
+    ├── UnsupportedServerError    too old, a standby, or behind a transaction pooler
+    ├── ListenerError             the listener can't do what was asked
+    │   ├── ListenerStartError    LISTEN was not in force within the timeout
+    │   └── CatchUpTimeout        (also a TimeoutError)
+    ├── EventsDropped             raised into a stream where events are missing
+    └── PayloadError              a notification that can't be read; counted, never raised to users
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CatchUpTimeout",
+    "ConfigurationError",
+    "EventsDropped",
+    "ListenerError",
+    "ListenerStartError",
+    "OwnershipError",
+    "PayloadError",
+    "UnsupportedServerError",
+    "WatchError",
+]
+
+
+class WatchError(Exception):
+    """Base of every exception this library raises."""
+
+
+class ConfigurationError(WatchError, ValueError):
+    """A declaration or an argument is wrong; the message names it, the rule and the remedy."""
+
+
+class OwnershipError(WatchError):
+    """A function or trigger without our mark stands where one of ours would go; it is left alone."""
+
+
+class UnsupportedServerError(WatchError):
+    """The server can't deliver notifications to this connection, and retrying would not change that."""
+
+
+class ListenerError(WatchError):
+    """The listener can't do what was asked of it in its present state."""
+
+
+class ListenerStartError(ListenerError):
+    """LISTEN was not in force within the timeout; the message ends with the server's own words."""
+
+
+class CatchUpTimeout(ListenerError, TimeoutError):
+    """What was committed before `Listener.catch_up` was not dispatched within its timeout."""
+
+
+class EventsDropped(WatchError):
+    """Raised once into a stream at the place where events are missing; the stream goes on afterwards.
+
+    `dropped` is how many events the stream itself dropped (0 where the listener missed something),
+    `reason` says why.
+    """
+
+    def __init__(self, reason: str, dropped: int = 0) -> None:
+        super().__init__(f"events are missing here: {reason}; reload what you hold")
+        self.reason = reason
+        self.dropped = dropped
+
+
+class PayloadError(WatchError):
+    """A notification is garbage, or of a version this library does not know."""

@@ -1,0 +1,144 @@
+"""`Event`: one changed row, as receivers get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar, overload
+
+from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+from sqlalchemy.orm import Session, scoped_session
+
+from .errors import ConfigurationError
+from .spec import Operation
+
+T = TypeVar("T")
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What the rows of one notification have in common."""
+
+    operation: Operation
+    label: str
+    #: How many of the leading values are the primary key.
+    key_length: int
+    #: Attribute names of the values in a whole row, the key first.
+    attributes: tuple[str, ...]
+    txid: int
+    emitted_at: datetime
+    context: Mapping[str, Any]
+
+
+class Event(Generic[T]):
+    """One changed row. Immutable; `T` is the model.
+
+    Events are made by the listener. `values` and `identity` have the Python types that loading the
+    attributes would give.
+    """
+
+    __slots__ = ("_changed", "_message", "_model", "_old", "_partial", "_row")
+
+    def __init__(
+        self,
+        model: Any,
+        message: Message,
+        row: tuple[Any, ...],
+        old: Mapping[str, Any] | None = None,
+        changed: frozenset[str] | None = None,
+        partial: bool = False,
+    ) -> None:
+        self._model = model
+        self._message = message
+        self._row = row
+        self._old = old
+        self._changed = changed
+        self._partial = partial
+
+    @property
+    def model(self) -> Any:
+        """The model class of the row (in a mapped hierarchy its own), or the `Table`: also the sender."""
+        return self._model
+
+    @property
+    def operation(self) -> Operation:
+        """`"inserted"`, `"updated"`, `"deleted"` or `"truncated"`."""
+        return self._message.operation
+
+    @property
+    def label(self) -> str:
+        """The watch's label; the operation where it has none."""
+        return self._message.label
+
+    @property
+    def identity(self) -> tuple[Any, ...] | None:
+        """The primary key, as `inspect(obj).identity` gives it; None for `truncated`."""
+        return self._row[: self._message.key_length] or None
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Primary key and extra columns by attribute name; those of a deleted row are its last ones."""
+        if not self._row:
+            return _EMPTY
+        return MappingProxyType(dict(zip(self._message.attributes, self._row, strict=False)))
+
+    @property
+    def old(self) -> Mapping[str, Any] | None:
+        """The previous values, with `Watch(old=True)`; None without, and where the key itself changed."""
+        return self._old
+
+    @property
+    def changed(self) -> frozenset[str] | None:
+        """The names in `old` whose value differs; None where `old` is None."""
+        return self._changed
+
+    @property
+    def txid(self) -> int:
+        """The transaction's id (`pg_current_xact_id`)."""
+        return self._message.txid
+
+    @property
+    def emitted_at(self) -> datetime:
+        """When the trigger ran, by the server's clock; aware, in UTC."""
+        return self._message.emitted_at
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """What the writer set with `context(...)`; empty otherwise."""
+        return self._message.context
+
+    @property
+    def partial(self) -> bool:
+        """Whether extra columns were left out of `values`, because the row would not fit."""
+        return self._partial
+
+    @overload
+    def load(self, session: Session | scoped_session[Any]) -> T | None: ...
+    @overload
+    async def load(self, session: AsyncSession | async_scoped_session[Any]) -> T | None: ...
+
+    def load(self, session: Any) -> Any:
+        """The instance, or None where the row is gone; to be awaited with an AsyncSession.
+
+        :raises ConfigurationError: for a Core table, which has no class to load.
+        """
+        if not isinstance(self._model, type):
+            raise ConfigurationError(
+                f"table {self._model.key!r} has no mapped class to load: select by event.values instead"
+            )
+        if self.identity is None:
+            raise ConfigurationError(f"a {self.operation} event names no row to load")
+        return session.get(self._model, self.identity)
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        """The value of one attribute, or the default where it is not carried."""
+        return self.values.get(attribute, default)
+
+    def __repr__(self) -> str:
+        name = getattr(self._model, "__name__", None) or getattr(self._model, "key", self._model)
+        values = ", ".join(f"{k}={v!r}" for k, v in self.values.items())
+        return f"<Event {name}.{self.label}({values})>"

@@ -1,0 +1,168 @@
+"""From an engine's own settings to a psycopg connection of the listener's own; the pool is not touched."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import psycopg
+from sqlalchemy import Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ..errors import ConfigurationError
+
+APPLICATION_NAME = "sqlalchemy-watch"
+
+#: In seconds, where the engine's settings don't say.
+CONNECT_TIMEOUT = 10
+
+Connect = Callable[[], "psycopg.Connection[Any]"]
+
+_LISTEN_URL_HINT = "pass listen_url='postgresql://...' to the Listener"
+
+#: What other drivers call what libpq calls otherwise.
+_RENAMED = {"database": "dbname", "ssl_mode": "sslmode", "timeout": "connect_timeout"}
+
+#: Settings of other drivers that mean nothing to a connection that only listens.
+_IGNORED = frozenset(
+    {
+        "async_creator_fn", "async_fallback", "prepared_statement_cache_size", "prepared_statement_name_func",
+        "statement_cache_size", "max_cached_statement_lifetime", "max_cacheable_statement_size", "command_timeout",
+        "connection_class", "record_class", "loop", "connection_factory", "cursor_factory", "async_", "tcp_keepalive",
+        "replication", "row_factory", "prepare_threshold",
+    }
+)  # fmt: skip
+
+
+class _Captured(Exception):
+    """Carries the connect arguments out of SQLAlchemy's own creator."""
+
+    def __init__(self, args: list[Any], parameters: dict[str, Any]) -> None:
+        self.args_given, self.parameters = args, parameters
+
+
+_capturing = threading.local()
+
+
+def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None) -> Connect:
+    """A function that opens a connection as the engine would, `do_connect` hooks included, each time anew.
+
+    :param listen_url: connect there instead: where the engine goes through a transaction pooler, or its
+        settings can't be carried over to psycopg.
+    :raises ConfigurationError: where the engine is none, or not for PostgreSQL.
+    """
+    sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    if not isinstance(sync, Engine):
+        raise ConfigurationError(f"{engine!r} is neither an Engine nor an AsyncEngine: pass create_engine(...)'s result")
+    if listen_url is not None:
+        url = make_url(listen_url).set(drivername="postgresql+psycopg")
+        args, parameters = create_engine(url).dialect.create_connect_args(url)
+        return lambda: _open(args, dict(parameters))
+    if sync.dialect.name != "postgresql":
+        raise ConfigurationError(f"only PostgreSQL can be listened to, and this engine is for {sync.dialect.name}")
+    captured = _capture(sync)
+    if captured is None:
+        return lambda: _created(sync)
+
+    def connect() -> psycopg.Connection[Any]:
+        hook_args, hook_parameters = list(captured.args_given), dict(captured.parameters)
+        for hook in tuple(sync.dialect.dispatch.do_connect):
+            made = hook(sync.dialect, None, hook_args, hook_parameters)
+            if made is not None:
+                return _checked(made, "a do_connect hook")
+        return _open(hook_args, translate(sync.dialect.driver, hook_parameters))
+
+    return connect
+
+
+def _capture(engine: Engine) -> _Captured | None:
+    """The arguments the engine connects with, URL and connect_args together; None with a `creator`."""
+
+    @event.listens_for(engine, "do_connect", insert=True)
+    def capture(dialect: Any, record: Any, args: list[Any], parameters: dict[str, Any]) -> None:
+        if getattr(_capturing, "now", False):
+            raise _Captured(list(args), dict(parameters))
+
+    _capturing.now = True
+    try:
+        # Of the pool's own making, so that its limits and its connections are left alone.
+        engine.pool.recreate().connect()
+    except _Captured as captured:
+        return captured
+    except Exception:
+        return None  # a creator of the user's own, which failed; it is tried again at start
+    finally:
+        _capturing.now = False
+    return None
+
+
+def _created(engine: Engine) -> psycopg.Connection[Any]:
+    if engine.dialect.is_async:
+        raise ConfigurationError(f"the engine connects through async_creator, which a thread can't use: {_LISTEN_URL_HINT}")
+    fairy = engine.pool.recreate().connect()
+    connection = fairy.dbapi_connection
+    fairy.detach()
+    return _checked(connection, "the engine's creator")
+
+
+def _checked(connection: Any, source: str) -> psycopg.Connection[Any]:
+    if not isinstance(connection, psycopg.Connection):
+        raise ConfigurationError(
+            f"{source} gives a {type(connection).__module__}.{type(connection).__name__}, and the listener needs a "
+            f"psycopg 3 connection: {_LISTEN_URL_HINT}"
+        )
+    connection.autocommit = True
+    connection.execute(f"SET application_name = '{APPLICATION_NAME}'")
+    return connection
+
+
+def _open(args: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+    parameters.update(application_name=APPLICATION_NAME, autocommit=True, client_encoding="utf8")
+    parameters.setdefault("connect_timeout", CONNECT_TIMEOUT)
+    for mine in ("row_factory", "cursor_factory", "prepare_threshold"):
+        parameters.pop(mine, None)
+    return psycopg.connect(*args, **parameters)
+
+
+def translate(driver: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Connect arguments of another driver as libpq's.
+
+    :raises ConfigurationError: for a setting that has no counterpart, such as an SSLContext.
+    """
+    if driver == "psycopg":
+        return dict(parameters)
+    translated: dict[str, Any] = {}
+    for name, value in parameters.items():
+        if name in _IGNORED or value is None:
+            continue
+        if name in ("ssl", "ssl_context"):
+            translated["sslmode"] = _sslmode(name, value)
+        elif name == "server_settings":
+            translated["options"] = " ".join(f"-c {k}={_escape_option(v)}" for k, v in value.items())
+        elif name == "password" and callable(value):
+            translated["password"] = value()
+        elif name == "unix_sock":
+            translated["host"] = str(value).rpartition("/")[0]
+        elif name == "timeout":
+            translated["connect_timeout"] = max(2, round(value))
+        elif name in ("host", "port") and isinstance(value, (list, tuple)):
+            translated[name] = ",".join(map(str, value))
+        else:
+            translated[_RENAMED.get(name, name)] = value
+    return translated
+
+
+def _sslmode(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "require" if value else "disable"
+    raise ConfigurationError(
+        f"the engine's {name} is an SSLContext, which psycopg can't take: {_LISTEN_URL_HINT} with sslmode, sslrootcert"
+    )
+
+
+def _escape_option(value: Any) -> str:
+    return str(value).replace("\\", "\\\\").replace(" ", "\\ ")

@@ -1,0 +1,175 @@
+"""The thread that reads payloads and calls receivers, each isolated from the others."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from ..errors import ListenerError, PayloadError
+from ..events import Event
+from ..signals import Delivery
+from .payload import Decoded, read_fields
+from .queue import CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
+from .routes import Route, Router
+from .stats import Stats
+
+log = logging.getLogger(__name__)
+
+#: Told of control items, on the dispatch thread.
+OnControl = Callable[[Control], None]
+#: Told of receivers that raised: receiver, event, error.
+OnFailure = Callable[[Any, Any, BaseException], None]
+
+UNDECIDED = "an event was too large to carry the columns that filters compare"
+
+
+class Dispatcher:
+    """Takes items from the queue until it is closed."""
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        router: Router,
+        stats: Stats,
+        on_control: OnControl,
+        on_failure: OnFailure,
+        loop: asyncio.AbstractEventLoop | None,
+    ) -> None:
+        self._queue, self._router, self._stats = queue, router, stats
+        self._on_control, self._on_failure = on_control, on_failure
+        self._loop = loop
+        self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.thread = threading.Thread(target=self._run, name="sqlalchemy-watch-dispatch", daemon=True)
+
+    def stop(self) -> None:
+        """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
+        self._queue.close()
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            try:
+                self._handle(item)
+            except Exception:  # a bug of ours must not silence the listener
+                log.exception("unexpected error while dispatching; going on")
+                self._on_control(Resync("an unexpected error while dispatching"))
+
+    def _handle(self, item: Notification | Control) -> None:
+        if isinstance(item, Notification):
+            self._handle_notification(item)
+        elif isinstance(item, CaughtUp):
+            item.done.set()
+        else:
+            assert isinstance(item, (Resync, Connected, Disconnected))
+            self._on_control(item)
+
+    def _handle_notification(self, notification: Notification) -> None:
+        routes = self._router.by_channel.get(notification.channel)
+        if routes is None:
+            return
+        try:
+            fields = read_fields(notification.payload)
+            route = next((route for route in routes if route.matches(fields)), None)
+            if route is None:
+                self._stats.ignored += 1
+                return
+            decoded = route.decoder.decode(fields)
+        except PayloadError as error:
+            self._stats.garbage += 1
+            log.warning(
+                "ignored a notification on channel %r (%d bytes): %s",
+                notification.channel, len(notification.payload), error,
+            )  # fmt: skip
+            return
+        self._deliver(route, decoded)
+        if decoded.resync is not None:
+            self._on_control(Resync(decoded.resync))
+
+    def _deliver(self, route: Route, decoded: Decoded) -> None:
+        message, stats = decoded.message, self._stats
+        if decoded.rows:
+            stats.lag = (datetime.now(UTC) - message.emitted_at).total_seconds()
+        undecided = False
+        for row in decoded.rows:
+            if self._stopped.done():
+                return
+            stats.events += 1
+            for sender, signals in route.destinations(row.values):
+                event: Event[Any] | None = None
+                for signal in signals:
+                    plan = signal.plan(sender)
+                    if not plan and not signal.has_filters:
+                        continue
+                    if event is None:
+                        event = Event(sender, message, row.values, row.old, row.changed, row.partial)
+                    if plan:
+                        self._call(plan, sender, event)
+                    if signal.has_filters:
+                        plans, unknown = signal.filtered_plans(sender, event)
+                        undecided |= unknown
+                        for filtered in plans:
+                            self._call(filtered, sender, event)
+        if undecided:
+            self._on_control(Resync(UNDECIDED))
+
+    def _call(self, plan: tuple[Delivery, ...], sender: Any, event: Event[Any]) -> None:
+        coroutines: list[Delivery] = []
+        for delivery in plan:
+            if delivery.is_async:
+                coroutines.append(delivery)
+                continue
+            receiver = delivery.resolve()
+            if receiver is None:
+                continue
+            try:
+                if delivery.positional:
+                    receiver(sender, event)
+                else:
+                    receiver(sender, event=event)
+            except BaseException as error:
+                self._failed(receiver, event, error)
+        if coroutines:
+            self._await(coroutines, sender, event)
+
+    def _await(self, deliveries: list[Delivery], sender: Any, event: Event[Any]) -> None:
+        """Run coroutine receivers side by side, and wait for them: events stay in order and bounded."""
+        running: dict[concurrent.futures.Future[Any], Any] = {}
+        for delivery in deliveries:
+            receiver = delivery.resolve()
+            if receiver is None:
+                continue
+            loop = delivery.loop or self._loop
+            if loop is None or loop.is_closed():
+                state = "is closed" if loop is not None else "was not running"
+                self._failed(receiver, event, ListenerError(
+                    f"the event loop in which the coroutine receiver {receiver!r} was connected {state}: connect it, "
+                    f"or start the listener, inside a running loop"
+                ))  # fmt: skip
+                continue
+            call = receiver(sender, event) if delivery.positional else receiver(sender, event=event)
+            try:
+                running[asyncio.run_coroutine_threadsafe(call, loop)] = receiver
+            except RuntimeError as error:
+                call.close()
+                self._failed(receiver, event, error)
+        pending = set(running)
+        while pending and not self._stopped.done():
+            done, pending = concurrent.futures.wait(
+                {*pending, self._stopped}, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            pending.discard(self._stopped)
+            for future in done - {self._stopped}:
+                error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
+                if error is not None:
+                    self._failed(running[future], event, error)
+
+    def _failed(self, receiver: Any, event: Event[Any], error: BaseException) -> None:
+        self._stats.failed_receivers += 1
+        self._on_failure(receiver, event, error)
+

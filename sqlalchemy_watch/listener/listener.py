@@ -1,0 +1,287 @@
+"""`Listener`: hears the database and sends the signals."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import dataclasses
+import inspect
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import blinker
+import psycopg
+from sqlalchemy import Engine, Table
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from ..errors import CatchUpTimeout, ConfigurationError, ListenerError, ListenerStartError
+from ..targets import tables_of
+from .connect import connector
+from .dispatch import Dispatcher
+from .notify import NotifySource
+from .queue import Connected, Control, Disconnected, EventQueue, Resync
+from .routes import Router
+from .stats import Stats
+from .values import ValueDecoders
+
+log = logging.getLogger(__name__)
+
+#: Says in words what is wrong with the triggers of these tables, given a psycopg connection.
+InspectTriggers = Callable[["psycopg.Connection[Any]", Sequence[Table]], Iterable[str]]
+
+_running: weakref.WeakSet[Listener] = weakref.WeakSet()
+
+
+class Listener:
+    """Republishes the changes of watched tables as signals, from threads of its own.
+
+    :param engine: an Engine or AsyncEngine for PostgreSQL, of any driver. The listener opens a psycopg
+        connection of its own with the engine's settings (URL, `connect_args`, `do_connect` hooks); the
+        pool is not touched.
+    :param targets: declarative bases, registries, MetaData, mapped classes or Tables.
+    :param listen_url: a URL to listen at instead, where the engine goes through a transaction pooler.
+    :param max_queue: how many notifications wait at the most while receivers are slow. Beyond that they
+        are dropped and counted, and there is a `resync`.
+    :param heartbeat_interval: seconds between round trips that prove LISTEN is in force.
+    :param heartbeat_timeout: seconds to wait for one before the connection is given up.
+    :raises ConfigurationError: for a target that can't be watched, and for settings psycopg can't take.
+
+    Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events:
+
+    - `connected`: LISTEN is in force.
+    - `disconnected(error)`: the connection was lost; the listener reconnects by itself.
+    - `resync(reason)`: something may have been missed: reload what you hold.
+    - `receiver_failed(receiver, event, error)`: a receiver raised.
+    """
+
+    #: Set by the package, which knows both halves; looked at once for each connection.
+    inspect_triggers: ClassVar[InspectTriggers | None] = None
+
+    def __init__(
+        self,
+        engine: Engine | AsyncEngine,
+        *targets: Any,
+        listen_url: str | URL | None = None,
+        max_queue: int = 50_000,
+        heartbeat_interval: float = 30.0,
+        heartbeat_timeout: float = 10.0,
+    ) -> None:
+        for name, value in (("heartbeat_interval", heartbeat_interval), ("heartbeat_timeout", heartbeat_timeout)):
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
+        if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
+            raise ConfigurationError(f"max_queue must be an int of at least 1, not {max_queue!r}")
+        self._tables = tables_of(*targets)
+        self._connect = connector(engine, listen_url)
+        sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+        self._router = Router(self._tables, ValueDecoders(sync_engine))
+        if not self._router.routes:
+            log.warning("nothing is watched by the listener's targets: add __watch__ to a model, or call watch()")
+        self._max_queue = max_queue
+        self._heartbeat = (heartbeat_interval, heartbeat_timeout)
+        self._lock = threading.RLock()
+        self._source: NotifySource | None = None
+        self._dispatcher: Dispatcher | None = None
+        self._queue = EventQueue(max_queue)
+        self._stats = Stats()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.connected = blinker.Signal("Sent when LISTEN is in force.")
+        self.disconnected = blinker.Signal("Sent with error= when the connection is lost.")
+        self.resync = blinker.Signal("Sent with reason= when something may have been missed.")
+        self.receiver_failed = blinker.Signal("Sent with receiver=, event=, error= when a receiver raises.")
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and not stopped; also true while it reconnects."""
+        return self._source is not None
+
+    def start(self, timeout: float = 10.0) -> None:
+        """Start, and return once LISTEN is in force: what commits after that is heard.
+
+        Starting a running listener does nothing.
+
+        :param timeout: seconds to try for, where the server can't be reached.
+        :raises ListenerStartError: where LISTEN is not in force by then, with the server's own message.
+        :raises UnsupportedServerError: at once for a standby, a transaction pooler or a server too old.
+        """
+        with self._lock:
+            if self._source is not None:
+                return
+            if self._loop is None:
+                self._loop = _running_loop()
+            self._stats = Stats()
+            self._queue = EventQueue(self._max_queue)
+            self._dispatcher = Dispatcher(
+                self._queue, self._router, self._stats, self._on_control, self._on_failure, self._loop
+            )
+            self._source = source = NotifySource(
+                self._connect, sorted(self._router.by_channel), self._router.routes, self._queue, self._stats,
+                self._heartbeat, self._inspect,
+            )  # fmt: skip
+            for signal in self._router.signals:
+                signal.attach(self)
+            _running.add(self)
+            self._dispatcher.thread.start()
+            source.thread.start()
+        settled = source.settled.wait(timeout)
+        if settled and source.error is None:
+            return
+        error = source.error
+        self.stop(timeout=1.0)
+        if settled and error is not None:
+            raise error
+        raise ListenerStartError(
+            f"LISTEN was not in force within {timeout:g} s: {str(error).strip() if error else 'no answer from the server'}"
+        ) from error
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Stop: no receiver is called any more after the present one; what waits is dropped and counted.
+
+        Stopping twice does nothing. May be called from a receiver.
+
+        :param timeout: seconds to wait for the threads; a receiver that blocks longer is left alone.
+        """
+        with self._lock:
+            source, dispatcher = self._source, self._dispatcher
+            self._source = self._dispatcher = None
+            self._loop = None
+        if source is None or dispatcher is None:
+            return
+        _running.discard(self)
+        source.stop()
+        dispatcher.stop()
+        for signal in self._router.signals:
+            signal.detach(self)
+        deadline = time.monotonic() + timeout
+        for thread in (source.thread, dispatcher.thread):
+            if thread is threading.current_thread() or not thread.is_alive():
+                continue
+            thread.join(max(0.0, deadline - time.monotonic()))
+            if thread.is_alive():
+                log.warning("thread %r did not end within %g s: is a receiver blocking?", thread.name, timeout)
+        self._stats.connected_since = None
+
+    def catch_up(self, timeout: float = 30.0) -> None:
+        """Return when everything that was committed before the call has been dispatched.
+
+        :param timeout: in seconds.
+        :raises CatchUpTimeout: where it was not by then.
+        :raises ListenerError: where the listener is not running, or in a receiver, which would wait for itself.
+
+        In a coroutine use `await listener.catch_up_async()`, so that coroutine receivers can run meanwhile.
+        """
+        source, dispatcher = self._source, self._dispatcher
+        if source is None or dispatcher is None:
+            raise ListenerError("the listener is not running: call start(), or use it in a with statement")
+        if dispatcher.thread is threading.current_thread():
+            raise ListenerError("catch_up() in a receiver would wait for itself: call it from another thread")
+        done = threading.Event()
+        source.send_token(done)
+        if not done.wait(timeout):
+            source.forget_token(done)
+            state = "" if source.listening else "; there is no connection at present"
+            raise CatchUpTimeout(
+                f"not caught up within {timeout:g} s, {len(self._queue)} notifications are waiting{state}: a receiver "
+                f"may be slow, or need the event loop that this call blocks (then use await catch_up_async())"
+            )
+
+    async def catch_up_async(self, timeout: float = 30.0) -> None:
+        """`catch_up` for coroutines: the event loop goes on meanwhile."""
+        await asyncio.to_thread(self.catch_up, timeout)
+
+    def stats(self) -> Stats:
+        """A copy of the counters since `start`."""
+        return dataclasses.replace(
+            self._stats, queue_depth=len(self._queue), dropped=self._queue.dropped
+        )
+
+    def __enter__(self) -> Listener:
+        self.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Listener:
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await asyncio.to_thread(self.stop)
+
+    def _inspect(self, connection: psycopg.Connection[Any]) -> None:
+        if Listener.inspect_triggers is None:
+            return
+        try:
+            problems = list(Listener.inspect_triggers(connection, self._tables))
+        except Exception:  # looking is a courtesy; listening goes on
+            log.exception("could not look at the triggers")
+            return
+        for problem in problems:
+            log.warning("%s", problem)
+
+    def _on_control(self, item: Control) -> None:
+        if isinstance(item, Resync):
+            self._stats.resyncs += 1
+            log.warning("events may have been missed: %s", item.reason)
+            for signal in self._router.signals:
+                signal.missed(item.reason)
+            self._send(self.resync, reason=item.reason)
+        elif isinstance(item, Connected):
+            self._send(self.connected)
+        elif isinstance(item, Disconnected):
+            self._send(self.disconnected, error=item.error)
+
+    def _on_failure(self, receiver: Any, event: Any, error: BaseException) -> None:
+        log.error("receiver %r failed on %s.%s", receiver, event.model, event.label, exc_info=error)
+        self._send(self.receiver_failed, receiver=receiver, event=event, error=error)
+
+    def _send(self, signal: blinker.Signal, **details: Any) -> None:
+        """Send a signal of the listener's own, its receivers isolated like all others."""
+        for receiver in list(signal.receivers_for(self)):
+            try:
+                result = receiver(self, **details)
+                if inspect.iscoroutine(result):
+                    if self._loop is None:
+                        result.close()
+                        raise ListenerError(f"start the listener in a running event loop for coroutine receiver {receiver!r}")
+                    asyncio.run_coroutine_threadsafe(result, self._loop)
+            except BaseException as error:
+                log.error("receiver %r of the listener failed", receiver, exc_info=error)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+@atexit.register
+def _stop_all() -> None:
+    for listener in list(_running):
+        listener.stop(timeout=1.0)
+
+
+def _forget_all() -> None:
+    """In a forked child there are no threads, and the sockets are the parent's: they are never touched."""
+    for listener in list(_running):
+        _inherited.append((listener._source, listener._dispatcher))
+        listener._source = listener._dispatcher = None
+        listener._lock = threading.RLock()
+        listener._queue = EventQueue(listener._max_queue)
+        _running.discard(listener)
+
+
+#: Kept, so that nothing of the parent's is closed by garbage collection.
+_inherited: list[Any] = []
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_all)

@@ -1,0 +1,112 @@
+"""The bounded queue between the thread that reads and the thread that dispatches.
+
+Reading never waits for receivers: a backend that can't send pins the NOTIFY queue of the whole cluster,
+and when that is full every writer's COMMIT fails. So when the queue is full, notifications are dropped and
+counted until it has been emptied, and then there is one `Resync` in their place.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+@dataclass(frozen=True)
+class Notification:
+    """What came on a channel; the payload is untrusted."""
+
+    channel: str
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Resync:
+    """Something may have been missed here."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Connected:
+    """LISTEN is in force."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection is gone."""
+
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """Everything committed before this was asked for lies in front of it."""
+
+    done: threading.Event
+
+
+Control: TypeAlias = Resync | Connected | Disconnected | CaughtUp
+Item: TypeAlias = Notification | Control
+
+OVERFLOW = "the listener's queue was full, since receivers are slower than writers"
+
+
+class EventQueue:
+    """FIFO of at most `limit` notifications."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._items: deque[Item] = deque()
+        self._changed = threading.Condition()
+        self._gap = False
+        self._closed = False
+        #: How many notifications were dropped, in all.
+        self.dropped = 0
+
+    def put(self, notifications: Iterable[Notification]) -> None:
+        """Add notifications, or drop those that don't fit; never waits."""
+        with self._changed:
+            for notification in notifications:
+                if self._gap or len(self._items) >= self._limit:
+                    self._gap = True
+                    self.dropped += 1
+                else:
+                    self._items.append(notification)
+            self._changed.notify()
+
+    def put_control(self, item: Control) -> None:
+        """Add what must not be dropped."""
+        with self._changed:
+            self._close_gap()
+            self._items.append(item)
+            self._changed.notify()
+
+    def get(self) -> Item | None:
+        """The next item, waiting for it; None once the queue is closed."""
+        with self._changed:
+            while not self._closed:
+                if self._items:
+                    return self._items.popleft()
+                self._close_gap()
+                if not self._items:
+                    self._changed.wait()
+            return None
+
+    def close(self) -> None:
+        """Discard what waits, and let `get` return None."""
+        with self._changed:
+            self._closed = True
+            self.dropped += sum(isinstance(item, Notification) for item in self._items)
+            self._items.clear()
+            self._changed.notify_all()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def _close_gap(self) -> None:
+        if self._gap:
+            self._gap = False
+            self._items.append(Resync(OVERFLOW))

@@ -1,0 +1,397 @@
+"""Signals: blinker's, with filters by value and coroutine receivers.
+
+`WatchSignal` is what `User.watch.updated` is, `FilteredSignal` what its `filter_by` gives, `WatchSignals`
+the collection `User.watch`. Dispatching a row costs the same with one filtered subscription as with
+100,000: subscriptions stand in a dictionary by value, one for each combination of keys in use.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass
+from numbers import Number
+from typing import Any, Generic, NamedTuple, TypeVar, cast
+
+import blinker
+from blinker import ANY
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+from .errors import ConfigurationError
+from .events import Event, T
+from .spec import CarriedColumn, Operation
+from .streams import EventStream
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+#: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan.
+_lock = threading.RLock()
+
+
+class Delivery(NamedTuple):
+    """How one connected receiver is called."""
+
+    receiver: Any
+    weak: bool
+    #: Called as `receiver(sender, event)`: it takes no keyword `event`.
+    positional: bool
+    is_async: bool
+    #: The loop in which a coroutine receiver was connected; None where there was none.
+    loop: asyncio.AbstractEventLoop | None
+
+    def resolve(self) -> Callable[..., Any] | None:
+        """The receiver, or None where it was garbage collected."""
+        return self.receiver() if self.weak else self.receiver
+
+
+class _Style(NamedTuple):
+    positional: bool
+    is_async: bool
+    loop: asyncio.AbstractEventLoop | None
+
+
+def _is_async(receiver: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(
+        getattr(receiver, "__call__", None)  # noqa: B004 - asks for the method itself
+    )
+
+
+def _style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword: str) -> _Style:
+    if not callable(receiver):
+        raise ConfigurationError(f"signal {signal.name!r}: the receiver {receiver!r} is not callable")
+    is_async = _is_async(receiver)
+    loop = None
+    if is_async:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None  # the listener's, if that is started in one
+    try:
+        signature = inspect.signature(receiver)
+    except (TypeError, ValueError):  # some builtins have none
+        return _Style(False, is_async, loop)
+    try:
+        signature.bind(None, **{keyword: None})
+        return _Style(False, is_async, loop)
+    except TypeError:
+        pass
+    try:
+        signature.bind(None, None)
+        return _Style(True, is_async, loop)
+    except TypeError:
+        raise ConfigurationError(
+            f"signal {signal.name!r}: the receiver {receiver!r} can't be called as receiver(sender, {keyword}): "
+            f"its signature is {signature}"
+        ) from None
+
+
+class ReceiverSignal(blinker.NamedSignal):
+    """A blinker signal that knows how each of its receivers is called."""
+
+    #: The keyword under which receivers get their argument.
+    keyword = "event"
+
+    def __init__(self, name: str, doc: str | None = None) -> None:
+        super().__init__(name, doc)
+        self._styles: dict[Any, _Style] = {}
+        self._plan: tuple[Delivery, ...] | None = ()
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        """Connect a receiver, to be called as `receiver(sender, event)`; returns it, so it decorates.
+
+        :param receiver: a function, or a coroutine function: that runs on the event loop in which it was
+            connected, or else the one in which the listener was started.
+        :param sender: only events of this model class; by default all.
+        :param weak: whether the receiver is disconnected when nothing else refers to it; use False for
+            functions defined inside functions.
+        :raises ConfigurationError: where the receiver can't be called that way.
+        """
+        style = _style_of(self, receiver, self.keyword)
+        with _lock:
+            self._styles[blinker.base.make_id(receiver)] = style
+            super().connect(receiver, sender, weak)
+            self._plan = None
+        return receiver
+
+    def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
+        """Disconnect a receiver; one that is not connected is ignored."""
+        with _lock:
+            super().disconnect(receiver, sender)
+
+    def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
+        # blinker's own hook: also called when a weakly connected receiver is garbage collected.
+        with _lock:
+            super()._disconnect(receiver_id, sender_id)
+            if receiver_id not in self.receivers:
+                self._styles.pop(receiver_id, None)
+            self._plan = None
+
+    def plan(self, sender: Any) -> tuple[Delivery, ...]:
+        """The receivers to call for this sender, in the order in which they were connected."""
+        if self.is_muted:
+            return ()
+        plan = self._plan
+        if plan is not None:
+            return plan
+        with _lock:
+            deliveries = []
+            everyone = True
+            for receiver_id, receiver in self.receivers.items():
+                if receiver_id not in self._by_sender[blinker.base.ANY_ID]:
+                    everyone = False
+                    if receiver_id not in self._by_sender.get(blinker.base.make_id(sender), ()):
+                        continue
+                style = self._styles[receiver_id]
+                deliveries.append(Delivery(receiver, isinstance(receiver, weakref.ref), *style))
+            plan = tuple(deliveries)
+            if everyone:  # a plan for all senders alike can be kept
+                self._plan = plan
+            return plan
+
+
+@dataclass(frozen=True)
+class Details:
+    """What stands in the database for a signal."""
+
+    function_name: str
+    trigger_name: str
+    channel: str
+    table: str
+    columns: tuple[str, ...]
+
+
+class EventSignal(ReceiverSignal, Generic[T]):
+    """What `WatchSignal` and `FilteredSignal` share."""
+
+    @property
+    def root(self) -> WatchSignal[T]:
+        """The signal of the watch itself."""
+        raise NotImplementedError
+
+    def stream(self, max_queue: int = 1000) -> EventStream[T]:
+        """An asynchronous iterator over the events: `async for event in User.watch.updated.stream():`.
+
+        :param max_queue: how many events wait at the most while the consumer is slow. Beyond that the
+            newest are dropped and `EventsDropped` is raised at that place; iterating may go on after it.
+        :raises ConfigurationError: outside a running event loop, or for a `max_queue` below 1.
+
+        It ends when the last listener of this signal stops, and with `aclose()`.
+        """
+        return EventStream(self, max_queue)
+
+
+class FilteredSignal(EventSignal[T]):
+    """The events of a `WatchSignal` for certain values alone; kept by it while it has receivers."""
+
+    def __init__(self, parent: WatchSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
+        super().__init__(f"{parent.name}[{', '.join(keys)}]")
+        self._parent, self._keys, self._values = parent, keys, values
+
+    @property
+    def root(self) -> WatchSignal[T]:
+        return self._parent
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        with _lock:
+            super().connect(receiver, sender, weak)
+            self._parent._filters.setdefault(self._keys, {})[self._values] = self
+        return receiver
+
+    connect.__doc__ = ReceiverSignal.connect.__doc__
+
+    def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
+        with _lock:
+            super()._disconnect(receiver_id, sender_id)
+            if self.receivers:
+                return
+            index = self._parent._filters.get(self._keys)
+            if index is not None and index.pop(self._values, None) is not None and not index:
+                del self._parent._filters[self._keys]
+
+
+class WatchSignal(EventSignal[T]):
+    """The signal of one watch: `User.watch.updated`."""
+
+    def __init__(
+        self, name: str, operation: Operation, details: Details, key: tuple[str, ...], carried: Mapping[str, CarriedColumn]
+    ) -> None:
+        super().__init__(name, doc=f"{operation} rows of {details.table}")
+        self.operation = operation
+        #: Names of the function, the trigger, the channel and the table, and the columns carried.
+        self.details = details
+        self._key = key
+        self._carried = carried
+        #: keys in use -> their values -> signal. Strong: a filtered signal lives while it has receivers.
+        self._filters: dict[tuple[str, ...], dict[Hashable, FilteredSignal[T]]] = {}
+        self._views: weakref.WeakValueDictionary[Hashable, FilteredSignal[T]] = weakref.WeakValueDictionary()
+        #: Streams of this signal and its filtered ones, for the listener to end.
+        self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
+        self._listeners: set[int] = set()
+
+    @property
+    def root(self) -> WatchSignal[T]:
+        return self
+
+    def attach(self, listener: object) -> None:
+        """Called by a listener that starts to serve this signal."""
+        with _lock:
+            self._listeners.add(id(listener))
+
+    def detach(self, listener: object) -> None:
+        """Called by a listener that stopped: streams end with the last one."""
+        with _lock:
+            self._listeners.discard(id(listener))
+            streams = [] if self._listeners else list(self.streams)
+        for stream in streams:
+            stream.end()
+
+    def missed(self, reason: str) -> None:
+        """Called by a listener that may have missed events: streams say so at this place."""
+        with _lock:
+            streams = list(self.streams)
+        for stream in streams:
+            stream.missed(reason)
+
+    def filter_by(self, **values: Any) -> FilteredSignal[T]:
+        """A signal for the rows alone that have these values, all of them.
+
+        :param values: attribute name and value, compared as Python values of the column's type.
+        :raises ConfigurationError: for an attribute that isn't carried, for a value of another type than
+            the column's, and for the whole primary key of `inserted`, which nobody can know beforehand.
+        """
+        if not values:
+            raise ConfigurationError(f"signal {self.name!r}: filter_by() needs at least one key, such as id=7")
+        for key, value in values.items():
+            self._check_filter(key, value)
+        if self.operation == "inserted" and set(self._key) <= values.keys():
+            raise ConfigurationError(
+                f"signal {self.name!r}: the primary key of a row isn't known before it is inserted: filter by an "
+                f"association column, or connect without a filter"
+            )
+        keys = tuple(sorted(values))
+        frozen = freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
+        with _lock:
+            signal = self._views.get((keys, frozen))
+            if signal is None:
+                signal = self._views[(keys, frozen)] = FilteredSignal(self, keys, frozen)
+            return signal
+
+    def _check_filter(self, key: str, value: object) -> None:
+        if key not in self._carried:
+            raise ConfigurationError(
+                f"signal {self.name!r}: can't filter by {key!r}, because it isn't carried: add it to extra_columns, "
+                f"or use {', '.join(map(repr, self._carried)) or 'another operation'}"
+            )
+        expected = _python_type(self._carried[key].type)
+        if value is None or expected is None or isinstance(value, expected):
+            return
+        raise ConfigurationError(
+            f"signal {self.name!r}: {key}={value!r} would never match, because {key!r} holds "
+            f"{getattr(expected, '__name__', 'numbers')} values"
+        )
+
+    def filtered_plans(self, sender: Any, event: Event[T]) -> tuple[list[tuple[Delivery, ...]], bool]:
+        """Receivers of the filters that match, and whether one could not be decided for want of a column."""
+        plans = []
+        undecided = False
+        values = event.values
+        for keys, index in tuple(self._filters.items()):
+            try:
+                found = freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
+            except KeyError:
+                undecided = True
+                continue
+            signal = index.get(found)
+            if signal is not None:
+                plans.append(signal.plan(sender))
+        return plans, undecided
+
+    @property
+    def has_filters(self) -> bool:
+        """Whether any filtered signal has receivers."""
+        return bool(self._filters)
+
+
+def freeze(value: Any) -> Hashable:
+    """The value as a dictionary key: lists and dictionaries (arrays, JSON) become tuples and sets."""
+    if isinstance(value, list):
+        return ("list", *map(freeze, value))
+    if isinstance(value, dict):
+        return ("dict", frozenset((k, freeze(v)) for k, v in value.items()))
+    if isinstance(value, set):
+        return frozenset(map(freeze, value))
+    return cast(Hashable, value)
+
+
+def _python_type(type_: TypeEngine[Any]) -> type | None:
+    if isinstance(type_, TypeDecorator):  # its python_type is the implementation's
+        return None
+    try:
+        python_type = type_.python_type
+    except NotImplementedError:
+        return None
+    return Number if issubclass(python_type, Number) else python_type
+
+
+class WatchSignals(Generic[T]):
+    """The signals of one model: `User.watch`. Iterates over them; attributes are their labels."""
+
+    def __init__(self, owner: str, signals: Mapping[str, WatchSignal[T]]) -> None:
+        self._owner = owner
+        self._signals = dict(signals)
+
+    def __getattr__(self, label: str) -> WatchSignal[T]:
+        try:
+            return self.__dict__["_signals"][label]  # type: ignore[no-any-return]
+        except KeyError:
+            if label.startswith("_"):
+                raise AttributeError(label) from None
+            raise AttributeError(
+                f"{self._owner} does not watch {label!r}: it watches "
+                f"{', '.join(map(repr, self._signals)) or 'nothing'}; add it to __watch__"
+            ) from None
+
+    def __getitem__(self, label: str) -> WatchSignal[T]:
+        return self._signals[label]
+
+    def __contains__(self, label: object) -> bool:
+        return label in self._signals
+
+    def __iter__(self) -> Iterator[WatchSignal[T]]:
+        return iter(self._signals.values())
+
+    def __len__(self) -> int:
+        return len(self._signals)
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self._signals]
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        """Connect a receiver to all signals of the model; returns it, so it decorates."""
+        for signal in self:
+            signal.connect(receiver, sender, weak)
+        return receiver
+
+    def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
+        """Disconnect a receiver from all signals of the model."""
+        for signal in self:
+            signal.disconnect(receiver, sender)
+
+    def connected_to(self, receiver: Callable[..., Any], sender: Any = ANY) -> AbstractContextManager[None]:
+        """Connect a receiver to all signals of the model while a `with` block runs."""
+
+        @contextmanager
+        def connected() -> Iterator[None]:
+            with ExitStack() as stack:
+                for signal in self:
+                    stack.enter_context(signal.connected_to(receiver, sender))
+                yield
+
+        return connected()
+
+    def __repr__(self) -> str:
+        return f"<WatchSignals {self._owner}: {', '.join(self._signals) or 'none'}>"

@@ -1,0 +1,114 @@
+"""`EventStream`: a bounded asynchronous iterator over a signal, for web sockets and server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING, Any, Generic
+
+from .errors import ConfigurationError, EventsDropped
+from .events import Event, T
+
+if TYPE_CHECKING:
+    from .signals import EventSignal
+
+
+class EventStream(AsyncIterator[Event[T]], Generic[T]):
+    """Made by `signal.stream()`. Connected from then on, so that nothing is missed before the first `await`.
+
+    `dropped` counts the events that did not fit. Use it as `async with` to disconnect early, or call
+    `aclose()`; it also disconnects when it is garbage collected.
+    """
+
+    def __init__(self, signal: EventSignal[T], max_queue: int) -> None:
+        if not isinstance(max_queue, int) or max_queue < 1:
+            raise ConfigurationError(f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}")
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(
+                f"signal {signal.name!r}: stream() needs a running event loop: call it inside a coroutine"
+            ) from None
+        self._signal = signal
+        self._max_queue = max_queue
+        self._lock = threading.Lock()
+        self._events: deque[Event[T] | EventsDropped] = deque()
+        self._gap: EventsDropped | None = None
+        self._arrived = asyncio.Event()
+        self._waking = False
+        self._ended = False
+        #: How many events did not fit, in all.
+        self.dropped = 0
+        signal.connect(self._receive)
+        signal.root.streams.add(self)
+
+    def _receive(self, sender: Any, event: Event[T]) -> None:
+        with self._lock:
+            if self._gap is None and len(self._events) < self._max_queue:
+                self._events.append(event)
+            else:
+                self.dropped += 1
+                self._mark_gap(f"the stream's queue of {self._max_queue} events was full", 1)
+        self._wake()
+
+    def _mark_gap(self, reason: str, dropped: int) -> None:
+        if self._gap is None:
+            self._gap = EventsDropped(reason)
+            self._events.append(self._gap)
+        self._gap.dropped += dropped
+
+    def missed(self, reason: str) -> None:
+        """Called by the listener where it may have missed something itself."""
+        with self._lock:
+            self._mark_gap(reason, 0)
+        self._wake()
+
+    def end(self) -> None:
+        """Called when the last listener of the signal stopped."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._waking:  # one callback is enough: the loop's own queue stays bounded
+                return
+            self._waking = True
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.set)
+        except RuntimeError:  # the loop is closed: nobody will iterate any more
+            self._signal.disconnect(self._receive)
+
+    def __aiter__(self) -> EventStream[T]:
+        return self
+
+    async def __anext__(self) -> Event[T]:
+        while True:
+            with self._lock:
+                self._arrived.clear()
+                self._waking = False
+                item = self._events.popleft() if self._events else None
+                if item is not None and item is self._gap:
+                    self._gap = None
+            if isinstance(item, EventsDropped):
+                raise item
+            if item is not None:
+                return item
+            if self._ended:
+                await self.aclose()
+                raise StopAsyncIteration
+            await self._arrived.wait()
+
+    async def aclose(self) -> None:
+        """Disconnect; iterating ends after the events that wait."""
+        self._ended = True
+        self._signal.disconnect(self._receive)
+        self._signal.root.streams.discard(self)
+        self._arrived.set()
+
+    async def __aenter__(self) -> EventStream[T]:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()

@@ -1,0 +1,128 @@
+"""DDL elements for a watch; SQLAlchemy compiles them, for PostgreSQL only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+
+from ..spec import TableWatch
+from .body import NEW_ROWS, OLD_ROWS, function_body, qualified, quote, settings
+
+
+class WatchDDL(ExecutableDDLElement):
+    """A statement about one watch."""
+
+    inherit_cache = False
+
+    def __init__(self, watch: TableWatch) -> None:
+        self.watch = watch
+        self.target = watch
+
+
+class CreateFunction(WatchDDL):
+    """`CREATE OR REPLACE FUNCTION`, which takes no lock on the table."""
+
+
+class RevokeExecute(WatchDDL):
+    """Nobody but its owner can call the function; firing a trigger asks for no such right."""
+
+
+class CreateTrigger(WatchDDL):
+    """`CREATE TRIGGER`."""
+
+
+class DropTrigger(WatchDDL):
+    """`DROP TRIGGER IF EXISTS`."""
+
+
+class DropFunction(WatchDDL):
+    """`DROP FUNCTION IF EXISTS`."""
+
+
+def create_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
+    """What makes a watch, in order."""
+    return CreateFunction(watch), RevokeExecute(watch), CreateTrigger(watch)
+
+
+def drop_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
+    """What takes a watch away, in order."""
+    return DropTrigger(watch), DropFunction(watch)
+
+
+_EVENTS = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE", "truncated": "TRUNCATE"}
+
+
+def _function(watch: TableWatch) -> str:
+    return qualified(watch.schema, watch.function_name)
+
+
+def _table(watch: TableWatch) -> str:
+    return qualified(watch.schema, watch.table)
+
+
+def transition_tables(watch: TableWatch) -> tuple[str | None, str | None]:
+    """The names of the old and the new transition table that the watch's trigger refers to."""
+    if watch.level == "row" or watch.operation == "truncated":
+        return None, None
+    return (
+        OLD_ROWS if watch.operation == "deleted" or watch.needs_old_rows else None,
+        NEW_ROWS if watch.operation in ("inserted", "updated") else None,
+    )
+
+
+def dollar_quoted(body: str) -> str:
+    """A function body as a literal whose tag does not occur in it."""
+    tag = "$watch$"
+    number = 0
+    while tag in body:
+        number += 1
+        tag = f"$watch{number}$"
+    return f"{tag}{body}{tag}"
+
+
+def create_function(watch: TableWatch) -> str:
+    lines = [f"CREATE OR REPLACE FUNCTION {_function(watch)}() RETURNS trigger LANGUAGE plpgsql"]
+    for name, value in settings(watch):
+        lines.append(f"SET {quote(name)} = '{value}'")
+    return "\n".join([*lines, f"AS {dollar_quoted(function_body(watch))}"])
+
+
+def revoke_execute(watch: TableWatch) -> str:
+    return f"REVOKE ALL ON FUNCTION {_function(watch)}() FROM PUBLIC"
+
+
+def create_trigger(watch: TableWatch) -> str:
+    old, new = transition_tables(watch)
+    names = [f"OLD TABLE AS {old}"] * bool(old) + [f"NEW TABLE AS {new}"] * bool(new)
+    referencing = f" REFERENCING {' '.join(names)}" if names else ""
+    level = "ROW" if watch.level == "row" and watch.operation != "truncated" else "STATEMENT"
+    return (
+        f"CREATE TRIGGER {quote(watch.trigger_name)} AFTER {_EVENTS[watch.operation]} ON {_table(watch)}"
+        f"{referencing} FOR EACH {level} EXECUTE FUNCTION {_function(watch)}()"
+    )
+
+
+def drop_trigger(watch: TableWatch) -> str:
+    return f"DROP TRIGGER IF EXISTS {quote(watch.trigger_name)} ON {_table(watch)}"
+
+
+def drop_function(watch: TableWatch) -> str:
+    return f"DROP FUNCTION IF EXISTS {_function(watch)}()"
+
+
+def _register(element: type[WatchDDL], text: Callable[[TableWatch], str]) -> None:
+    @compiles(element, "postgresql")
+    def compile_(element: WatchDDL, compiler: Any, **kw: Any) -> str:
+        statement = text(element.watch)
+        # Some drivers read percent signs even in a statement without parameters; the preparer knows which.
+        return statement.replace("%", "%%") if compiler.preparer._double_percents else statement
+
+
+_register(CreateFunction, create_function)
+_register(RevokeExecute, revoke_execute)
+_register(CreateTrigger, create_trigger)
+_register(DropTrigger, drop_trigger)
+_register(DropFunction, drop_function)

@@ -1,0 +1,199 @@
+"""Triggers without Alembic: along with `create_all`/`drop_all`, or by `install` and `uninstall`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, Table, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from ..errors import ConfigurationError, OwnershipError
+from ..spec import TableWatch
+from ..targets import tables_of, watches_of_table
+from .body import qualified, quote
+from .catalog import Fetch, InstalledFunction, WatchStatus, read_functions, read_status
+from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
+
+#: Two processes that install at once wait for each other, instead of failing on a tuple both update.
+_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(7301977042117)"
+
+
+def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
+    """How every watch of the targets stands in the database, and what is left over. Read-only.
+
+    :param bind: an Engine or a Connection; for an AsyncConnection, `await conn.run_sync(status, Base)`.
+    :param targets: declarative bases, registries, MetaData, mapped classes, Tables.
+    """
+    tables = tables_of(*targets)
+    with _connection(bind) as connection:
+        return read_status(fetcher(connection), tables)
+
+
+def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = False) -> list[WatchStatus]:
+    """Create what is missing and replace what is outdated, in one transaction; gives what it changed.
+
+    Where only a function's body differs it is replaced without a lock on the table.
+
+    :param bind: as for `status`.
+    :param remove_orphaned: whether left-overs of ours go as well.
+    :raises ConfigurationError: where a table does not exist.
+    :raises OwnershipError: where something that is not ours has a name we need; nothing is changed.
+    """
+    tables = tables_of(*targets)
+    with _connection(bind) as connection:
+        connection.execute(text(_LOCK))
+        changed = []
+        for item in read_status(fetcher(connection), tables):
+            if item.state == "orphaned" and remove_orphaned:
+                _drop_installed(connection, item.installed)
+            elif item.watch is not None and item.state != "installed":
+                _install_one(connection, item, item.watch)
+            else:
+                continue
+            changed.append(item)
+        return changed
+
+
+def uninstall(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
+    """Drop the triggers and functions of the targets' tables, left-overs included; gives what it dropped.
+
+    Nothing without our mark is touched.
+
+    :param bind: as for `status`.
+    """
+    tables = tables_of(*targets)
+    with _connection(bind) as connection:
+        connection.execute(text(_LOCK))
+        dropped = []
+        for item in read_status(fetcher(connection), tables):
+            if item.installed is not None and item.installed.looks_marked:
+                _drop_installed(connection, item.installed)
+                dropped.append(item)
+        return dropped
+
+
+def fetcher(connection: Connection) -> Fetch:
+    """Runs the catalog's queries on a SQLAlchemy connection."""
+
+    def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
+        return connection.execute(text(sql), dict(parameters)).all()
+
+    return fetch
+
+
+@contextmanager
+def _connection(bind: Engine | Connection) -> Iterator[Connection]:
+    if isinstance(bind, Connection):
+        _check_dialect(bind)
+        yield bind
+    elif isinstance(bind, Engine):
+        _check_dialect(bind)
+        with bind.begin() as connection:
+            yield connection
+    elif isinstance(bind, (AsyncEngine, AsyncConnection)):
+        raise ConfigurationError(
+            "this function is synchronous: use `async with engine.begin() as conn: await conn.run_sync(install, Base)`"
+        )
+    else:
+        raise ConfigurationError(f"{bind!r} is neither an Engine nor a Connection")
+
+
+def _check_dialect(bind: Engine | Connection) -> None:
+    if bind.dialect.name != "postgresql":
+        raise ConfigurationError(f"only PostgreSQL can be watched, and this is {bind.dialect.name}")
+
+
+def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -> None:
+    if "the table does not exist" in item.problems:
+        raise ConfigurationError(f"table {item.table!r} does not exist: create it first (metadata.create_all)")
+    if item.installed is not None:
+        _refuse_foreign(watch, item.installed)
+        if not item.trigger_differs:
+            connection.execute(CreateFunction(watch))
+            connection.execute(RevokeExecute(watch))
+            return
+        if item.installed.trigger is not None:
+            connection.execute(text(drop_trigger_sql(item.installed)))
+    for statement in create_statements(watch):
+        connection.execute(statement)
+
+
+def _refuse_foreign(watch: TableWatch, found: InstalledFunction) -> None:
+    if not found.looks_marked:
+        raise OwnershipError(
+            f"the function {found.schema}.{found.name} is not ours, and the watch {watch.table_key}/{watch.label} needs "
+            f"its name: rename or drop the function, or give the watch another label="
+        )
+
+
+def drop_trigger_sql(found: InstalledFunction) -> str:
+    """DROP TRIGGER for the trigger as it exists."""
+    assert found.trigger is not None
+    relation = found.trigger.relation
+    return _escaped(f"DROP TRIGGER {quote(found.trigger.name)} ON {qualified(relation.schema, relation.name)}")
+
+
+def _escaped(sql: str) -> str:
+    return sql.replace(":", "\\:")  # text() reads :name as a parameter
+
+
+def _drop_installed(connection: Connection, found: InstalledFunction | None) -> None:
+    assert found is not None
+    if found.trigger is not None:
+        connection.execute(text(drop_trigger_sql(found)))
+    connection.execute(text(_escaped(f"DROP FUNCTION IF EXISTS {qualified(found.schema, found.name)}()")))
+
+
+@event.listens_for(Table, "after_create")
+def _create_along(table: Table, connection: Any, **kw: Any) -> None:
+    watches = watches_of_table(table)
+    if not watches or connection.dialect.name != "postgresql":
+        return
+    if isinstance(connection, Connection):  # not the mock that prints DDL
+        _refuse_foreign_functions(connection, table, watches)
+    for watch in watches:
+        for statement in create_statements(watch):
+            connection.execute(statement)
+
+
+@event.listens_for(Table, "before_drop")
+def _drop_along(table: Table, connection: Any, **kw: Any) -> None:
+    watches = watches_of_table(table)
+    if not watches or connection.dialect.name != "postgresql":
+        return
+    if isinstance(connection, Connection):
+        for item in read_status(fetcher(connection), [table]):
+            if item.installed is not None and item.installed.looks_marked:
+                _drop_installed(connection, item.installed)
+        return
+    for watch in watches:
+        for statement in drop_statements(watch):
+            connection.execute(statement)
+
+
+def _refuse_foreign_functions(connection: Connection, table: Table, watches: tuple[TableWatch, ...]) -> None:
+    by_name = {watch.function_name: watch for watch in watches}
+    schema = table.schema or connection.scalar(text("SELECT pg_catalog.current_schema()"))
+    for found in read_functions(fetcher(connection), list(by_name)):
+        if found.schema == schema and found.name in by_name:
+            _refuse_foreign(by_name[found.name], found)
+
+
+def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[str]:
+    """What a listener should warn of: watches that are missing or outdated, with what to do."""
+
+    def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
+        translated = sql.replace("%", "%%")
+        for name in parameters:
+            translated = translated.replace(f":{name}", f"%({name})s")
+        return connection.execute(translated, parameters).fetchall()
+
+    for item in read_status(fetch, tables):
+        if item.state in ("missing", "outdated"):
+            yield (
+                f"the trigger of {item.table}/{item.label} is {item.state} ({'; '.join(item.problems)}): run "
+                f"`alembic revision --autogenerate`, or install(engine, ...)"
+            )

@@ -1,0 +1,161 @@
+"""The wire format, which the trigger functions write and the listener reads: it stands here alone.
+
+A payload is one JSON object. Field names come once, rows are arrays, unknown fields are ignored::
+
+    {"v": 1, "table": "users", "label": "updated", "op": "updated",
+     "columns": ["id", "role_id"], "old": ["role_id"],
+     "schema": "public", "txid": 771, "at": 1700000000000000, "wal": "0/1A2B3C", "context": null,
+     "rows": [[7, 3, "1", 2], [8, 4], {"partial": [9]}]}
+
+- `at` is `clock_timestamp()` in microseconds since 1970. With `wal`, the position in the server's log, it
+  makes every payload of a transaction differ: PostgreSQL drops identical ones and keeps the first.
+- A row holds the values of `columns`, then, where the previous row was found, a text with a 1 or a 0 for
+  each name in `old` (changed or not) and the previous values of these.
+- `{"partial": [...]}` has the key (and discriminator) alone: the whole row would not fit.
+- `"resync": reason` says that rows are missing: reload.
+- `context` is a JSON text within the JSON, since any client can set it to anything.
+
+Integers and booleans travel as JSON numbers and booleans, NULL as null, everything else as a string
+holding PostgreSQL's own text form, which psycopg's loaders read back into the exact Python value.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any, Final
+
+from sqlalchemy import types as sqltypes
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import CompileError
+from sqlalchemy.types import TypeEngine
+
+from .spec import TableWatch
+
+VERSION: Final = 1
+
+#: `pg_notify` refuses a payload of 8,000 bytes and more.
+MAX_PAYLOAD_BYTES: Final = 7_999
+
+#: What column names may take of a payload, and what a context may: the rest is for rows.
+MAX_NAMES_BYTES: Final = 2_500
+MAX_CONTEXT_BYTES: Final = 2_000
+
+#: Reasons in `resync`.
+TOO_LARGE: Final = "a row does not fit into a notification"
+BUILD_FAILED: Final = "the trigger function could not build the notification"
+
+#: Settings of the writer's session that the trigger functions read.
+MUTED_SETTING: Final = "sqlalchemy_watch.muted"
+CONTEXT_SETTING: Final = "sqlalchemy_watch.context"
+
+_PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+
+
+def sql_type(type_: TypeEngine[Any]) -> str:
+    """The column's type as PostgreSQL spells it, in lower case and without length or precision.
+
+    Empty for types of the user's own (an ENUM, a DOMAIN) and those SQLAlchemy can't spell.
+    """
+    try:
+        if isinstance(type_.dialect_impl(_PG), postgresql.base.NamedType):
+            return ""
+        spelled = type_.compile(dialect=_PG)
+    except CompileError:
+        return ""
+    return re.sub(r" *\([0-9, ]*\)", "", spelled).lower()
+
+
+def _quoted(cast: str) -> Callable[[str], str]:
+    return lambda column: f"'\"' || {column}::{cast}::pg_catalog.text || '\"'"
+
+
+def _bare(cast: str) -> Callable[[str], str]:
+    # The cast keeps the JSON well-formed where somebody retyped the column by hand: what isn't a number
+    # any more raises, inside the guard, and the listener is told.
+    return lambda column: f"{column}::{cast}::pg_catalog.text"
+
+
+def _json(column: str) -> str:
+    # Dates: ISO 8601, whatever the writer's DateStyle is. CHAR: a cast to text would strip the padding
+    # that loading the row shows.
+    return f"pg_catalog.to_json({column})::pg_catalog.text"
+
+
+def _escaped(column: str) -> str:
+    return f"pg_catalog.to_json({column}::pg_catalog.text)::pg_catalog.text"
+
+
+def _hex(column: str) -> str:
+    # Without the leading backslash, which standard_conforming_strings would change the meaning of.
+    return f"'\"' || pg_catalog.encode({column}::pg_catalog.bytea, 'hex') || '\"'"
+
+
+#: Whose text needs no escaping is concatenated, at half of what to_json costs; the rest is escaped.
+_ENCODINGS: dict[str, Callable[[str], str]] = {
+    "smallint": _bare("bigint"),
+    "integer": _bare("bigint"),
+    "bigint": _bare("bigint"),
+    "boolean": _bare("boolean"),
+    "numeric": _quoted("numeric"),
+    "uuid": _quoted("pg_catalog.uuid"),
+    "timestamp without time zone": _json,
+    "timestamp with time zone": _json,
+    "date": _json,
+    "bytea": _hex,
+    "char": _json,
+}
+
+#: Types whose text form depends on no setting of the writer's session.
+_STABLE = frozenset(_ENCODINGS) | {
+    "varchar", "text", "citext", "json", "jsonb", "inet", "cidr", "macaddr", "time without time zone",
+    "time with time zone",
+}  # fmt: skip
+
+
+def encode_sql(type_: TypeEngine[Any], column: str) -> str:
+    """A SQL expression for the JSON text of a column's value; NULL becomes null.
+
+    :param column: the qualified, quoted column.
+    """
+    return f"coalesce({_ENCODINGS.get(sql_type(type_), _escaped)(column)}, 'null')"
+
+
+def needs_fixed_settings(type_: TypeEngine[Any]) -> bool:
+    """Whether the text of such a value depends on DateStyle, IntervalStyle and the like."""
+    return sql_type(type_) not in _STABLE and not isinstance(type_, sqltypes.Enum)
+
+
+def bare_type(type_: TypeEngine[Any]) -> type | None:
+    """`int` or `bool` where values travel as JSON numbers or booleans, else None: as strings."""
+    return {"smallint": int, "integer": int, "bigint": int, "boolean": bool}.get(sql_type(type_))
+
+
+def has_equality(type_: TypeEngine[Any]) -> bool:
+    """Whether PostgreSQL can compare such values with `IS DISTINCT FROM`; the others compare as text."""
+    return sql_type(type_) not in ("json", "xml", "point", "polygon") and not isinstance(type_, sqltypes.NullType)
+
+
+def head_fields(watch: TableWatch) -> dict[str, Any]:
+    """The fields of a payload that are known beforehand."""
+    fields: dict[str, Any] = {
+        "v": VERSION,
+        "table": watch.table,
+        "label": watch.label,
+        "op": watch.operation,
+        "columns": [column.name for column in watch.carried],
+    }
+    if watch.old and watch.operation == "updated":
+        fields["old"] = [column.name for column in watch.compared]
+    return fields
+
+
+def head_json(watch: TableWatch) -> str:
+    """The beginning of a payload, without the closing brace."""
+    return json.dumps(head_fields(watch), ensure_ascii=False, separators=(",", ":"))[:-1]
+
+
+def names_size(watch: TableWatch) -> int:
+    """How many bytes the constant part of a payload takes."""
+    return len(head_json(watch).encode())

