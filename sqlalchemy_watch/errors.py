@@ -1,14 +1,14 @@
 """Every exception of the library, one tree::
 
-    WatchError
-    ├── ConfigurationError        a wrong declaration, or a wrong argument
-    ├── OwnershipError            something that is not ours stands under a name of ours
-    ├── UnsupportedServerError    too old, a standby, or behind a transaction pooler
-    ├── ListenerError             the listener can't do what was asked
-    │   ├── ListenerStartError    LISTEN was not in force within the timeout
-    │   └── CatchUpTimeout        (also a TimeoutError)
-    ├── EventsDropped             raised into a stream where events are missing
-    └── PayloadError              a notification that can't be read; counted, never raised to users
+WatchError
+├── ConfigurationError        a wrong declaration, or a wrong argument
+├── OwnershipError            something that is not ours stands under a name of ours
+├── UnsupportedServerError    too old, a standby, or behind a transaction pooler
+├── ListenerError             the listener can't do what was asked
+│   ├── ListenerStartError    LISTEN was not in force within the timeout
+│   └── CatchUpTimeout        (also a TimeoutError)
+├── EventsDropped             raised into a stream where events are missing
+└── PayloadError              a notification that can't be read; counted, never raised to users
 """
 
 from __future__ import annotations

@@ -115,11 +115,11 @@ def _columns(mapper: Mapper[Any], table: Table) -> dict[str, Column[Any]]:
     return found
 
 
-def _attribute_of(mapper: Mapper[Any], column: Column[Any]) -> str:
+def _attribute_of(mapper: Mapper[Any], column: Any) -> str:
     try:
         return mapper.get_property_by_column(column).key
     except UnmappedColumnError:
-        return column.key
+        return str(column.key)
 
 
 def _join_pairs(condition: ColumnElement[Any] | None, table: Table) -> dict[Any, Column[Any]]:

@@ -260,8 +260,8 @@ def _check_table_watch(owner: str, spec: Watch, table: Table, filed: TableWatch)
             computed = by_name[column.name].computed if column.name in by_name else None
             if computed is not None and computed.persisted is False:
                 raise ConfigurationError(
-                    f"{owner}: {spec!r} can't {option} {column.attribute!r}: a virtual generated column has no value in "
-                    f"a trigger: make it STORED (Computed(..., persisted=True)) or leave it out"
+                    f"{owner}: {spec!r} can't {option} {column.attribute!r}: a virtual generated column has no value "
+                    f"in a trigger: make it STORED (Computed(..., persisted=True)) or leave it out"
                 )
     size = wire.names_size(filed)
     if size > wire.MAX_NAMES_BYTES:

@@ -19,6 +19,8 @@ from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 import blinker
 from blinker import ANY
+from blinker._utilities import make_id
+from blinker.base import ANY_ID
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .errors import ConfigurationError
@@ -45,7 +47,7 @@ class Delivery(NamedTuple):
 
     def resolve(self) -> Callable[..., Any] | None:
         """The receiver, or None where it was garbage collected."""
-        return self.receiver() if self.weak else self.receiver
+        return cast("Callable[..., Any] | None", self.receiver() if self.weak else self.receiver)
 
 
 class _Style(NamedTuple):
@@ -112,7 +114,7 @@ class ReceiverSignal(blinker.NamedSignal):
         """
         style = _style_of(self, receiver, self.keyword)
         with _lock:
-            self._styles[blinker.base.make_id(receiver)] = style
+            self._styles[make_id(receiver)] = style
             super().connect(receiver, sender, weak)
             self._plan = None
         return receiver
@@ -141,9 +143,9 @@ class ReceiverSignal(blinker.NamedSignal):
             deliveries = []
             everyone = True
             for receiver_id, receiver in self.receivers.items():
-                if receiver_id not in self._by_sender[blinker.base.ANY_ID]:
+                if receiver_id not in self._by_sender[ANY_ID]:
                     everyone = False
-                    if receiver_id not in self._by_sender.get(blinker.base.make_id(sender), ()):
+                    if receiver_id not in self._by_sender.get(make_id(sender), ()):
                         continue
                 style = self._styles[receiver_id]
                 deliveries.append(Delivery(receiver, isinstance(receiver, weakref.ref), *style))
@@ -217,7 +219,12 @@ class WatchSignal(EventSignal[T]):
     """The signal of one watch: `User.watch.updated`."""
 
     def __init__(
-        self, name: str, operation: Operation, details: Details, key: tuple[str, ...], carried: Mapping[str, CarriedColumn]
+        self,
+        name: str,
+        operation: Operation,
+        details: Details,
+        key: tuple[str, ...],
+        carried: Mapping[str, CarriedColumn],
     ) -> None:
         super().__init__(name, doc=f"{operation} rows of {details.table}")
         self.operation = operation

@@ -155,7 +155,7 @@ def parse_specs(owner: str, specs: object) -> tuple[Watch, ...]:
     watches: dict[str, Watch] = {}
     for item in specs:
         if isinstance(item, str) and item in OPERATIONS:
-            item = Watch(cast(Operation, item))
+            item = Watch(item)
         if not isinstance(item, Watch):
             raise ConfigurationError(
                 f"{owner}: {item!r} can't be watched: allowed are "

@@ -24,7 +24,9 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
 
     def __init__(self, signal: EventSignal[T], max_queue: int) -> None:
         if not isinstance(max_queue, int) or max_queue < 1:
-            raise ConfigurationError(f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}")
+            raise ConfigurationError(
+                f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}"
+            )
         try:
             self._loop = asyncio.get_running_loop()
         except RuntimeError:

@@ -66,7 +66,11 @@ class _Setting:
     def _end(self, target: Any, failed: bool) -> None:
         connection = self._connection
         assert connection is not None
-        if connection.closed or connection.get_transaction() is not self._transaction or not self._transaction.is_active:
+        if (
+            connection.closed
+            or connection.get_transaction() is not self._transaction
+            or not self._transaction.is_active
+        ):
             return  # the setting went with its transaction
         try:
             if not failed and not isinstance(target, Connection):

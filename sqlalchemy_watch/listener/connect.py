@@ -55,7 +55,9 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None)
     """
     sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
     if not isinstance(sync, Engine):
-        raise ConfigurationError(f"{engine!r} is neither an Engine nor an AsyncEngine: pass create_engine(...)'s result")
+        raise ConfigurationError(
+            f"{engine!r} is neither an Engine nor an AsyncEngine: pass create_engine(...)'s result"
+        )
     if listen_url is not None:
         url = make_url(listen_url).set(drivername="postgresql+psycopg")
         args, parameters = create_engine(url).dialect.create_connect_args(url)
@@ -100,7 +102,9 @@ def _capture(engine: Engine) -> _Captured | None:
 
 def _created(engine: Engine) -> psycopg.Connection[Any]:
     if engine.dialect.is_async:
-        raise ConfigurationError(f"the engine connects through async_creator, which a thread can't use: {_LISTEN_URL_HINT}")
+        raise ConfigurationError(
+            f"the engine connects through async_creator, which a thread can't use: {_LISTEN_URL_HINT}"
+        )
     fairy = engine.pool.recreate().connect()
     connection = fairy.dbapi_connection
     fairy.detach()

@@ -165,11 +165,10 @@ class Dispatcher:
             )
             pending.discard(self._stopped)
             for future in done - {self._stopped}:
-                error = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
-                if error is not None:
-                    self._failed(running[future], event, error)
+                raised = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
+                if raised is not None:
+                    self._failed(running[future], event, raised)
 
     def _failed(self, receiver: Any, event: Event[Any], error: BaseException) -> None:
         self._stats.failed_receivers += 1
         self._on_failure(receiver, event, error)
-

@@ -137,7 +137,7 @@ class Listener:
         if settled and error is not None:
             raise error
         raise ListenerStartError(
-            f"LISTEN was not in force within {timeout:g} s: {str(error).strip() if error else 'no answer from the server'}"
+            f"LISTEN was not in force within {timeout:g} s: {str(error or 'no answer from the server').strip()}"
         ) from error
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -197,9 +197,7 @@ class Listener:
 
     def stats(self) -> Stats:
         """A copy of the counters since `start`."""
-        return dataclasses.replace(
-            self._stats, queue_depth=len(self._queue), dropped=self._queue.dropped
-        )
+        return dataclasses.replace(self._stats, queue_depth=len(self._queue), dropped=self._queue.dropped)
 
     def __enter__(self) -> Listener:
         self.start()
@@ -251,7 +249,9 @@ class Listener:
                 if inspect.iscoroutine(result):
                     if self._loop is None:
                         result.close()
-                        raise ListenerError(f"start the listener in a running event loop for coroutine receiver {receiver!r}")
+                        raise ListenerError(
+                            f"start the listener in a running event loop for coroutine receiver {receiver!r}"
+                        )
                     asyncio.run_coroutine_threadsafe(result, self._loop)
             except BaseException as error:
                 log.error("receiver %r of the listener failed", receiver, exc_info=error)

@@ -34,8 +34,8 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
     row = connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
     if row is not None and row[0]:
         raise UnsupportedServerError(
-            "the server is a hot standby, where LISTEN is not possible: connect to the primary, with several hosts in the "
-            "URL by target_session_attrs=read-write, or pass listen_url='postgresql://...' to the Listener"
+            "the server is a hot standby, where LISTEN is not possible: connect to the primary, with several hosts in "
+            "the URL by target_session_attrs=read-write, or pass listen_url='postgresql://...' to the Listener"
         )
 
 
@@ -72,7 +72,9 @@ def _backend_pid(connection: psycopg.Connection[Any]) -> int:
 
 def resolve_schemas(connection: psycopg.Connection[Any], routes: Sequence[Route]) -> None:
     """Find out which schema the tables without one are in: a namesake in another is not ours to hear."""
-    unqualified = {'"' + r.watch.table.replace('"', '""') + '"': r.watch.table for r in routes if r.watch.schema is None}
+    unqualified = {
+        '"' + r.watch.table.replace('"', '""') + '"': r.watch.table for r in routes if r.watch.schema is None
+    }
     if not unqualified:
         return
     found: dict[str, set[str]] = {}

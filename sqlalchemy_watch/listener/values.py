@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import psycopg.types.string
 from psycopg.adapt import AdaptersMap, Transformer
@@ -57,7 +57,7 @@ class ValueDecoders:
             for name in ("inet", "cidr"):
                 adapters.register_loader(name, psycopg.types.string.TextLoader)
         self._types = adapters.types
-        self._transformer = Transformer(_Context(adapters))  # type: ignore[arg-type]
+        self._transformer = Transformer(_Context(adapters))
 
     def decoder(self, type_: TypeEngine[Any]) -> Decode | None:
         """How to decode one value as it stands in the payload; None where it is already right."""
@@ -81,7 +81,7 @@ class ValueDecoders:
         if name in ("json", "jsonb"):
             return self._json_loader()
         if name == "hstore":
-            return postgresql.HSTORE.result_processor(postgresql.HSTORE(), self._dialect, None)
+            return cast(Decode, postgresql.HSTORE.result_processor(postgresql.HSTORE(), self._dialect, None))
         base = name.partition("[")[0]
         info = self._types.get(_ALIASES.get(base, base))
         if info is None:

@@ -223,7 +223,9 @@ def trigger_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
         return ["there is no trigger"]
     problems = []
     if trigger.enabled != "O":
-        problems.append("the trigger is disabled" if trigger.enabled == "D" else "the trigger's mode is not the default")
+        problems.append(
+            "the trigger is disabled" if trigger.enabled == "D" else "the trigger's mode is not the default"
+        )
     row_bit = _ROW_BIT if watch.level == "row" and watch.operation != "truncated" else 0
     if (
         trigger.type_bits != _EVENT_BITS[watch.operation] | row_bit

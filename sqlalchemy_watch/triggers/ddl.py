@@ -19,7 +19,6 @@ class WatchDDL(ExecutableDDLElement):
 
     def __init__(self, watch: TableWatch) -> None:
         self.watch = watch
-        self.target = watch
 
 
 class CreateFunction(WatchDDL):

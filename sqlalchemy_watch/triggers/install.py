@@ -124,8 +124,8 @@ def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -
 def _refuse_foreign(watch: TableWatch, found: InstalledFunction) -> None:
     if not found.looks_marked:
         raise OwnershipError(
-            f"the function {found.schema}.{found.name} is not ours, and the watch {watch.table_key}/{watch.label} needs "
-            f"its name: rename or drop the function, or give the watch another label="
+            f"the function {found.schema}.{found.name} is not ours, and the watch {watch.table_key}/{watch.label} "
+            f"needs its name: rename or drop the function, or give the watch another label="
         )
 
 
