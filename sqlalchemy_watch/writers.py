@@ -45,11 +45,11 @@ class _Setting:
     async def __aenter__(self) -> None:
         if not isinstance(self._target, (AsyncSession, async_scoped_session, AsyncConnection)):
             raise ConfigurationError(_wrong(self._target, "async with"))
-        await self._target.run_sync(self._begin)
+        await _unscoped(self._target).run_sync(self._begin)
 
     async def __aexit__(self, exc_type: object, exc: object, traceback: object) -> None:
         failed = exc_type is not None
-        await self._target.run_sync(lambda target: self._end(target, failed))
+        await _unscoped(self._target).run_sync(lambda target: self._end(target, failed))
 
     def _begin(self, target: Any) -> None:
         if isinstance(target, Connection):
@@ -66,11 +66,8 @@ class _Setting:
     def _end(self, target: Any, failed: bool) -> None:
         connection = self._connection
         assert connection is not None
-        if (
-            connection.closed
-            or connection.get_transaction() is not self._transaction
-            or not self._transaction.is_active
-        ):
+        transaction = None if connection.closed else connection.get_transaction()
+        if transaction is None or transaction is not self._transaction or not transaction.is_active:
             return  # the setting went with its transaction
         try:
             if not failed and not isinstance(target, Connection):
@@ -79,6 +76,10 @@ class _Setting:
         except SQLAlchemyError:
             if not failed:  # after a failed statement the rollback to come takes the setting back
                 raise
+
+
+def _unscoped(target: Any) -> Any:
+    return target() if isinstance(target, async_scoped_session) else target
 
 
 def _wrong(target: object, statement: str) -> str:
