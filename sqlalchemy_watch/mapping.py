@@ -238,7 +238,9 @@ def _table_watch(
         table=table.name,
         label=spec.name,
         operation=spec.operation,
-        key=tuple(CarriedColumn(a, c.name, c.type) for a, c in key.items()) if spec.operation != "truncated" else (),
+        key=tuple(CarriedColumn(a, c.name, c.type, c.primary_key) for a, c in key.items())
+        if spec.operation != "truncated"
+        else (),
         extra=extra,
         trigger_columns=carried(spec.trigger_columns),
         discriminator=discriminator if spec.operation != "truncated" else None,

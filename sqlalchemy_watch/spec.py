@@ -177,6 +177,8 @@ class CarriedColumn:
     attribute: str
     name: str
     type: TypeEngine[Any] = field(compare=False)
+    #: Of the table's own primary key, and so never NULL.
+    is_primary: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

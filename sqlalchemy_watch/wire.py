@@ -119,7 +119,12 @@ def encode_sql(type_: TypeEngine[Any], column: str) -> str:
 
     :param column: the qualified, quoted column.
     """
-    return f"coalesce({_ENCODINGS.get(sql_type(type_), _escaped)(column)}, 'null')"
+    return f"coalesce({encode_not_null_sql(type_, column)}, 'null')"
+
+
+def encode_not_null_sql(type_: TypeEngine[Any], column: str) -> str:
+    """The same for a column that is never NULL."""
+    return _ENCODINGS.get(sql_type(type_), _escaped)(column)
 
 
 def needs_fixed_settings(type_: TypeEngine[Any]) -> bool:

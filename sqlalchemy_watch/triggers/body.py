@@ -2,8 +2,8 @@
 
 Three rules shape it. A write must never fail because of it: everything that may raise stands in a guarded
 block, which on an error warns and asks the listeners to resync. A statement of one row must be cheap: one
-query builds the payload of up to `SMALL` rows, and only a statement with more of them, or with rows that do
-not fit, takes the second path. That one is planned on its own, so that the plan of a one-row statement (a
+query builds the payload of up to `SMALL` rows, and only statements with more of them, or with rows that do
+not fit, take other paths. These are planned on their own, so that the plan of a one-row statement (a
 nested loop over both transition tables) is never used for a million rows.
 
 The first line of a body marks it as ours, and whose; what follows is compared byte by byte with what
@@ -30,9 +30,8 @@ MARK: Final = "-- sqlalchemy_watch "
 #: Statements of up to this many rows are built by one query.
 SMALL: Final = 50
 
-#: Rows longer than this go into pieces of their own, shorter ones are gathered up to it; pieces are then
-#: put together until a payload is full.
-PIECE_BYTES: Final = 900
+#: Of more rows, pieces of about this size are made, and put together until a payload is full.
+PIECE_BYTES: Final = 2_400
 
 NEW_ROWS: Final = "watch_new"
 OLD_ROWS: Final = "watch_old"
@@ -111,6 +110,7 @@ DECLARE
   watch_rows pg_catalog.text;
   watch_seen bigint;
   watch_room integer;
+  watch_longest integer;
   watch_piece record;
   watch_resync pg_catalog.text;
 BEGIN"""
@@ -178,16 +178,17 @@ def _emit_rest(watch: TableWatch) -> str:
 def _row_level(watch: TableWatch) -> str:
     row, old = ("OLD", "OLD") if watch.operation == "deleted" else ("NEW", "OLD")
     condition = _condition(watch, row, old, "row")
-    too_large = f"""\
+    skip = f"    IF ({condition}) IS NOT TRUE THEN\n      RETURN NULL;\n    END IF;\n" if condition else ""
+    key = " || ',' || ".join(_value(watch, column, row) for column in watch.always)
+    return f"""\
+{skip}    watch_rows := '[' || {_row_json(watch, row, old)} || ']';
     IF pg_catalog.octet_length(watch_rows) > watch_room THEN
-      watch_rows := {_partial_json(watch, row)};
+      watch_rows := {_partial(key)};
       IF pg_catalog.octet_length(watch_rows) > watch_room THEN
         watch_rows := NULL;
         watch_resync := {literal(wire.TOO_LARGE)};
       END IF;
     END IF;"""
-    skip = f"    IF ({condition}) IS NOT TRUE THEN\n      RETURN NULL;\n    END IF;\n" if condition else ""
-    return f"{skip}    watch_rows := {_row_json(watch, row, old)};\n{too_large}"
 
 
 def _statement_level(watch: TableWatch) -> str:
@@ -196,49 +197,73 @@ def _statement_level(watch: TableWatch) -> str:
     chosen = f"CASE WHEN {condition} THEN {row} END" if condition else row
     few = _source(watch, f"(SELECT * FROM {{}} LIMIT {SMALL + 1})", "      ")
     return f"""\
-    SELECT pg_catalog.string_agg(w.j, ','), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
+    SELECT pg_catalog.string_agg(w.j, '],['), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
       SELECT {chosen} AS j
 {few}
     ) AS w;
-    IF watch_seen <= {SMALL} AND watch_rows IS NULL THEN
-      RETURN NULL;
-    END IF;
-    IF watch_seen > {SMALL} OR pg_catalog.octet_length(watch_rows) > watch_room THEN
+    IF watch_seen <= {SMALL} THEN
+      watch_longest := pg_catalog.octet_length(watch_rows) + 2;
+      watch_rows := '[' || watch_rows || ']';
+    ELSE
 {_many_rows(watch, condition, row)}
+    END IF;
+    IF watch_longest > watch_room THEN
+{_long_rows(watch, condition, row)}
     END IF;"""
 
 
 def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
-    # OFFSET 0 keeps the planner from evaluating an expression twice by pulling the subquery up.
-    keys = [f"{STATEMENT_ALIASES[0]}.{quote(c.name)}" for c in watch.key]
-    passed = "".join(f", {key} AS k{i}" for i, key in enumerate(keys))
-    if len(watch.always) > len(watch.key):
-        passed += f", {_discriminator_sql(watch, STATEMENT_ALIASES[0])} AS d"
+    # Pieces of about PIECE_BYTES, as many rows each as the rows seen so far suggest; then as many pieces as a
+    # payload holds. Far cheaper than a loop over the rows, and bounded in memory, as hashing spills to disk.
     where = f"\n          WHERE {condition}" if condition else ""
-    source = _source(watch, "{}", "          ")
+    return f"""\
+      watch_seen := greatest({PIECE_BYTES} * watch_seen / coalesce(pg_catalog.octet_length(watch_rows), 2000), 1);
+      watch_rows := NULL;
+      FOR watch_piece IN
+        SELECT '[' || pg_catalog.string_agg(p.j, '],[') || ']' AS j,
+          pg_catalog.max(pg_catalog.octet_length(pg_catalog.string_agg(p.j, '],[')) + 2) OVER () AS longest
+        FROM (SELECT {row} AS j, pg_catalog.row_number() OVER () / watch_seen AS piece
+{_source(watch, "{}", "          ")}{where}) AS p
+        GROUP BY p.piece ORDER BY p.piece
+      LOOP
+        watch_longest := watch_piece.longest;
+        EXIT WHEN watch_longest > watch_room;
+{_append(watch)}
+      END LOOP;"""
+
+
+def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
+    """Some rows do not fit together with others, or at all: go through them one by one."""
+    alias = STATEMENT_ALIASES[0]
+    passed = "".join(f", {_sql(watch, column, alias)} AS k{i}" for i, column in enumerate(watch.always))
+    key = " || ',' || ".join(wire.encode_sql(c.type, f"watch_piece.k{i}") for i, c in enumerate(watch.always))
+    where = f"\n        WHERE {condition}" if condition else ""
     return f"""\
       watch_rows := NULL;
       FOR watch_piece IN
-        SELECT pg_catalog.string_agg(c.j, ',') AS j, pg_catalog.count(*) - pg_catalog.count(c.j) AS lost
-        FROM (SELECT b.j, pg_catalog.sum(pg_catalog.octet_length(b.j) + 1) OVER (ROWS UNBOUNDED PRECEDING)
-          / {PIECE_BYTES} * 2 + (pg_catalog.octet_length(b.j) > {PIECE_BYTES})::integer AS piece
-        FROM (SELECT CASE WHEN pg_catalog.octet_length(a.j) <= watch_room THEN a.j
-          WHEN pg_catalog.octet_length({_partial_passed(watch)}) <= watch_room
-          THEN {_partial_passed(watch)} END AS j
-        FROM (SELECT {row} AS j{passed}
-{source}{where} OFFSET 0) AS a OFFSET 0) AS b) AS c
-        GROUP BY c.piece ORDER BY c.piece
+        SELECT '[' || {row} || ']' AS j{passed}
+{_source(watch, "{}", "        ")}{where}
       LOOP
-        IF watch_piece.lost > 0 THEN
-          watch_resync := {literal(wire.TOO_LARGE)};
+        IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
+          watch_piece.j := {_partial(key)};
+          IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
+            watch_resync := {literal(wire.TOO_LARGE)};
+            CONTINUE;
+          END IF;
         END IF;
+{_append(watch)}
+      END LOOP;"""
+
+
+def _append(watch: TableWatch) -> str:
+    """Add a piece to the payload, emitting what is there where it would not fit."""
+    return f"""\
         IF pg_catalog.octet_length(watch_rows) + 1 + pg_catalog.octet_length(watch_piece.j) > watch_room THEN
 {_emit(watch, _ROWS, "          ")}
           watch_rows := watch_piece.j;
         ELSE
-          watch_rows := nullif(pg_catalog.concat_ws(',', watch_rows, watch_piece.j), '');
-        END IF;
-      END LOOP;"""
+          watch_rows := pg_catalog.concat_ws(',', watch_rows, watch_piece.j);
+        END IF;"""
 
 
 def _source(watch: TableWatch, rows: str, indent: str) -> str:
@@ -287,36 +312,31 @@ def _differs(column: CarriedColumn, row: str, old: str) -> str:
 
 
 def _row_json(watch: TableWatch, row: str, old: str) -> str:
-    values = [_value(watch, column, row) for column in watch.carried]
-    text = " || ',' || ".join(values)
+    """The values of a row as JSON, without the brackets around them."""
+    text = " || ',' || ".join(_value(watch, column, row) for column in watch.carried)
     if not (watch.old and watch.operation == "updated"):
-        return f"'[' || {text} || ']'"
-    mask = " || ".join(f"({_differs(c, row, old)})::integer::pg_catalog.text" for c in watch.compared)
+        return text
+    mask = " || ".join(f"({_differs(c, row, old)})::integer::pg_catalog.text" for c in watch.compared) or "''"
     previous = "".join(f" || ',' || {_value(watch, c, old)}" for c in watch.compared)
     level = "row" if row == "NEW" else "statement"
-    mask = mask or "''"
     paired = f"""CASE WHEN {_unpaired(watch, row, old, level)} THEN '' ELSE ',"' || {mask} || '"'{previous} END"""
-    return f"'[' || {text} || {paired} || ']'"
+    return f"{text} || {paired}"
 
 
-def _partial_json(watch: TableWatch, row: str) -> str:
-    text = " || ',' || ".join(_value(watch, column, row) for column in watch.always)
-    return f"""'{{"partial":[' || {text} || ']}}'"""
-
-
-def _partial_passed(watch: TableWatch) -> str:
-    """The same, from the columns that the subquery below passes up."""
-    names = [f"a.k{i}" for i in range(len(watch.key))]
-    if len(watch.always) > len(watch.key):
-        names.append("a.d")
-    text = " || ',' || ".join(wire.encode_sql(c.type, n) for c, n in zip(watch.always, names, strict=True))
-    return f"""'{{"partial":[' || {text} || ']}}'"""
+def _partial(key: str) -> str:
+    return f"""'{{"partial":[' || {key} || ']}}'"""
 
 
 def _value(watch: TableWatch, column: CarriedColumn, row: str) -> str:
+    # Testing a key for NULL, which it never is, would cost as much as its text.
+    encode = wire.encode_not_null_sql if column.is_primary else wire.encode_sql
+    return encode(column.type, _sql(watch, column, row))
+
+
+def _sql(watch: TableWatch, column: CarriedColumn, row: str) -> str:
     if watch.discriminator is not None and column == watch.discriminator.column:
-        return wire.encode_sql(column.type, _discriminator_sql(watch, row))
-    return wire.encode_sql(column.type, f"{row}.{quote(column.name)}")
+        return _discriminator_sql(watch, row)
+    return f"{row}.{quote(column.name)}"
 
 
 def _discriminator_sql(watch: TableWatch, row: str) -> str:
