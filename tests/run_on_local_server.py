@@ -1,0 +1,19 @@
+"""Run what depends on the server's version on server binaries of this machine, where there are any."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+VERSION = os.environ["WATCH_TEST_POSTGRES"]
+
+#: What is the same on every version (declaring, the command line, ...) is left to the other environments.
+SELECTION = ["tests/test_main_job.py", "tests/test_triggers.py", "tests/test_values.py", "tests/test_payload_limit.py"]
+
+if not Path(f"/usr/lib/postgresql/{VERSION}/bin/initdb").exists():
+    print(f"there are no server binaries of PostgreSQL {VERSION} on this machine: nothing to run")
+    sys.exit(0)
+sys.exit(pytest.main(["-n", "2", *(sys.argv[1:] or SELECTION)]))
