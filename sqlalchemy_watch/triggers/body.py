@@ -69,12 +69,15 @@ def read_mark(body: str) -> tuple[int, dict[str, Any]] | None:
     line = body.lstrip("\n").split("\n", 1)[0]
     if not line.startswith(MARK):
         return None
-    version, _, fields = line[len(MARK) :].partition(" ")
+    version, _, text = line[len(MARK) :].partition(" ")
     try:
-        parsed = json.loads(fields)
-        return (int(version), parsed) if isinstance(parsed, dict) else None
+        number, fields = int(version), json.loads(text)
     except ValueError:
         return None
+    if not isinstance(fields, dict) or not isinstance(fields.setdefault("schema", None), str | None):
+        return None
+    complete = all(isinstance(fields.get(name), str) for name in ("application", "table", "label"))
+    return (number, fields) if complete else None
 
 
 def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:

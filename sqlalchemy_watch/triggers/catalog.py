@@ -6,11 +6,11 @@ structure: `prosrc` is byte-exact, the rest of `pg_proc` and `pg_trigger` is num
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table, text
 
 from ..spec import TableWatch, application_of
 from ..targets import watches_of_table
@@ -23,17 +23,25 @@ State = Literal["installed", "outdated", "missing", "orphaned"]
 Fetch = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
 
 _TABLES = """
-SELECT t.name, c.oid, n.nspname, c.relkind
-FROM unnest(CAST(:names AS text[])) AS t(name)
-JOIN pg_catalog.pg_class AS c ON c.oid = pg_catalog.to_regclass(t.name)
+SELECT t.schema, t.name, c.oid, n.nspname, c.relname
+FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS t(schema, name)
+JOIN pg_catalog.pg_class AS c ON c.relname = CAST(t.name AS pg_catalog.name)
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE CASE WHEN t.schema IS NULL THEN pg_catalog.pg_table_is_visible(c.oid) ELSE n.nspname = t.schema END
 """
 
 _FUNCTIONS = """
 SELECT pn.nspname, p.proname, p.prosrc, l.lanname, p.prosecdef, coalesce(p.proconfig, '{}'),
   t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
-  t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable AS plain,
-  pg_catalog.pg_get_functiondef(p.oid), pg_catalog.pg_get_triggerdef(t.oid)
+  t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable AND t.tgconstraint = 0 AS plain,
+  pg_catalog.substr(pg_catalog.pg_get_functiondef(p.oid), pg_catalog.length('CREATE OR REPLACE FUNCTION '
+    || pg_catalog.quote_ident(pn.nspname) || '.' || pg_catalog.quote_ident(p.proname)) + 1),
+  pg_catalog.pg_get_triggerdef(t.oid),
+  CASE WHEN p.proacl IS NOT NULL THEN ARRAY(
+    SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+      || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+    FROM pg_catalog.aclexplode(p.proacl) AS a WHERE a.grantee <> p.proowner ORDER BY 1) END,
+  coalesce(pn.nspname = pg_catalog.current_schema(), false)
 FROM pg_catalog.pg_proc AS p
 JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
@@ -43,7 +51,7 @@ LEFT JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
 WHERE p.prorettype = CAST('pg_catalog.trigger' AS pg_catalog.regtype)
   AND (pg_catalog.strpos(p.prosrc, :mark) = 2
     OR p.proname = ANY (CAST(:names AS text[])) OR t.tgname = ANY (CAST(:names AS text[])))
-ORDER BY pn.nspname, p.proname, t.tgname
+ORDER BY pn.nspname, p.proname, t.tgname, cn.nspname, c.relname
 """
 
 _EVENT_BITS = {"inserted": 4, "deleted": 8, "updated": 16, "truncated": 32}
@@ -68,8 +76,9 @@ class InstalledTrigger:
     type_bits: int
     enabled: str
     transition_tables: tuple[str | None, str | None]
-    #: No WHEN, no column list, no arguments, not deferrable.
+    #: No WHEN, no column list, no arguments, no constraint trigger.
     plain: bool
+    #: As `pg_get_triggerdef` spells it.
     definition: str
 
 
@@ -83,8 +92,26 @@ class InstalledFunction:
     language: str
     security_definer: bool
     settings: tuple[str, ...]
+    #: What follows the name in `CREATE OR REPLACE FUNCTION name`, as `pg_get_functiondef` spells it.
     definition: str
+    #: Who may call it, beside the owner, as GRANT spells it; None where nothing was granted or revoked.
+    grants: tuple[str, ...] | None
+    #: Whether it is in the first schema of the search path.
+    in_default_schema: bool
     trigger: InstalledTrigger | None
+
+    @property
+    def name_key(self) -> tuple[str, str]:
+        """Schema and name, which no other trigger function has."""
+        return self.schema, self.name
+
+    @property
+    def key(self) -> tuple[str, str, int | None, str | None]:
+        """The function, and the trigger that calls it."""
+        trigger = self.trigger
+        if trigger is None:
+            return (*self.name_key, None, None)
+        return (*self.name_key, trigger.relation.oid, trigger.name)
 
     @property
     def mark(self) -> tuple[int, dict[str, Any]] | None:
@@ -113,6 +140,23 @@ class WatchStatus:
     problems: tuple[str, ...] = ()
     watch: TableWatch | None = field(default=None, repr=False)
     installed: InstalledFunction | None = field(default=None, repr=False)
+    #: Whether another watch or another trigger needs the installed function.
+    shares_function: bool = field(default=False, repr=False)
+
+    @property
+    def drops_function(self) -> bool:
+        """Whether nothing that is declared keeps the installed function under its name."""
+        return self.installed is not None and (self.watch is None or self.installed.name != self.watch.function_name)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether something that is not ours, or that nobody can read, stands in its place."""
+        return self.installed is not None and self.installed.mark is None
+
+    @property
+    def function_differs(self) -> bool:
+        """Whether the function has to be created or replaced."""
+        return self.watch is None or self.installed is None or bool(function_problems(self.watch, self.installed))
 
     @property
     def trigger_differs(self) -> bool:
@@ -120,38 +164,106 @@ class WatchStatus:
         return self.watch is None or self.installed is None or bool(trigger_problems(self.watch, self.installed))
 
 
+class Reading(NamedTuple):
+    """What the catalog says of an application's watches."""
+
+    items: list[WatchStatus]
+    #: Functions that begin with our mark, which can't be read any further: nobody can say whose they are.
+    unreadable: list[InstalledFunction]
+
+
+def fetcher(connection: Connection) -> Fetch:
+    """Runs the catalog's queries on a SQLAlchemy connection."""
+
+    def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
+        return connection.execute(text(sql), dict(parameters)).all()
+
+    return fetch
+
+
 def read_status(fetch: Fetch, tables: Iterable[Table]) -> list[WatchStatus]:
     """One item for each watch of these tables, and for each left-over."""
     tables = list(tables)
-    relations = read_relations(fetch, tables)
-    watches = [(table, watch) for table in tables for watch in watches_of_table(table)]
+    return read_catalog(fetch, tables, {application_of(table.metadata) for table in tables}).items
+
+
+def read_catalog(
+    fetch: Fetch, tables: Sequence[Table], applications: Collection[str], leaving: Sequence[Table] = ()
+) -> Reading:
+    """How the watches of these tables stand.
+
+    :param applications: whose left-overs are ours, by the names in their marks.
+    :param leaving: tables that are about to be dropped: their watches are left over.
+    """
+    watches = [((table.schema, table.name), watch) for table in tables for watch in watches_of_table(table)]
     functions = read_functions(fetch, [watch.function_name for _, watch in watches])
-    by_trigger = {(f.trigger.relation.oid, f.trigger.name): f for f in functions if f.trigger is not None}
-    items = []
-    matched: set[int] = set()
-    for table, watch in watches:
-        relation = relations.get(table.key)
-        found = by_trigger.get((relation.oid, watch.trigger_name)) if relation is not None else None
-        if found is None and relation is not None:
-            found = next(
-                (f for f in functions if f.trigger is None and f.name == watch.function_name
-                 and f.schema == relation.schema), None)  # fmt: skip
-        if found is not None:
-            matched.add(id(found))
-        items.append(_watch_status(watch, relation, found))
-    leftovers = [f for f in functions if id(f) not in matched and f.mark is not None]
-    items += [_orphan(f) for f in leftovers if _is_ours(f, tables, relations)]
-    return items
+    places = {(table.schema, table.name) for table in (*tables, *leaving)}
+    relations = _read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})
+    pairs = [(watch, relations.get(place)) for place, watch in watches]
+    needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
+    find = _Finder(functions)
+    items = [_watch_status(watch, relation, find(watch, relation)) for watch, relation in pairs]
+
+    matched = {item.installed.key for item in items if item.installed is not None}
+    considered = {relations[place].oid for place in places if place in relations}
+    for function in functions:
+        if function.key in matched or (function.trigger is None and function.name_key in needed):
+            continue
+        if _is_ours(function, applications, considered, relations):
+            items.append(_orphan(function))
+    unreadable = {f.name_key: f for f in functions if f.looks_marked and f.mark is None}
+    return Reading(_mark_shared(items, functions, needed), list(unreadable.values()))
 
 
-def read_relations(fetch: Fetch, tables: Sequence[Table]) -> dict[str, Relation]:
-    """The tables that exist, by `Table.key`; those without a schema are looked up on the search path."""
-    if not tables:
+class _Finder:
+    """Finds what stands in a watch's place: by the trigger, else by the function's name."""
+
+    def __init__(self, functions: Iterable[InstalledFunction]) -> None:
+        self._by_trigger: dict[tuple[int, str], InstalledFunction] = {}
+        self._by_name: dict[tuple[str, str], InstalledFunction] = {}
+        for function in functions:
+            self._by_name[function.name_key] = function
+            if (trigger := function.trigger) is not None:
+                self._by_trigger[trigger.relation.oid, trigger.name] = function
+
+    def __call__(self, watch: TableWatch, relation: Relation | None) -> InstalledFunction | None:
+        if relation is None:
+            return None
+        if found := self._by_trigger.get((relation.oid, watch.trigger_name)):
+            return found
+        named = self._by_name.get((relation.schema, watch.function_name))
+        return None if named is None else replace(named, trigger=None)
+
+
+def _read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> dict[tuple[str | None, str], Relation]:
+    """The tables that exist, by schema and name; those without a schema are looked up on the search path."""
+    if not places:
         return {}
-    names = {_always_quoted(table): table.key for table in tables}
-    rows = fetch(_TABLES, {"names": list(names)})
-    by_key = {table.key: table for table in tables}
-    return {names[name]: Relation(oid, schema, by_key[names[name]].name) for name, oid, schema, _ in rows}
+    rows = fetch(_TABLES, {"schemas": [schema for schema, _ in places], "names": [name for _, name in places]})
+    return {(schema, name): Relation(oid, in_schema, relname) for schema, name, oid, in_schema, relname in rows}
+
+
+def _marked_place(function: InstalledFunction) -> tuple[str | None, str] | None:
+    """Where the table of a function that no trigger calls would be."""
+    mark = function.mark if function.trigger is None else None
+    return None if mark is None else (function.schema, mark[1]["table"])
+
+
+def _mark_shared(
+    items: Sequence[WatchStatus], functions: Sequence[InstalledFunction], needed: Collection[tuple[str, str]]
+) -> list[WatchStatus]:
+    """Say of each item whose function would go whether something else needs that function."""
+    leaving = {item.installed.key: item.installed for item in items if item.installed and item.drops_function}
+    staying = {f.name_key for f in functions if f.trigger is not None and f.key not in leaving}
+    last = {f.name_key: f.key for f in leaving.values()}
+    result = []
+    for item in items:
+        found = item.installed
+        if item.drops_function and found is not None:
+            shared = found.name_key in needed or found.name_key in staying or last[found.name_key] != found.key
+            item = replace(item, shares_function=shared)
+        result.append(item)
+    return result
 
 
 def read_functions(fetch: Fetch, names: Sequence[str]) -> list[InstalledFunction]:
@@ -165,17 +277,13 @@ def _function(row: Sequence[Any]) -> InstalledFunction:
     if row[6] is not None:
         relation = Relation(row[7], row[8], row[9])
         trigger = InstalledTrigger(row[6], relation, row[10], _char(row[11]), (row[12], row[13]), row[14], row[16])
-    return InstalledFunction(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), row[15], trigger)
+    grants = None if row[17] is None else tuple(row[17])
+    return InstalledFunction(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), row[15], grants, row[18], trigger)
 
 
 def _char(value: Any) -> str:
     """asyncpg gives the type "char" as bytes."""
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _always_quoted(table: Table) -> str:
-    parts = [table.name] if table.schema is None else [table.schema, table.name]
-    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
 
 
 def _watch_status(watch: TableWatch, relation: Relation | None, found: InstalledFunction | None) -> WatchStatus:
@@ -238,31 +346,34 @@ def trigger_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
     return problems
 
 
-def _is_ours(found: InstalledFunction, tables: Sequence[Table], relations: Mapping[str, Relation]) -> bool:
+def _is_ours(
+    found: InstalledFunction,
+    applications: Collection[str],
+    considered: Collection[int],
+    relations: Mapping[tuple[str | None, str], Relation],
+) -> bool:
     """Whether a left-over belongs to this application: nothing of another one's may be reported."""
-    assert found.mark is not None
-    fields = found.mark[1]
-    application = fields.get("application", "")
-    ours = {application_of(table.metadata) for table in tables}
-    if application not in ours:
+    mark = found.mark
+    if mark is None or mark[1]["application"] not in applications:
         return False
-    if application:
-        return True
     if found.trigger is not None:
-        return found.trigger.relation.oid in {r.oid for r in relations.values()}
+        return found.trigger.relation.oid in considered
+    # Of a copy in another tenant's schema nobody here can say whether it is left over.
+    schema = mark[1]["schema"]
+    if not (found.in_default_schema if schema is None else found.schema == schema):
+        return False
     # A function that no trigger calls: its table, or the watch of it, is gone.
-    return any(
-        table.name == fields.get("table") and table.key in relations and relations[table.key].schema == found.schema
-        for table in tables
-    )
+    place = _marked_place(found)
+    relation = relations.get(place) if place is not None else None
+    return relation is None or relation.oid in considered
 
 
 def _orphan(found: InstalledFunction) -> WatchStatus:
     assert found.mark is not None
     fields = found.mark[1]
-    table = str(fields.get("table")) if fields.get("schema") is None else f"{fields['schema']}.{fields.get('table')}"
+    table = fields["table"] if fields["schema"] is None else f"{fields['schema']}.{fields['table']}"
     return WatchStatus(
-        "orphaned", table, str(fields.get("label")), found.name,
+        "orphaned", table, fields["label"], found.name,
         found.trigger.name if found.trigger is not None else found.name,
         ("it is not declared any more",), None, found,
     )  # fmt: skip

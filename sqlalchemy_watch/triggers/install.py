@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, OwnershipError
 from ..spec import TableWatch
 from ..targets import tables_of, watches_of_table
 from .body import qualified, quote
-from .catalog import Fetch, InstalledFunction, WatchStatus, read_functions, read_status
+from .catalog import InstalledFunction, WatchStatus, fetcher, read_functions, read_status
 from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.
@@ -48,7 +48,7 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
         changed = []
         for item in read_status(fetcher(connection), tables):
             if item.state == "orphaned" and remove_orphaned:
-                _drop_installed(connection, item.installed)
+                _drop_installed(connection, [item])
             elif item.watch is not None and item.state != "installed":
                 _install_one(connection, item, item.watch)
             else:
@@ -67,21 +67,10 @@ def uninstall(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
     tables = tables_of(*targets)
     with _connection(bind) as connection:
         connection.execute(text(_LOCK))
-        dropped = []
-        for item in read_status(fetcher(connection), tables):
-            if item.installed is not None and item.installed.looks_marked:
-                _drop_installed(connection, item.installed)
-                dropped.append(item)
+        items = read_status(fetcher(connection), tables)
+        dropped = [item for item in items if item.installed is not None and item.installed.looks_marked]
+        _drop_installed(connection, dropped)
         return dropped
-
-
-def fetcher(connection: Connection) -> Fetch:
-    """Runs the catalog's queries on a SQLAlchemy connection."""
-
-    def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
-        return connection.execute(text(sql), dict(parameters)).all()
-
-    return fetch
 
 
 @contextmanager
@@ -140,11 +129,16 @@ def _escaped(sql: str) -> str:
     return sql.replace(":", "\\:")  # text() reads :name as a parameter
 
 
-def _drop_installed(connection: Connection, found: InstalledFunction | None) -> None:
-    assert found is not None
-    if found.trigger is not None:
-        connection.execute(text(drop_trigger_sql(found)))
-    connection.execute(text(_escaped(f"DROP FUNCTION IF EXISTS {qualified(found.schema, found.name)}()")))
+def _drop_installed(connection: Connection, items: Iterable[WatchStatus]) -> None:
+    found = [item.installed for item in items if item.installed is not None]
+    for function in found:
+        if function.trigger is not None:
+            connection.execute(text(drop_trigger_sql(function)))
+    names = {function.name_key for function in found}
+    # A function stays where a trigger outside of these tables calls it.
+    for function in read_functions(fetcher(connection), [name for _, name in names]) if names else ():
+        if function.name_key in names and function.trigger is None:
+            connection.execute(text(_escaped(f"DROP FUNCTION IF EXISTS {qualified(*function.name_key)}()")))
 
 
 @event.listens_for(Table, "after_create")
@@ -165,9 +159,8 @@ def _drop_along(table: Table, connection: Any, **kw: Any) -> None:
     if not watches or connection.dialect.name != "postgresql":
         return
     if isinstance(connection, Connection):
-        for item in read_status(fetcher(connection), [table]):
-            if item.installed is not None and item.installed.looks_marked:
-                _drop_installed(connection, item.installed)
+        items = read_status(fetcher(connection), [table])
+        _drop_installed(connection, [item for item in items if item.installed and item.installed.looks_marked])
         return
     for watch in watches:
         for statement in drop_statements(watch):
