@@ -21,6 +21,7 @@ __all__ = [
     "ListenerStartError",
     "OwnershipError",
     "PayloadError",
+    "SlotError",
     "UnsupportedServerError",
     "WatchError",
 ]
@@ -40,6 +41,10 @@ class OwnershipError(WatchError):
 
 class UnsupportedServerError(WatchError):
     """The server can't deliver notifications to this connection, and retrying would not change that."""
+
+
+class SlotError(WatchError):
+    """A replication slot can't be made, used or dropped; the message says why and what to do."""
 
 
 class ListenerError(WatchError):

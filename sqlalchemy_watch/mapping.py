@@ -20,11 +20,14 @@ from .errors import ConfigurationError
 from .events import T
 from .signals import Details, WatchSignal, WatchSignals
 from .spec import (
+    DELIVERY_KEY,
     CarriedColumn,
+    Delivery,
     Discriminator,
     TableWatch,
     Watch,
     application_of,
+    check_delivery,
     file_watch,
     parse_specs,
 )
@@ -162,6 +165,7 @@ def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSig
     class_ = mapper.class_
     signals: dict[str, WatchSignal[Any]] = {}
     chain = hierarchy.tables_of(mapper) if watches else ()
+    delivery = getattr(class_, "__watch_delivery__", None)
     discriminators = [hierarchy.discriminator(mapper, part) for part in chain]
     for spec in watches:
         _check_attributes(class_.__name__, chain, spec)
@@ -171,7 +175,9 @@ def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSig
                 continue
             try:
                 key = dict(zip(part.key_attributes, part.key, strict=True))
-                table_watch = _table_watch(class_.__name__, part.table, part.columns, key, spec, discriminator)
+                table_watch = _table_watch(
+                    class_.__name__, part.table, part.columns, key, spec, discriminator, delivery
+                )
             except conditions.UnknownColumn as error:
                 if part.is_root and (spec.operation != "updated" or len(chain) == 1):
                     raise ConfigurationError(f"{class_.__name__}: {spec!r}: when: {error}") from None
@@ -227,6 +233,7 @@ def _table_watch(
     key: Mapping[str, Column[Any]],
     spec: Watch,
     discriminator: Discriminator | None = None,
+    default_delivery: object = None,
 ) -> TableWatch:
     def carried(references: Iterable[Any]) -> tuple[CarriedColumn, ...]:
         found = (_attribute(reference, columns) for reference in references)
@@ -250,6 +257,7 @@ def _table_watch(
         old=spec.old,
         level=spec.level or ("row" if _is_partitioned(table) and spec.operation != "truncated" else "statement"),
         application=application_of(table.metadata),
+        delivery=_delivery(owner, table, spec, default_delivery),
     )
     _check_table_watch(owner, spec, table, result)
     return result
@@ -271,6 +279,12 @@ def _check_table_watch(owner: str, spec: Watch, table: Table, filed: TableWatch)
             f"{owner}: {spec!r}: the names of its columns take {size} bytes of a notification, and "
             f"{wire.MAX_NAMES_BYTES} are allowed: carry fewer columns and load the row instead"
         )
+
+
+def _delivery(owner: str, table: Table, spec: Watch, default: object) -> Delivery:
+    if spec.delivery is not None:
+        return spec.delivery
+    return check_delivery(owner, default or table.metadata.info.get(DELIVERY_KEY, "notify"))
 
 
 def _attribute(reference: Any, columns: Mapping[str, Column[Any]]) -> str | None:

@@ -20,9 +20,11 @@ from .errors import ConfigurationError
 
 Operation: TypeAlias = Literal["inserted", "updated", "deleted", "truncated"]
 Level: TypeAlias = Literal["statement", "row"]
+Delivery: TypeAlias = Literal["notify", "durable", "both"]
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 LEVELS: tuple[Level, ...] = get_args(Level)
+DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
 
 #: Under this key of `MetaData.info` stand the watches: `{Table.key: {label: TableWatch}}`. Not on
 #: `Table.info`, which Alembic renders into `create_table(info=...)`.
@@ -30,6 +32,9 @@ INFO_KEY = "sqlalchemy_watch"
 
 #: Under this key of `MetaData.info` an application may name itself, where several share a schema.
 APPLICATION_KEY = "sqlalchemy_watch_application"
+
+#: Under this key of `MetaData.info` stands how watches are delivered that don't say it themselves.
+DELIVERY_KEY = "sqlalchemy_watch_delivery"
 
 #: Attributes of the collection `Model.watch`, which a label must not hide.
 RESERVED_LABELS = frozenset({"connect", "disconnect", "connected_to"})
@@ -52,6 +57,9 @@ class Watch:
     :param level: `"statement"` (one call for all rows of a statement, far cheaper for bulk writes) or
         `"row"`. None chooses: statement, but row on a partitioned table, where statement triggers miss
         writes that go straight to a partition.
+    :param delivery: `"notify"` (to who listens at the moment), `"durable"` (through the server's own log,
+        kept until acknowledged; see `Listener(durable=...)`) or `"both"`. None takes the default of the
+        model (`__watch_delivery__`) or of its MetaData (`info["sqlalchemy_watch_delivery"]`), else notify.
     :raises ConfigurationError: at once, where an option is wrong or does not go with the operation.
 
     Columns are given as names of mapped attributes, or as the attributes themselves (`User.role_id`);
@@ -65,6 +73,7 @@ class Watch:
     when: Callable[[Any, Any], ColumnElement[bool]] | None = field(default=None, kw_only=True)
     old: bool = field(default=False, kw_only=True)
     level: Level | None = field(default=None, kw_only=True)
+    delivery: Delivery | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -117,12 +126,15 @@ class Watch:
             raise ConfigurationError(f"{self!r}: {self.operation} rows have no previous values: remove old=True")
         if self.level is not None and self.level not in LEVELS:
             raise ConfigurationError(f"{self!r}: level must be 'statement', 'row' or None")
+        if self.delivery is not None:
+            check_delivery(repr(self), self.delivery)
         if self.operation == "truncated" and self.level == "row":
             raise ConfigurationError(f"{self!r}: TRUNCATE fires once a statement: remove level='row'")
 
     def __repr__(self) -> str:
         options = {
             "label": None, "trigger_columns": (), "extra_columns": (), "when": None, "old": False, "level": None,
+            "delivery": None,
         }  # fmt: skip
         given = [f"{k}={getattr(self, k)!r}" for k, default in options.items() if getattr(self, k) != default]
         return f"Watch({', '.join([repr(self.operation), *given])})"
@@ -225,6 +237,7 @@ class TableWatch:
     old: bool = False
     level: Level = "statement"
     application: str = ""
+    delivery: Delivery = "notify"
 
     @property
     def table_key(self) -> str:
@@ -242,6 +255,16 @@ class TableWatch:
     @property
     def channel(self) -> str:
         return naming.channel_name(self.schema, self.table, self.label)
+
+    @property
+    def is_notified(self) -> bool:
+        """Whether listeners without a consumer group hear it."""
+        return self.delivery in ("notify", "both")
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether consumer groups hear it."""
+        return self.delivery in ("durable", "both")
 
     @property
     def always(self) -> tuple[CarriedColumn, ...]:
@@ -290,6 +313,18 @@ def application_of(metadata: MetaData) -> str:
     if not isinstance(name, str):
         raise ConfigurationError(f"MetaData.info[{APPLICATION_KEY!r}] must be a string, not {name!r}")
     return name
+
+
+def check_delivery(owner: str, delivery: object) -> Delivery:
+    """The value, if it is a way of delivery.
+
+    :raises ConfigurationError: otherwise.
+    """
+    if delivery not in DELIVERIES:
+        raise ConfigurationError(
+            f"{owner}: delivery {delivery!r} is unknown: allowed are {', '.join(map(repr, DELIVERIES))}"
+        )
+    return cast(Delivery, delivery)
 
 
 def file_watch(metadata: MetaData, watch: TableWatch) -> None:

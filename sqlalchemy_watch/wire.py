@@ -38,6 +38,12 @@ VERSION: Final = 1
 #: `pg_notify` refuses a payload of 8,000 bytes and more.
 MAX_PAYLOAD_BYTES: Final = 7_999
 
+#: A durable message has no limit of its own; this is where the rows of a large statement are cut.
+DURABLE_PAYLOAD_BYTES: Final = 65_536
+
+#: Prefix of logical messages; the channel follows.
+DURABLE_PREFIX: Final = "sqlalchemy_watch/"
+
 #: What column names may take of a payload, and what a context may: the rest is for rows.
 MAX_NAMES_BYTES: Final = 2_500
 MAX_CONTEXT_BYTES: Final = 2_000

@@ -39,6 +39,8 @@ OLD_ROWS: Final = "watch_old"
 #: A payload of rows, from the variables of the function.
 _ROWS: Final = "watch_head || watch_rows || ']}'"
 
+_RESYNC: Final = """watch_head || '],"resync":"' || watch_resync || '"}'"""
+
 _preparer = postgresql.dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
 
 
@@ -144,7 +146,11 @@ def _head(watch: TableWatch) -> str:
     || ',"at":' || (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint::pg_catalog.text
     || ',"wal":"' || pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text
     || '","context":' || coalesce(watch_context, 'null') || ',"rows":[';
-  watch_room := {wire.MAX_PAYLOAD_BYTES - 2} - pg_catalog.octet_length(watch_head);"""
+  watch_room := {_payload_bytes(watch) - 2} - pg_catalog.octet_length(watch_head);"""
+
+
+def _payload_bytes(watch: TableWatch) -> int:
+    return wire.MAX_PAYLOAD_BYTES if watch.is_notified else wire.DURABLE_PAYLOAD_BYTES
 
 
 def _guarded(watch: TableWatch, lines: str) -> str:
@@ -163,17 +169,30 @@ def _guarded(watch: TableWatch, lines: str) -> str:
 
 
 def _emit(watch: TableWatch, payload: str, indent: str) -> str:
+    calls = []
+    if watch.is_notified:
+        calls.append(_notify(watch, payload, indent))
+    if watch.is_durable:
+        calls.append(_log(watch, payload, indent))
+    return "\n".join(calls)
+
+
+def _notify(watch: TableWatch, payload: str, indent: str) -> str:
     return f"{indent}PERFORM pg_catalog.pg_notify({literal(watch.channel)}, {payload});"
 
 
+def _log(watch: TableWatch, payload: str, indent: str) -> str:
+    prefix = literal(wire.DURABLE_PREFIX + watch.channel)
+    return f"{indent}PERFORM pg_catalog.pg_logical_emit_message(true, {prefix}, {payload});"
+
+
 def _emit_rest(watch: TableWatch) -> str:
-    resync = """watch_head || '],"resync":"' || watch_resync || '"}'"""
     return f"""\
   IF watch_rows IS NOT NULL THEN
 {_emit(watch, _ROWS, "    ")}
   END IF;
   IF watch_resync IS NOT NULL THEN
-{_emit(watch, resync, "    ")}
+{_emit(watch, _RESYNC, "    ")}
   END IF;
   RETURN NULL;"""
 
@@ -183,15 +202,20 @@ def _row_level(watch: TableWatch) -> str:
     condition = _condition(watch, row, old, "row")
     skip = f"    IF ({condition}) IS NOT TRUE THEN\n      RETURN NULL;\n    END IF;\n" if condition else ""
     key = " || ',' || ".join(_value(watch, column, row) for column in watch.always)
+    rows = f"{skip}    watch_rows := '[' || {_row_json(watch, row, old)} || ']';"
+    if not watch.is_notified:
+        return rows
     return f"""\
-{skip}    watch_rows := '[' || {_row_json(watch, row, old)} || ']';
+{rows}
     IF pg_catalog.octet_length(watch_rows) > watch_room THEN
+{_log_alone(watch, "watch_rows", "      ")}
       watch_rows := {_partial(key)};
       IF pg_catalog.octet_length(watch_rows) > watch_room THEN
         watch_rows := NULL;
         watch_resync := {literal(wire.TOO_LARGE)};
       END IF;
-    END IF;"""
+{_notify_alone(watch, "watch_rows", "      ")}
+    END IF;""".replace("\n\n", "\n")
 
 
 def _statement_level(watch: TableWatch) -> str:
@@ -241,21 +265,52 @@ def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
     passed = "".join(f", {_sql(watch, column, alias)} AS k{i}" for i, column in enumerate(watch.always))
     key = " || ',' || ".join(wire.encode_sql(c.type, f"watch_piece.k{i}") for i, c in enumerate(watch.always))
     where = f"\n        WHERE {condition}" if condition else ""
+    too_long = f"""\
+        IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
+{_log_alone(watch, "watch_piece.j", "          ")}
+          watch_piece.j := {_partial(key)};
+          IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
+            watch_piece.j := NULL;
+            watch_resync := {literal(wire.TOO_LARGE)};
+          END IF;
+{_notify_alone(watch, "watch_piece.j", "          ")}
+          CONTINUE WHEN watch_piece.j IS NULL;
+        END IF;
+"""
     return f"""\
       watch_rows := NULL;
       FOR watch_piece IN
-        SELECT '[' || {row} || ']' AS j{passed}
+        SELECT '[' || {row} || ']' AS j{passed if watch.is_notified else ""}
 {_source(watch, "{}", "        ")}{where}
       LOOP
-        IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-          watch_piece.j := {_partial(key)};
-          IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-            watch_resync := {literal(wire.TOO_LARGE)};
-            CONTINUE;
-          END IF;
-        END IF;
-{_append(watch)}
-      END LOOP;"""
+{too_long if watch.is_notified else ""}{_append(watch)}
+      END LOOP;""".replace("\n\n", "\n")
+
+
+def _log_alone(watch: TableWatch, row: str, indent: str) -> str:
+    """A row too long to be notified of is logged in full, in its place behind the rows before it."""
+    if not watch.is_durable:
+        return ""
+    return f"""\
+{indent}IF {row} IS DISTINCT FROM watch_rows AND watch_rows IS NOT NULL THEN
+{_emit(watch, _ROWS, indent + "  ")}
+{indent}  watch_rows := NULL;
+{indent}END IF;
+{_log(watch, f"watch_head || {row} || ']}}'", indent)}"""
+
+
+def _notify_alone(watch: TableWatch, row: str, indent: str) -> str:
+    """And what is notified of it, its key or a resync, is not logged as well."""
+    if not watch.is_durable:
+        return ""
+    return f"""\
+{indent}IF watch_resync IS NULL THEN
+{_notify(watch, f"watch_head || {row} || ']}}'", indent + "  ")}
+{indent}ELSE
+{_notify(watch, _RESYNC, indent + "  ")}
+{indent}END IF;
+{indent}watch_resync := NULL;
+{indent}{row} := NULL;"""
 
 
 def _append(watch: TableWatch) -> str:

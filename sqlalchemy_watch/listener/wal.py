@@ -1,0 +1,427 @@
+"""The WAL source: a thread that reads logical messages from a replication slot, in commit order.
+
+The server keeps its log from where the consumer group last acknowledged, so a slow consumer simply stops
+reading: nothing is ever dropped. Status updates go on meanwhile, so that `wal_sender_timeout` does not cut
+the connection. A transaction is acknowledged when its last receiver has returned; what is sent again after
+a lost connection, and has been taken already, is passed over.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import psycopg
+from psycopg import errors, sql
+from psycopg.pq import ExecStatus
+
+from ..errors import ConfigurationError, SlotError, UnsupportedServerError
+from . import slots
+from .queue import CaughtUp, Committed, Connected, Disconnected, Notification, Resync, WaitingQueue
+from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, parse_lsn, status_update
+from .stats import Stats
+
+log = logging.getLogger(__name__)
+
+#: Prefix of our logical messages; the channel follows.
+PREFIX = "sqlalchemy_watch/"
+
+#: The channel of `catch_up`'s tokens.
+TOKENS = "token"
+
+#: Seconds between attempts to become the active consumer, while another one is.
+STANDBY_INTERVAL = 1.0
+
+#: Seconds between acknowledgements at the least, unless somebody waits for one.
+ACKNOWLEDGE_INTERVAL = 0.05
+
+SLOT_LOST = "the server gave up the log that the slot needed, or the slot was dropped: events in between are lost"
+SERVER_CHANGED = "the server's log is another one than before (restored, or failed over without this slot)"
+
+
+class Connecting(Protocol):
+    """Opens a connection as the engine would; with `replication`, to a walsender."""
+
+    def __call__(self, *, replication: bool = False) -> psycopg.Connection[Any]: ...
+
+
+class WalSource:
+    """Becomes the active consumer of a group, reads, acknowledges, reconnects."""
+
+    def __init__(
+        self,
+        connect: Connecting,
+        group: str,
+        channels: frozenset[str],
+        queue: WaitingQueue,
+        stats: Stats,
+        heartbeat: tuple[float, float],
+        backoff: Callable[[], Any],
+        on_connected: Callable[[psycopg.Connection[Any]], None],
+    ) -> None:
+        self._connect, self._group, self._channels = connect, group, channels
+        self._queue, self._stats = queue, stats
+        self._interval, self._timeout = heartbeat
+        self._make_backoff = backoff
+        self._on_connected = on_connected
+        self._tokens: dict[str, threading.Event] = {}
+        self._lock = threading.Lock()
+        self._wake_in, self._wake_out = socket.socketpair()
+        self._wake_in.setblocking(False)
+        self._wake_out.setblocking(False)
+        self._stopping = threading.Event()
+        self._position = _Position()
+        self._acknowledged = 0
+        self._had_slot = False
+        #: Set once the slot is read, or waited for behind another consumer, or can't be.
+        self.settled = threading.Event()
+        self.error: BaseException | None = None
+        self.listening = False
+        self.thread = threading.Thread(target=self._run, name="sqlalchemy-watch-wal", daemon=True)
+        queue.on_space = self._wake
+
+    def stop(self) -> None:
+        """Let the thread send what is acknowledged, and end."""
+        self._stopping.set()
+        self._wake()
+
+    def acknowledge(self, end_lsn: int) -> None:
+        """All up to there has been dispatched; called by the dispatch thread, in order."""
+        self._acknowledged = end_lsn
+        self._wake()
+
+    def send_token(self, done: threading.Event) -> None:
+        """Set `done` when all that is committed by now has been dispatched and acknowledged."""
+        token = uuid.uuid4().hex
+        with self._lock:
+            self._tokens[token] = done
+        with self._connect() as connection:
+            connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [PREFIX + TOKENS, token])
+
+    def forget_token(self, done: threading.Event) -> None:
+        """Stop waiting for a token."""
+        with self._lock:
+            self._tokens = {token: event for token, event in self._tokens.items() if event is not done}
+
+    def _wake(self) -> None:
+        try:
+            self._wake_in.send(b"x")
+        except OSError:  # awake anyway, or gone
+            pass
+
+    def _run(self) -> None:
+        backoff = self._make_backoff()
+        while not self._stopping.is_set():
+            failure: BaseException | None = None
+            try:
+                self._prepare()
+                with self._connect(replication=True) as connection:
+                    self._check_server(connection)
+                    stream = _Stream(connection, self)
+                    if self._start_when_free(stream):
+                        backoff = self._make_backoff()
+                        self._announce()
+                        stream.run()
+            except (UnsupportedServerError, SlotError, ConfigurationError) as error:
+                failure = error
+                if not self.settled.is_set():
+                    self.error = error
+                    self.settled.set()
+                    return
+            except Exception as error:
+                failure = error
+            self._note_loss(failure)
+            if not self._stopping.is_set():
+                delay = backoff.next()
+                log.warning("not reading slot %r (%s): trying again in %.1f s", self._group, _line(failure), delay)
+                self._stopping.wait(delay)
+
+    def _note_loss(self, failure: BaseException | None) -> None:
+        self.error = failure
+        if self.listening:
+            self.listening = False
+            self._stats.connected_since = None
+            self._stats.active = False
+            if not self._stopping.is_set():
+                self._queue.put_control(Disconnected(failure))
+
+    def _prepare(self) -> None:
+        """Have publication and slot, and say so where the slot had to be made anew."""
+        with self._connect() as connection:
+            slots.ensure_publication(connection)
+            lost = any(slot.is_lost for slot in slots.read_slots(connection, self._group))
+            made = slots.ensure_slot(connection, self._group)
+            self._on_connected(connection)
+        if made and (self._had_slot or lost):
+            self._position = _Position()
+            self._queue.put_control(Resync(SLOT_LOST))
+        elif made:
+            log.info("made the slot %r: events from now on are kept for this consumer group", self._group)
+        self._had_slot = True
+
+    def _check_server(self, connection: psycopg.Connection[Any]) -> None:
+        result = connection.pgconn.exec_(b"IDENTIFY_SYSTEM")
+        if result.status != ExecStatus.TUPLES_OK:
+            raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
+        identity = bytes(result.get_value(0, 0) or b"").decode()
+        written = parse_lsn(bytes(result.get_value(0, 2) or b"0/0").decode())
+        if self._position.identity not in (None, identity) or written < self._acknowledged:
+            self._position = _Position()
+            self._acknowledged = 0
+            self._queue.put_control(Resync(SERVER_CHANGED))
+        self._position.identity = identity
+        if self._position.known_new_from is None:
+            self._position.known_new_from = written
+
+    def _start_when_free(self, stream: _Stream) -> bool:
+        """Start reading; while another consumer is active, stand by."""
+        waiting = False
+        while not self._stopping.is_set():
+            try:
+                stream.start(self._group, self._acknowledged)
+                return True
+            except errors.ObjectInUse:
+                if not waiting:
+                    log.info("another consumer of %r is active: standing by", self._group)
+                waiting = True
+                self.settled.set()
+                self._stopping.wait(STANDBY_INTERVAL * random.uniform(0.5, 1.0))
+        return False
+
+    def _announce(self) -> None:
+        if self._stats.active is not None and self._stats.ever_connected:
+            self._stats.reconnects += 1
+        self.listening, self.error = True, None
+        self._stats.active = self._stats.ever_connected = True
+        self._stats.connected_since = datetime.now(UTC)
+        self._queue.put_control(Connected())
+        self.settled.set()
+
+    def take(self, received: Begin | LogicalMessage | Commit) -> None:
+        """Pass a piece of a transaction on, unless it has been taken before."""
+        position = self._position
+        if isinstance(received, Begin):
+            position.begin(received)
+        elif isinstance(received, Commit):
+            if position.commit(received):
+                self._queue.put_control(Committed(received.end_lsn))
+                for done in position.take_tokens():
+                    self._queue.put_control(CaughtUp(done))
+        elif received.transactional and received.prefix.startswith(PREFIX):
+            self._take_message(received.prefix[len(PREFIX) :], received.content)
+
+    def _take_message(self, channel: str, content: bytes) -> None:
+        position = self._position
+        if channel == TOKENS:
+            with self._lock:
+                done = self._tokens.pop(content.decode(errors="replace"), None)
+            if done is not None:
+                position.tokens.append(done)
+        elif channel in self._channels and position.message():
+            self._stats.notifications += 1
+            self._queue.put([Notification(channel, content, position.commit_lsn, position.redelivered)])
+
+    @property
+    def all_taken(self) -> bool:
+        """Whether nothing that was received waits for its acknowledgement."""
+        return self._position.in_transaction is False and self._position.last_end <= self._acknowledged
+
+
+class _Position:
+    """Where in the log this process is, and what of it has been taken."""
+
+    def __init__(self) -> None:
+        self.identity: str | None = None
+        #: Commits after this can't have been delivered to an earlier process.
+        self.known_new_from: int | None = None
+        self.in_transaction = False
+        self.commit_lsn = 0
+        self.redelivered: bool | None = None
+        self.tokens: list[threading.Event] = []
+        #: The newest transaction taken in full, and how much of the one after it.
+        self._taken_commit = 0
+        self.last_end = 0
+        self._partly_taken: tuple[int, int] = (0, 0)
+        self._messages = 0
+
+    def begin(self, begin: Begin) -> None:
+        self.in_transaction = True
+        self.commit_lsn = begin.commit_lsn
+        self._messages = 0
+        new_from = self.known_new_from
+        self.redelivered = None if new_from is None or begin.commit_lsn <= new_from else False
+
+    def message(self) -> bool:
+        """Whether this message of the transaction is to be taken."""
+        self._messages += 1
+        lsn, count = self._partly_taken
+        if self.commit_lsn <= self._taken_commit or (lsn == self.commit_lsn and self._messages <= count):
+            return False
+        self._partly_taken = (self.commit_lsn, self._messages)
+        return True
+
+    def commit(self, commit: Commit) -> bool:
+        """Whether the end of the transaction is to be passed on."""
+        self.in_transaction = False
+        if commit.commit_lsn <= self._taken_commit:
+            return bool(self.tokens)
+        self._taken_commit = commit.commit_lsn
+        self.last_end = commit.end_lsn
+        return True
+
+    def take_tokens(self) -> list[threading.Event]:
+        tokens, self.tokens = self.tokens, []
+        return tokens
+
+
+class _Stream:
+    """One walsender connection."""
+
+    def __init__(self, connection: psycopg.Connection[Any], source: WalSource) -> None:
+        self._pgconn = connection.pgconn
+        self._source = source
+        self._received = 0
+        self._sent_acknowledged = -1
+        self._sent_at = 0.0
+        self._asked_at: float | None = None
+        self._heard_at = time.monotonic()
+
+    def start(self, slot: str, acknowledged: int) -> None:
+        """START_REPLICATION.
+
+        :raises psycopg.errors.ObjectInUse: while another consumer is active.
+        """
+        command = sql.SQL(
+            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')"
+        )
+        text = command.format(sql.Identifier(slot), sql.SQL(format_lsn(acknowledged)), _quoted_list(slots.PUBLICATION))
+        self._pgconn.send_query(text.as_bytes(None))
+        self._pgconn.flush()
+        deadline = time.monotonic() + self._source._timeout
+        while self._pgconn.is_busy():
+            if not self._readable(deadline - time.monotonic()):
+                raise psycopg.OperationalError("no answer to START_REPLICATION")
+            self._pgconn.consume_input()
+        result = self._pgconn.get_result()
+        if result is None or result.status == ExecStatus.COPY_BOTH:
+            return
+        while self._pgconn.get_result() is not None:
+            pass
+        raise _error(result)
+
+    def run(self) -> None:
+        """Read until stopped.
+
+        :raises psycopg.Error: where the connection is lost, or silent for too long.
+        """
+        while not self._source._stopping.is_set():
+            self._take_all()
+            self._send_due()
+            self._wait()
+        self._send_status(reply_wanted=False)  # what was acknowledged last
+        self._pgconn.put_copy_end()
+        self._pgconn.flush()
+
+    def _take_all(self) -> None:
+        queue = self._source._queue
+        while not queue.full:
+            size, data = self._pgconn.get_copy_data(1)
+            if size == 0:
+                return
+            if size < 0:
+                result = self._pgconn.get_result()
+                raise psycopg.OperationalError("the server ended the stream") if result is None else _error(result)
+            self._heard_at, self._asked_at = time.monotonic(), None
+            received = parse(data)
+            if isinstance(received, Keepalive):
+                self._received = max(self._received, received.wal_end)
+                if received.reply_wanted:
+                    self._send_status(reply_wanted=False)
+            elif isinstance(received, (Begin, LogicalMessage, Commit)):
+                if isinstance(received, Commit):
+                    self._received = max(self._received, received.end_lsn)
+                self._source.take(received)
+
+    def _send_due(self) -> None:
+        now = time.monotonic()
+        source = self._source
+        paused = source._queue.full
+        if self._asked_at is not None and not paused and now - self._asked_at > source._timeout:
+            raise psycopg.OperationalError(f"no answer to the heartbeat within {source._timeout:g} s")
+        if self._acknowledgeable != self._sent_acknowledged and now - self._sent_at >= ACKNOWLEDGE_INTERVAL:
+            self._send_status(reply_wanted=False)
+        if (
+            now - max(self._heard_at, self._asked_at or 0.0) >= source._interval
+            or now - self._sent_at >= source._interval
+        ):
+            self._send_status(reply_wanted=True)
+            self._asked_at = self._asked_at or now
+
+    @property
+    def _acknowledgeable(self) -> int:
+        # With nothing under way, writes to unwatched tables are acknowledged too: the slot must not hold the
+        # disk for nothing.
+        source = self._source
+        return max(source._acknowledged, self._received) if source.all_taken else source._acknowledged
+
+    def _send_status(self, *, reply_wanted: bool) -> None:
+        acknowledged = self._acknowledgeable
+        self._pgconn.put_copy_data(status_update(self._received, acknowledged, reply_wanted=reply_wanted))
+        self._pgconn.flush()
+        self._sent_acknowledged, self._sent_at = acknowledged, time.monotonic()
+        self._source._stats.acknowledged = format_lsn(acknowledged)
+
+    def _wait(self) -> None:
+        source = self._source
+        now = time.monotonic()
+        seconds = source._interval - (now - self._sent_at)
+        if self._acknowledgeable != self._sent_acknowledged:
+            seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
+        if self._asked_at is not None:
+            seconds = min(seconds, source._timeout - (now - self._asked_at))
+        watched = [source._wake_out] if source._queue.full else [source._wake_out, self._pgconn.socket]
+        ready = _poll(watched, max(0.0, seconds))
+        if source._wake_out.fileno() in ready:
+            _drain(source._wake_out)
+        if self._pgconn.socket in ready:
+            self._pgconn.consume_input()
+
+    def _readable(self, seconds: float) -> bool:
+        return bool(_poll([self._pgconn.socket], max(0.0, seconds)))
+
+
+def _poll(watched: list[Any], seconds: float) -> set[int]:
+    if hasattr(select, "poll"):
+        poll = select.poll()
+        for file in watched:
+            poll.register(file, select.POLLIN)
+        return {fd for fd, _ in poll.poll(seconds * 1000)}
+    return {f if isinstance(f, int) else f.fileno() for f in select.select(watched, [], [], seconds)[0]}
+
+
+def _drain(wakes: socket.socket) -> None:
+    try:
+        while wakes.recv(4096):
+            pass
+    except OSError:
+        pass
+
+
+def _quoted_list(name: str) -> sql.Composable:
+    return sql.Literal('"' + name + '"')
+
+
+def _error(result: Any) -> psycopg.Error:
+    return errors.error_from_result(result)
+
+
+def _line(error: BaseException | None) -> str:
+    return str(error or "the stream ended").strip().replace("\n", " ")
