@@ -324,7 +324,7 @@ def check_delivery(owner: str, delivery: object) -> Delivery:
         raise ConfigurationError(
             f"{owner}: delivery {delivery!r} is unknown: allowed are {', '.join(map(repr, DELIVERIES))}"
         )
-    return cast(Delivery, delivery)
+    return delivery
 
 
 def file_watch(metadata: MetaData, watch: TableWatch) -> None:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import ListenerError, PayloadError
-from ..events import Event
+from ..events import Event, Message
 from ..signals import Delivery
-from .payload import Decoded, read_fields
+from .payload import Decoded, Row, read_fields
 from .queue import CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
 from .routes import Route, Router
 from .stats import Stats
@@ -87,16 +87,16 @@ class Dispatcher:
                 notification.channel, len(notification.payload), error,
             )  # fmt: skip
             return
-        self._deliver(route, decoded)
+        self._deliver(notification, route, decoded)
         if decoded.resync is not None:
             self._on_control(Resync(decoded.resync))
 
-    def _deliver(self, route: Route, decoded: Decoded) -> None:
+    def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
         message, stats = decoded.message, self._stats
         if decoded.rows:
             stats.lag = (datetime.now(UTC) - message.emitted_at).total_seconds()
         undecided = False
-        for row in decoded.rows:
+        for index, row in enumerate(decoded.rows):
             if self._stopped.done():
                 return
             stats.events += 1
@@ -107,7 +107,7 @@ class Dispatcher:
                     if not plan and not signal.has_filters:
                         continue
                     if event is None:
-                        event = Event(sender, message, row.values, row.old, row.changed, row.partial)
+                        event = self._event(notification, sender, message, row, index)
                     if plan:
                         self._call(plan, sender, event)
                     if signal.has_filters:
@@ -118,11 +118,16 @@ class Dispatcher:
         if undecided:
             self._on_control(Resync(UNDECIDED))
 
+    def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
+        return Event(sender, message, row.values, row.old, row.changed, row.partial)
+
     def _call(self, plan: tuple[Delivery, ...], sender: Any, event: Event[Any]) -> None:
-        coroutines: list[Delivery] = []
+        """Call receivers; those that failed are dealt with when all have been called."""
+        coroutines: list[Delivery] | None = None
+        failures: list[tuple[Delivery, BaseException]] | None = None
         for delivery in plan:
             if delivery.is_async:
-                coroutines.append(delivery)
+                coroutines = [*(coroutines or ()), delivery]
                 continue
             receiver = delivery.resolve()
             if receiver is None:
@@ -133,13 +138,18 @@ class Dispatcher:
                 else:
                     receiver(sender, event=event)
             except BaseException as error:
-                self._failed(receiver, event, error)
+                failures = [*(failures or ()), (delivery, error)]
         if coroutines:
-            self._await(coroutines, sender, event)
+            failures = [*(failures or ()), *self._await(coroutines, sender, event)]
+        for delivery, error in failures or ():
+            self._failed(delivery, sender, event, error)
 
-    def _await(self, deliveries: list[Delivery], sender: Any, event: Event[Any]) -> None:
+    def _await(
+        self, deliveries: list[Delivery], sender: Any, event: Event[Any]
+    ) -> list[tuple[Delivery, BaseException]]:
         """Run coroutine receivers side by side, and wait for them: events stay in order and bounded."""
-        running: dict[concurrent.futures.Future[Any], Any] = {}
+        running: dict[concurrent.futures.Future[Any], Delivery] = {}
+        failures: list[tuple[Delivery, BaseException]] = []
         for delivery in deliveries:
             receiver = delivery.resolve()
             if receiver is None:
@@ -147,17 +157,18 @@ class Dispatcher:
             loop = delivery.loop or self._loop
             if loop is None or loop.is_closed():
                 state = "is closed" if loop is not None else "was not running"
-                self._failed(receiver, event, ListenerError(
+                unrunnable = ListenerError(
                     f"the event loop in which the coroutine receiver {receiver!r} was connected {state}: connect it, "
                     f"or start the listener, inside a running loop"
-                ))  # fmt: skip
+                )
+                failures.append((delivery, unrunnable))
                 continue
             call = receiver(sender, event) if delivery.positional else receiver(sender, event=event)
             try:
-                running[asyncio.run_coroutine_threadsafe(call, loop)] = receiver
+                running[asyncio.run_coroutine_threadsafe(call, loop)] = delivery
             except RuntimeError as error:
                 call.close()
-                self._failed(receiver, event, error)
+                failures.append((delivery, error))
         pending = set(running)
         while pending and not self._stopped.done():
             done, pending = concurrent.futures.wait(
@@ -167,8 +178,10 @@ class Dispatcher:
             for future in done - {self._stopped}:
                 raised = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
                 if raised is not None:
-                    self._failed(running[future], event, raised)
+                    failures.append((running[future], raised))
+        return failures
 
-    def _failed(self, receiver: Any, event: Event[Any], error: BaseException) -> None:
+    def _failed(self, delivery: Delivery, sender: Any, event: Event[Any], error: BaseException) -> None:
+        """Say that a receiver failed; it is not called again."""
         self._stats.failed_receivers += 1
-        self._on_failure(receiver, event, error)
+        self._on_failure(delivery.resolve(), event, error)
