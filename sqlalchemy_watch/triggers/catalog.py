@@ -163,6 +163,14 @@ class WatchStatus:
         """Whether replacing the function alone would not do."""
         return self.watch is None or self.installed is None or bool(trigger_problems(self.watch, self.installed))
 
+    @property
+    def trigger_has_other_shape(self) -> bool:
+        """Whether switching the trigger on would not do."""
+        trigger = self.installed.trigger if self.installed is not None else None
+        if self.watch is None or self.installed is None or trigger is None:
+            return True
+        return bool(trigger_problems(self.watch, replace(self.installed, trigger=replace(trigger, enabled="O"))))
+
 
 class Reading(NamedTuple):
     """What the catalog says of an application's watches."""
@@ -170,6 +178,8 @@ class Reading(NamedTuple):
     items: list[WatchStatus]
     #: Functions that begin with our mark, which can't be read any further: nobody can say whose they are.
     unreadable: list[InstalledFunction]
+    #: The schema of each table that exists, by oid, as the declaration spells it.
+    declared_schemas: dict[int, str | None]
 
 
 def fetcher(connection: Connection) -> Fetch:
@@ -205,14 +215,14 @@ def read_catalog(
     items = [_watch_status(watch, relation, find(watch, relation)) for watch, relation in pairs]
 
     matched = {item.installed.key for item in items if item.installed is not None}
-    considered = {relations[place].oid for place in places if place in relations}
+    considered = {relations[place].oid: place[0] for place in places if place in relations}
     for function in functions:
         if function.key in matched or (function.trigger is None and function.name_key in needed):
             continue
         if _is_ours(function, applications, considered, relations):
             items.append(_orphan(function))
     unreadable = {f.name_key: f for f in functions if f.looks_marked and f.mark is None}
-    return Reading(_mark_shared(items, functions, needed), list(unreadable.values()))
+    return Reading(_mark_shared(items, functions, needed), list(unreadable.values()), considered)
 
 
 class _Finder:

@@ -94,13 +94,26 @@ def revoke_execute(watch: TableWatch) -> str:
 
 
 def create_trigger(watch: TableWatch) -> str:
-    old, new = transition_tables(watch)
-    names = [f"OLD TABLE AS {old}"] * bool(old) + [f"NEW TABLE AS {new}"] * bool(new)
+    return trigger_text(
+        watch.trigger_name,
+        f"AFTER {_EVENTS[watch.operation]}",
+        _table(watch),
+        transition_tables(watch),
+        "ROW" if watch.level == "row" and watch.operation != "truncated" else "STATEMENT",
+        _function(watch),
+    )
+
+
+def trigger_text(
+    name: str, events: str, table: str, transition: tuple[str | None, str | None], level: str, function: str
+) -> str:
+    """`CREATE TRIGGER`; all but `name` and the names of the transition tables is quoted already."""
+    old, new = transition
+    names = [f"OLD TABLE AS {quote(old)}"] if old else []
+    names += [f"NEW TABLE AS {quote(new)}"] if new else []
     referencing = f" REFERENCING {' '.join(names)}" if names else ""
-    level = "ROW" if watch.level == "row" and watch.operation != "truncated" else "STATEMENT"
     return (
-        f"CREATE TRIGGER {quote(watch.trigger_name)} AFTER {_EVENTS[watch.operation]} ON {_table(watch)}"
-        f"{referencing} FOR EACH {level} EXECUTE FUNCTION {_function(watch)}()"
+        f"CREATE TRIGGER {quote(name)} {events} ON {table}{referencing} FOR EACH {level} EXECUTE FUNCTION {function}()"
     )
 
 

@@ -1,0 +1,8 @@
+"""Alembic sees watches: `alembic revision --autogenerate` writes their triggers into the migration.
+
+plugin       what Alembic loads; imports nothing that can fail
+compare      declarations and database become operations
+states       a watch as it is declared, and as the database holds it, as statements
+operations   the operation, from one state to another
+render       the operation as lines of a migration
+"""

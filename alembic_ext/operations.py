@@ -1,0 +1,48 @@
+"""The operation: a watch goes from one state to another."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic.operations.ops import MigrateOperation
+
+from .states import NOTHING, State
+
+
+class WatchOp(MigrateOperation):
+    """Take the watch of a table from one state to another; reversing it swaps them.
+
+    :param table: as the declaration, or the function's mark, names it (`Table.key`).
+    :param label: the signal's name.
+    :param reason: why, in words.
+    :param aside: whether this makes way for another operation, or comes back after it.
+    """
+
+    def __init__(
+        self, table: str, label: str, old: State, new: State, *, reason: str = "", aside: bool = False
+    ) -> None:
+        self.table = table
+        self.label = label
+        self.old = old
+        self.new = new
+        self.reason = reason
+        self.aside = aside
+
+    @property
+    def verb(self) -> str:
+        """What it does, in a word or two."""
+        if self.aside:
+            return "step aside" if self.new.trigger is None else "step back"
+        if self.new == NOTHING:
+            return "remove"
+        return "add" if self.old == NOTHING else "change"
+
+    def reverse(self) -> WatchOp:
+        return WatchOp(self.table, self.label, self.new, self.old, aside=self.aside)
+
+    def to_diff_tuple(self) -> tuple[Any, ...]:
+        return (f"{self.verb.replace(' ', '_')}_watch", self.table, self.label, self.reason)
+
+    def statements(self) -> list[str]:
+        """The SQL of it, in order, one statement each."""
+        return self.old.leave(self.new) + self.new.enter(self.old)

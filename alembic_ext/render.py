@@ -1,0 +1,78 @@
+"""The operation as lines of a migration: plain `op.execute(...)`, which need this library no more.
+
+What can't travel unharmed stands in another spelling of the same. `text()` reads `:name` as a parameter; a
+percent sign is doubled for some drivers, and in `--sql` mode never halved again; a tab becomes spaces there.
+"""
+
+from __future__ import annotations
+
+import re
+
+from alembic.autogenerate import renderers
+from alembic.autogenerate.api import AutogenContext
+
+from .operations import WatchOp
+
+
+def register() -> None:
+    """Tell Alembic how to render the operation."""
+    renderers.dispatch_for(WatchOp, replace=True)(render_watch)
+
+
+def render_watch(context: AutogenContext, operation: WatchOp) -> list[str]:
+    """A comment that says what it is, then one `op.execute` for each statement."""
+    prefix = context.opts["alembic_module_prefix"] or ""
+    comment = f"# watch: {operation.verb} {operation.table!r}, signal {operation.label!r}"
+    statements = operation.statements()
+    return ["\n".join([comment, *(f"{prefix}execute({_argument(sql)})" for sql in statements)])] if statements else []
+
+
+def _argument(sql: str) -> str:
+    """The statement as Python literals, one a line: no editor, and no re-indenting, changes what is inside."""
+    lines = [repr(line) for line in re.findall(r"[^\n]*\n|[^\n]+", escape_colons(without_percent(sql)))]
+    return lines[0] if len(lines) == 1 else "".join(["\n", *(f"    {line}\n" for line in lines)])
+
+
+def escape_colons(sql: str) -> str:
+    r"""The text that `text()` turns into this SQL, under SQLAlchemy 2.0 as under 2.1.
+
+    A cast (`::name`) is left as it is. Colons that touch a backslash, or each other in other ways, depend on
+    details of the expressions that `text()` is read with: then all of them are escaped.
+    """
+    if re.search(r"\\:|:::|(?<!:):\w+:", sql):
+        return sql.replace(":", r"\:")
+    return re.sub(r"(?<!:):(?=\w)", r"\:", sql)
+
+
+#: A dollar-quoted literal, a quoted name, a literal. What is between them is ASCII of ours and of PostgreSQL.
+_QUOTED = re.compile(
+    r"""(?P<tag>\$\w*\$)(?P<body>.*?)(?P=tag) | "(?P<name>(?:[^"]|"")+)" | (?P<e>E?)'(?P<literal>(?:[^']|'')*)'""",
+    re.DOTALL | re.VERBOSE,
+)
+_HARMED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f%]")
+
+
+def without_percent(sql: str) -> str:
+    """The same statement, with neither a percent sign nor a control character in it."""
+    return _QUOTED.sub(_respelled, sql) if _HARMED.search(sql) else sql
+
+
+def _respelled(match: re.Match[str]) -> str:
+    if not _HARMED.search(match[0]):
+        return match[0]
+    if match["name"] is not None:
+        name: str = match["name"].replace("\\", "\\\\")
+        return f'U&"{_HARMED.sub(_code_point, name)}"'
+    if match["tag"]:
+        text = match["body"].replace("\\", "\\\\").replace("'", "''")
+    else:
+        text = match["literal"] if match["e"] else match["literal"].replace("\\", "\\\\")
+    return f"E'{_HARMED.sub(_hex, text)}'"
+
+
+def _code_point(match: re.Match[str]) -> str:
+    return f"\\{ord(match[0]):04x}"
+
+
+def _hex(match: re.Match[str]) -> str:
+    return f"\\x{ord(match[0]):02x}"

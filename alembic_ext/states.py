@@ -1,0 +1,158 @@
+"""A watch as statements: as it is declared, and as the database holds it.
+
+A downgrade is made of what the database holds, not of what today's library would make: function text comes
+from `pg_get_functiondef`, with the name as the declaration spells it, so that it works in every tenant's schema.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from sqlalchemy_watch.spec import TableWatch
+from sqlalchemy_watch.triggers import ddl
+from sqlalchemy_watch.triggers.body import qualified, quote
+from sqlalchemy_watch.triggers.catalog import InstalledFunction, InstalledTrigger, WatchStatus
+
+_MODES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+_TIMING_BITS = ((2, "BEFORE"), (64, "INSTEAD OF"))
+_EVENT_BITS = ((4, "INSERT"), (8, "DELETE"), (16, "UPDATE"), (32, "TRUNCATE"))
+_ROW_BIT = 1
+
+_NAME = r'(?:"(?:[^"]|"")*"|\w+)'
+_EVENT = rf"(?:INSERT|DELETE|TRUNCATE|UPDATE(?: OF {_NAME}(?:, {_NAME})*)?)"
+#: What `pg_get_triggerdef` gives: always with the table's schema, and at times with the function's.
+_SPELLED_TRIGGER = re.compile(
+    rf"^(?P<head>CREATE (?:CONSTRAINT )?TRIGGER {_NAME} (?:BEFORE|AFTER|INSTEAD OF) {_EVENT}(?: OR {_EVENT})*)"
+    rf" ON {_NAME}\.{_NAME} (?P<middle>.*) EXECUTE FUNCTION {_NAME}(?:\.{_NAME})?"
+    r"(?P<arguments>\((?:E?'(?:[^']|'')*'(?:, )?)*\))$",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Function:
+    """A trigger function; `grants` are those that a new one needs beside its owner's."""
+
+    name: str
+    create: str
+    grants: tuple[str, ...] | None = ()
+
+    def permissions(self) -> list[str]:
+        """What has to follow its creation."""
+        if self.grants is None:
+            return []
+        lines = [] if "PUBLIC" in self.grants else [f"REVOKE ALL ON FUNCTION {self.name}() FROM PUBLIC"]
+        others = [grantee for grantee in self.grants if grantee != "PUBLIC"]
+        return lines + [f"GRANT EXECUTE ON FUNCTION {self.name}() TO {grantee}" for grantee in others]
+
+
+@dataclass(frozen=True)
+class Trigger:
+    """A trigger; `create` is None for one that is known to be absent, here at least."""
+
+    name: str
+    table: str
+    create: str | None
+    mode: str = "O"
+
+    def switch(self) -> str:
+        """Brings it into its mode."""
+        return f"ALTER TABLE {self.table} {_MODES[self.mode]} TRIGGER {quote(self.name)}"
+
+    @property
+    def drop(self) -> str:
+        return f"DROP TRIGGER IF EXISTS {quote(self.name)} ON {self.table}"
+
+    def differs_in_mode_alone(self, other: Trigger | None) -> bool:
+        return other is not None and self != other and replace(self, mode=other.mode) == other
+
+
+@dataclass(frozen=True)
+class State:
+    """What there is of a watch."""
+
+    function: Function | None = None
+    trigger: Trigger | None = None
+
+    def leave(self, new: State) -> list[str]:
+        """What has to go."""
+        lines = []
+        trigger, function = self.trigger, self.function
+        if trigger is not None and trigger != new.trigger and not trigger.differs_in_mode_alone(new.trigger):
+            lines.append(trigger.drop)
+        if function is not None and (new.function is None or new.function.name != function.name):
+            lines.append(f"DROP FUNCTION IF EXISTS {function.name}()")
+        return lines
+
+    def enter(self, old: State) -> list[str]:
+        """What has to come."""
+        lines = []
+        trigger, function = self.trigger, self.function
+        if function is not None and function != old.function:
+            lines.append(function.create)
+            if old.function is None or old.function.name != function.name:
+                lines += function.permissions()
+        if trigger is None or trigger.create is None or trigger == old.trigger:
+            return lines
+        if trigger.differs_in_mode_alone(old.trigger):
+            return [*lines, trigger.switch()]
+        return [*lines, trigger.create, *([trigger.switch()] if trigger.mode != "O" else [])]
+
+
+NOTHING = State()
+
+
+def declared_state(watch: TableWatch) -> State:
+    """What the declaration asks for."""
+    return State(
+        Function(qualified(watch.schema, watch.function_name), ddl.create_function(watch)),
+        Trigger(watch.trigger_name, qualified(watch.schema, watch.table), ddl.create_trigger(watch)),
+    )
+
+
+def installed_state(item: WatchStatus, schema: str | None, table: str) -> State:
+    """What the database holds; of a declared watch, what does not differ is spelled as the declaration does.
+
+    :param schema: of the table, as it is declared.
+    """
+    found = item.installed
+    if found is None:
+        return NOTHING
+    declared = declared_state(item.watch) if item.watch is not None else NOTHING
+    function = _function(found, schema) if item.function_differs else declared.function
+    trigger: Trigger | None
+    if found.trigger is not None:
+        trigger = _trigger(found, found.trigger, schema)
+        if declared.trigger is not None and not item.trigger_has_other_shape:
+            trigger = replace(declared.trigger, mode=trigger.mode)
+    else:
+        # Of a left-over it is gone here; where the migration is replayed it may exist.
+        trigger = Trigger(found.name, qualified(schema, table), None) if item.watch is None else None
+    return State(None if item.shares_function else function, trigger)
+
+
+def _function_name(found: InstalledFunction, schema: str | None) -> str:
+    elsewhere = found.trigger is not None and found.schema != found.trigger.relation.schema
+    return qualified(found.schema if elsewhere else schema, found.name)
+
+
+def _function(found: InstalledFunction, schema: str | None) -> Function:
+    name = _function_name(found, schema)
+    return Function(name, f"CREATE OR REPLACE FUNCTION {name}{found.definition.rstrip()}", found.grants)
+
+
+def _trigger(found: InstalledFunction, trigger: InstalledTrigger, schema: str | None) -> Trigger:
+    table, function = qualified(schema, trigger.relation.name), _function_name(found, schema)
+    if trigger.plain:
+        bits = trigger.type_bits
+        timing = next((word for bit, word in _TIMING_BITS if bits & bit), "AFTER")
+        events = " OR ".join(word for bit, word in _EVENT_BITS if bits & bit)
+        level = "ROW" if bits & _ROW_BIT else "STATEMENT"
+        create = ddl.trigger_text(trigger.name, f"{timing} {events}", table, trigger.transition_tables, level, function)
+    else:
+        create = _SPELLED_TRIGGER.sub(
+            lambda m: f"{m['head']} ON {table} {m['middle']} EXECUTE FUNCTION {function}{m['arguments']}",
+            trigger.definition,
+        )
+    return Trigger(trigger.name, table, create, trigger.enabled)
