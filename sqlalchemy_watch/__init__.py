@@ -22,10 +22,12 @@ from .errors import (
     ListenerStartError,
     OwnershipError,
     PayloadError,
+    SlotError,
     UnsupportedServerError,
     WatchError,
 )
 from .events import Event
+from .listener.durable import RetryPolicy
 from .listener.listener import Listener
 from .listener.stats import Stats
 from .mapping import Watched, watch
@@ -54,6 +56,8 @@ __all__ = [
     "ListenerStartError",
     "OwnershipError",
     "PayloadError",
+    "RetryPolicy",
+    "SlotError",
     "Stats",
     "UnsupportedServerError",
     "Watch",

@@ -32,6 +32,9 @@ class Message:
     txid: int
     emitted_at: datetime
     context: Mapping[str, Any]
+    #: With durable delivery: where the transaction committed in the server's log.
+    lsn: int | None = None
+    redelivered: bool | None = None
 
 
 class Event(Generic[T]):
@@ -41,7 +44,7 @@ class Event(Generic[T]):
     attributes would give.
     """
 
-    __slots__ = ("_changed", "_message", "_model", "_old", "_partial", "_row")
+    __slots__ = ("_changed", "_message", "_model", "_old", "_partial", "_position", "_row")
 
     def __init__(
         self,
@@ -51,6 +54,7 @@ class Event(Generic[T]):
         old: Mapping[str, Any] | None = None,
         changed: frozenset[str] | None = None,
         partial: bool = False,
+        position: int | None = None,
     ) -> None:
         self._model = model
         self._message = message
@@ -58,6 +62,7 @@ class Event(Generic[T]):
         self._old = old
         self._changed = changed
         self._partial = partial
+        self._position = position
 
     @property
     def model(self) -> Any:
@@ -115,6 +120,30 @@ class Event(Generic[T]):
     def partial(self) -> bool:
         """Whether extra columns were left out of `values`, because the row would not fit."""
         return self._partial
+
+    @property
+    def lsn(self) -> int | None:
+        """Where the transaction committed in the server's log; None without durable delivery.
+
+        It grows from transaction to transaction, and is the same when the event is delivered again.
+        """
+        return self._message.lsn
+
+    @property
+    def position(self) -> int | None:
+        """The number of the event within its transaction, from 0; None without durable delivery.
+
+        `(lsn, position)` identifies an event, and grows from one to the next.
+        """
+        return self._position
+
+    @property
+    def redelivered(self) -> bool | None:
+        """Whether the event was delivered before; None where that can't be known.
+
+        An earlier process may have been stopped before it could acknowledge. False is certain.
+        """
+        return self._message.redelivered
 
     @overload
     def load(self, session: Session | scoped_session[Any]) -> T | None: ...

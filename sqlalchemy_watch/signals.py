@@ -317,6 +317,11 @@ class WatchSignal(EventSignal[T]):
                 plans.append(signal.plan(sender))
         return plans, undecided
 
+    def all_deliveries(self, sender: Any, event: Event[T]) -> list[Delivery]:
+        """Every receiver of the event, filtered ones included."""
+        filtered, _ = self.filtered_plans(sender, event)
+        return [*self.plan(sender), *(delivery for plan in filtered for delivery in plan)]
+
     @property
     def has_filters(self) -> bool:
         """Whether any filtered signal has receivers."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
@@ -18,7 +18,12 @@ APPLICATION_NAME = "sqlalchemy-watch"
 #: In seconds, where the engine's settings don't say.
 CONNECT_TIMEOUT = 10
 
-Connect = Callable[[], "psycopg.Connection[Any]"]
+
+class Connect(Protocol):
+    """Opens a connection as the engine would; with `replication`, to a walsender."""
+
+    def __call__(self, *, replication: bool = False) -> psycopg.Connection[Any]: ...
+
 
 _LISTEN_URL_HINT = "pass listen_url='postgresql://...' to the Listener"
 
@@ -61,20 +66,20 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None)
     if listen_url is not None:
         url = make_url(listen_url).set(drivername="postgresql+psycopg")
         args, parameters = create_engine(url).dialect.create_connect_args(url)
-        return lambda: _open(args, dict(parameters))
+        return lambda *, replication=False: _open(args, dict(parameters), replication)
     if sync.dialect.name != "postgresql":
         raise ConfigurationError(f"only PostgreSQL can be listened to, and this engine is for {sync.dialect.name}")
     captured = _capture(sync)
     if captured is None:
-        return lambda: _created(sync)
+        return lambda *, replication=False: _created(sync, replication)
 
-    def connect() -> psycopg.Connection[Any]:
+    def connect(*, replication: bool = False) -> psycopg.Connection[Any]:
         hook_args, hook_parameters = list(captured.args_given), dict(captured.parameters)
         for hook in tuple(sync.dialect.dispatch.do_connect):
             made = hook(sync.dialect, None, hook_args, hook_parameters)
             if made is not None:
-                return _checked(made, "a do_connect hook")
-        return _open(hook_args, translate(sync.dialect.driver, hook_parameters))
+                return _checked(made, "a do_connect hook", replication)
+        return _open(hook_args, translate(sync.dialect.driver, hook_parameters), replication)
 
     return connect
 
@@ -100,7 +105,7 @@ def _capture(engine: Engine) -> _Captured | None:
     return None
 
 
-def _created(engine: Engine) -> psycopg.Connection[Any]:
+def _created(engine: Engine, replication: bool) -> psycopg.Connection[Any]:
     if engine.dialect.is_async:
         raise ConfigurationError(
             f"the engine connects through async_creator, which a thread can't use: {_LISTEN_URL_HINT}"
@@ -108,10 +113,14 @@ def _created(engine: Engine) -> psycopg.Connection[Any]:
     fairy = engine.pool.recreate().connect()
     connection = fairy.dbapi_connection
     fairy.detach()
-    return _checked(connection, "the engine's creator")
+    return _checked(connection, "the engine's creator", replication)
 
 
-def _checked(connection: Any, source: str) -> psycopg.Connection[Any]:
+def _checked(connection: Any, source: str, replication: bool) -> psycopg.Connection[Any]:
+    if replication:
+        raise ConfigurationError(
+            f"{source} gives ready-made connections, and a slot needs one of its kind: {_LISTEN_URL_HINT}"
+        )
     if not isinstance(connection, psycopg.Connection):
         raise ConfigurationError(
             f"{source} gives a {type(connection).__module__}.{type(connection).__name__}, and the listener needs a "
@@ -122,9 +131,11 @@ def _checked(connection: Any, source: str) -> psycopg.Connection[Any]:
     return connection
 
 
-def _open(args: Any, parameters: dict[str, Any]) -> psycopg.Connection[Any]:
+def _open(args: Any, parameters: dict[str, Any], replication: bool) -> psycopg.Connection[Any]:
     parameters.update(application_name=APPLICATION_NAME, autocommit=True, client_encoding="utf8")
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT)
+    if replication:
+        parameters["replication"] = "database"
     for mine in ("row_factory", "cursor_factory", "prepare_threshold"):
         parameters.pop(mine, None)
     return psycopg.connect(*args, **parameters)

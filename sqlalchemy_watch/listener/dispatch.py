@@ -141,8 +141,8 @@ class Dispatcher:
                 failures = [*(failures or ()), (delivery, error)]
         if coroutines:
             failures = [*(failures or ()), *self._await(coroutines, sender, event)]
-        for delivery, error in failures or ():
-            self._failed(delivery, sender, event, error)
+        for delivery, raised in failures or ():
+            self._failed(delivery, sender, event, raised)
 
     def _await(
         self, deliveries: list[Delivery], sender: Any, event: Event[Any]

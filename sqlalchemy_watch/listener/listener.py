@@ -21,14 +21,18 @@ from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from ..errors import CatchUpTimeout, ConfigurationError, ListenerError, ListenerStartError
-from ..targets import tables_of
+from ..targets import tables_of, watches_of_table
 from .connect import connector
 from .dispatch import Dispatcher
+from .durable import DurableDispatcher, RetryPolicy
+from .monitor import SlotMonitor
 from .notify import NotifySource
-from .queue import Connected, Control, Disconnected, EventQueue, Resync
+from .queue import Connected, Control, Disconnected, EventQueue, Resync, WaitingQueue
 from .routes import Router
+from .slots import check_group_name
 from .stats import Stats
 from .values import ValueDecoders
+from .wal import WalSource
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +54,11 @@ class Listener:
         are dropped and counted, and there is a `resync`.
     :param heartbeat_interval: seconds between round trips that prove LISTEN is in force.
     :param heartbeat_timeout: seconds to wait for one before the connection is given up.
+    :param durable: the name of a consumer group: its events come from a replication slot of that name, which
+        the server keeps until they are acknowledged, that is, until their receivers have returned. Of several
+        listeners of a group one is active, and the others stand by. Only watches with `delivery="durable"`
+        or `"both"` are heard then, and without a group only those with `"notify"` or `"both"`.
+    :param retry: with `durable`: what happens to an event whose receiver raised; see `RetryPolicy`.
     :raises ConfigurationError: for a target that can't be watched, and for settings psycopg can't take.
 
     Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events:
@@ -57,7 +66,8 @@ class Listener:
     - `connected`: LISTEN is in force.
     - `disconnected(error)`: the connection was lost; the listener reconnects by itself.
     - `resync(reason)`: something may have been missed: reload what you hold.
-    - `receiver_failed(receiver, event, error)`: a receiver raised.
+    - `receiver_failed(receiver, event, error)`: a receiver raised; with `durable` at each attempt.
+    - `dead_lettered(receiver, event, error)`: with `durable`: an event was given up.
     """
 
     #: Set by the package, which knows both halves; looked at once for each connection.
@@ -71,22 +81,29 @@ class Listener:
         max_queue: int = 50_000,
         heartbeat_interval: float = 30.0,
         heartbeat_timeout: float = 10.0,
+        durable: str | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         for name, value in (("heartbeat_interval", heartbeat_interval), ("heartbeat_timeout", heartbeat_timeout)):
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
         if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
             raise ConfigurationError(f"max_queue must be an int of at least 1, not {max_queue!r}")
+        if retry is not None and durable is None:
+            raise ConfigurationError("retry is for durable delivery: add durable='a_group', or remove it")
+        self._group = None if durable is None else check_group_name(durable)
+        self._retry = retry or RetryPolicy()
         self._tables = tables_of(*targets)
         self._connect = connector(engine, listen_url)
         sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-        self._router = Router(self._tables, ValueDecoders(sync_engine))
+        self._router = Router(self._tables, ValueDecoders(sync_engine), durable=durable is not None)
         if not self._router.routes:
-            log.warning("nothing is watched by the listener's targets: add __watch__ to a model, or call watch()")
+            log.warning("%s", _nothing_watched(self._tables, durable))
         self._max_queue = max_queue
         self._heartbeat = (heartbeat_interval, heartbeat_timeout)
         self._lock = threading.RLock()
-        self._source: NotifySource | None = None
+        self._source: NotifySource | WalSource | None = None
+        self._monitor: SlotMonitor | None = None
         self._dispatcher: Dispatcher | None = None
         self._queue = EventQueue(max_queue)
         self._stats = Stats()
@@ -94,6 +111,7 @@ class Listener:
         self.connected = blinker.Signal("Sent when LISTEN is in force.")
         self.disconnected = blinker.Signal("Sent with error= when the connection is lost.")
         self.resync = blinker.Signal("Sent with reason= when something may have been missed.")
+        self.dead_lettered = blinker.Signal("Sent with receiver=, event=, error= when an event is given up.")
         self.receiver_failed = blinker.Signal("Sent with receiver=, event=, error= when a receiver raises.")
 
     @property
@@ -109,6 +127,9 @@ class Listener:
         :param timeout: seconds to try for, where the server can't be reached.
         :raises ListenerStartError: where LISTEN is not in force by then, with the server's own message.
         :raises UnsupportedServerError: at once for a standby, a transaction pooler or a server too old.
+        :raises SlotError: with `durable`: at once where the slot can't be made or is something else's.
+
+        With `durable` it also returns while another consumer of the group is active: then this one stands by.
         """
         with self._lock:
             if self._source is not None:
@@ -116,19 +137,17 @@ class Listener:
             if self._loop is None:
                 self._loop = _running_loop()
             self._stats = Stats()
-            self._queue = EventQueue(self._max_queue)
-            self._dispatcher = Dispatcher(
-                self._queue, self._router, self._stats, self._on_control, self._on_failure, self._loop
-            )
-            self._source = source = NotifySource(
-                self._connect, sorted(self._router.by_channel), self._router.routes, self._queue, self._stats,
-                self._heartbeat, self._inspect,
-            )  # fmt: skip
+            source = self._make_notified() if self._group is None else self._make_durable(self._group)
+            dispatcher = self._dispatcher
+            assert dispatcher is not None
+            self._source = source
             for signal in self._router.signals:
                 signal.attach(self)
             _running.add(self)
-            self._dispatcher.thread.start()
+            dispatcher.thread.start()
             source.thread.start()
+            if self._monitor is not None:
+                self._monitor.thread.start()
         settled = source.settled.wait(timeout)
         if settled and source.error is None:
             return
@@ -140,6 +159,31 @@ class Listener:
             f"LISTEN was not in force within {timeout:g} s: {str(error or 'no answer from the server').strip()}"
         ) from error
 
+    def _make_notified(self) -> NotifySource:
+        self._queue = EventQueue(self._max_queue)
+        self._dispatcher = Dispatcher(
+            self._queue, self._router, self._stats, self._on_control, self._on_failure, self._loop
+        )
+        return NotifySource(
+            self._connect, sorted(self._router.by_channel), self._router.routes, self._queue, self._stats,
+            self._heartbeat, self._inspect,
+        )  # fmt: skip
+
+    def _make_durable(self, group: str) -> WalSource:
+        self._queue = queue = WaitingQueue(self._max_queue)
+        source = WalSource(
+            self._connect, group, frozenset(self._router.by_channel), self._router.routes, queue, self._stats,
+            self._heartbeat, self._inspect, self._retry.needs_table,
+        )  # fmt: skip
+        self._dispatcher = dispatcher = DurableDispatcher(
+            queue, self._router, self._stats, self._on_control, self._on_failure, self._loop
+        )
+        dispatcher.configure(group, self._retry, self._connect, source.acknowledge, self._on_dead_letter)
+        self._monitor = SlotMonitor(
+            self._connect, group, queue, self._stats, self._heartbeat[0], self._retry.needs_table
+        )
+        return source
+
     def stop(self, timeout: float = 10.0) -> None:
         """Stop: no receiver is called any more after the present one; what waits is dropped and counted.
 
@@ -148,24 +192,27 @@ class Listener:
         :param timeout: seconds to wait for the threads; a receiver that blocks longer is left alone.
         """
         with self._lock:
-            source, dispatcher = self._source, self._dispatcher
-            self._source = self._dispatcher = None
+            source, dispatcher, monitor = self._source, self._dispatcher, self._monitor
+            self._source = self._dispatcher = self._monitor = None
             self._loop = None
         if source is None or dispatcher is None:
             return
         _running.discard(self)
-        source.stop()
-        dispatcher.stop()
+        deadline = time.monotonic() + timeout
+        # The source last: it still has to send what the dispatcher acknowledges.
+        for part in (dispatcher, source, monitor):
+            if part is not None:
+                part.stop()
+                self._join(part.thread, deadline)
         for signal in self._router.signals:
             signal.detach(self)
-        deadline = time.monotonic() + timeout
-        for thread in (source.thread, dispatcher.thread):
-            if thread is threading.current_thread() or not thread.is_alive():
-                continue
+        self._stats.connected_since = None
+
+    def _join(self, thread: threading.Thread, deadline: float) -> None:
+        if thread is not threading.current_thread() and thread.is_alive():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                log.warning("thread %r did not end within %g s: is a receiver blocking?", thread.name, timeout)
-        self._stats.connected_since = None
+                log.warning("thread %r did not end in time: is a receiver blocking?", thread.name)
 
     def catch_up(self, timeout: float = 30.0) -> None:
         """Return when everything that was committed before the call has been dispatched.
@@ -182,8 +229,9 @@ class Listener:
         if dispatcher.thread is threading.current_thread():
             raise ListenerError("catch_up() in a receiver would wait for itself: call it from another thread")
         done = threading.Event()
+        deadline = time.monotonic() + timeout
         source.send_token(done)
-        if not done.wait(timeout):
+        if not done.wait(timeout) or not source.confirm(deadline):
             source.forget_token(done)
             state = "" if source.listening else "; there is no connection at present"
             raise CatchUpTimeout(
@@ -241,6 +289,9 @@ class Listener:
         log.error("receiver %r failed on %s.%s", receiver, event.model, event.label, exc_info=error)
         self._send(self.receiver_failed, receiver=receiver, event=event, error=error)
 
+    def _on_dead_letter(self, receiver: Any, event: Any, error: BaseException) -> None:
+        self._send(self.dead_lettered, receiver=receiver, event=event, error=error)
+
     def _send(self, signal: blinker.Signal, **details: Any) -> None:
         """Send a signal of the listener's own, its receivers isolated like all others."""
         for receiver in list(signal.receivers_for(self)):
@@ -255,6 +306,15 @@ class Listener:
                     asyncio.run_coroutine_threadsafe(result, self._loop)
             except BaseException as error:
                 log.error("receiver %r of the listener failed", receiver, exc_info=error)
+
+
+def _nothing_watched(tables: Sequence[Table], durable: str | None) -> str:
+    others = any(watches_of_table(table) for table in tables)
+    if not others:
+        return "nothing is watched by the listener's targets: add __watch__ to a model, or call watch()"
+    if durable is not None:
+        return "nothing durable is watched by the listener's targets: add delivery='durable' to a Watch"
+    return "the listener's targets watch only what is durable: pass durable='a_group' to the Listener"
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

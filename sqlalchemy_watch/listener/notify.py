@@ -8,7 +8,6 @@ so what lies before the token was committed before it.
 from __future__ import annotations
 
 import logging
-import random
 import select
 import socket
 import threading
@@ -23,6 +22,7 @@ from psycopg import sql
 from psycopg.pq import ExecStatus
 
 from ..errors import ConfigurationError, UnsupportedServerError
+from .backoff import Backoff
 from .connect import Connect
 from .queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, Resync
 from .routes import Route
@@ -31,24 +31,9 @@ from .stats import Stats
 
 log = logging.getLogger(__name__)
 
-#: Seconds before the first new attempt, the factor from each to the next, and the longest wait.
-BACKOFF_FIRST, BACKOFF_FACTOR, BACKOFF_MAX = 0.1, 2.0, 30.0
-
 RECONNECTED = "the connection was lost and is back"
 
 _BEAT = "beat"
-
-
-class Backoff:
-    """Exponential, with full jitter, so that many listeners don't come back at once."""
-
-    def __init__(self) -> None:
-        self._delay = BACKOFF_FIRST
-
-    def next(self) -> float:
-        """Seconds to wait now."""
-        delay, self._delay = self._delay, min(self._delay * BACKOFF_FACTOR, BACKOFF_MAX)
-        return delay * random.uniform(0.5, 1.0)
 
 
 class NotifySource:
@@ -95,6 +80,10 @@ class NotifySource:
             self._tokens[token] = done
             self._unsent.append(token)
         self._wake()
+
+    def confirm(self, deadline: float) -> bool:
+        """Nothing is acknowledged here."""
+        return True
 
     def forget_token(self, done: threading.Event) -> None:
         """Stop waiting for a token."""

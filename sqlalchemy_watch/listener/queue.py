@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -20,6 +20,9 @@ class Notification:
 
     channel: str
     payload: bytes
+    #: With durable delivery: where its transaction committed, and whether it was delivered before.
+    lsn: int | None = None
+    redelivered: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,19 @@ class CaughtUp:
     done: threading.Event
 
 
-Control: TypeAlias = Resync | Connected | Disconnected | CaughtUp
+@dataclass(frozen=True)
+class Committed:
+    """A transaction ends: when what lies before it is dispatched, it can be acknowledged."""
+
+    end_lsn: int
+
+
+@dataclass(frozen=True)
+class RetryDue:
+    """Parked events are to be tried again."""
+
+
+Control: TypeAlias = Resync | Connected | Disconnected | CaughtUp | Committed | RetryDue
 Item: TypeAlias = Notification | Control
 
 OVERFLOW = "the listener's queue was full, since receivers are slower than writers"
@@ -110,3 +125,41 @@ class EventQueue:
         if self._gap:
             self._gap = False
             self._items.append(Resync(OVERFLOW))
+
+
+class WaitingQueue(EventQueue):
+    """Drops nothing: whoever fills it looks at `full` first, and is told when there is space again."""
+
+    def __init__(self, limit: int, max_bytes: int = 32 * 1024 * 1024) -> None:
+        super().__init__(limit)
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self.on_space: Callable[[], None] = lambda: None
+
+    @property
+    def full(self) -> bool:
+        """Whether reading should wait."""
+        return len(self._items) >= self._limit or self._bytes >= self._max_bytes
+
+    def put(self, notifications: Iterable[Notification]) -> None:
+        """Add notifications; one more than fits, at the most, by whoever looked at `full`."""
+        with self._changed:
+            for notification in notifications:
+                self._items.append(notification)
+                self._bytes += len(notification.payload)
+            self._changed.notify()
+
+    def get(self) -> Item | None:
+        was_full = self.full
+        item = super().get()
+        if isinstance(item, Notification):
+            self._bytes -= len(item.payload)
+        if was_full and not self.full:
+            self.on_space()
+        return item
+
+    def close(self) -> None:
+        """Discard what waits: it was not acknowledged, and will come again."""
+        dropped = self.dropped
+        super().close()
+        self.dropped = dropped

@@ -86,11 +86,13 @@ class Route:
 class Router:
     """The routes of a listener, by channel."""
 
-    def __init__(self, tables: Iterable[Table], decoders: ValueDecoders) -> None:
+    def __init__(self, tables: Iterable[Table], decoders: ValueDecoders, *, durable: bool = False) -> None:
         self.routes: list[Route] = []
         self.by_channel: dict[str, list[Route]] = defaultdict(list)
         for table in tables:
             for watch in watches_of_table(table):
+                if not (watch.is_durable if durable else watch.is_notified):
+                    continue
                 endpoints = endpoints_in(table.metadata).get((table.key, watch.label), [])
                 route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
                 self.routes.append(route)

@@ -35,3 +35,18 @@ class Stats:
     lag: float | None = None
     #: How full the server's NOTIFY queue was at the last heartbeat, 0 to 1; None before the first.
     notify_queue_usage: float | None = None
+
+    # With durable delivery:
+    #: Whether this process is the active consumer of its group, or stands by; None without a group.
+    active: bool | None = None
+    #: Up to where the group has acknowledged, as PostgreSQL writes positions (`16/B374D848`).
+    acknowledged: str | None = None
+    #: Bytes of log written since that, at the last look.
+    lag_bytes: int | None = None
+    #: Bytes of log the server keeps for the slot, and what it thinks of that (`wal_status`).
+    wal_held_bytes: int | None = None
+    wal_status: str | None = None
+    #: Calls of receivers that were tried again.
+    retries: int = 0
+    #: Events given up.
+    dead_letters: int = 0

@@ -15,24 +15,26 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 from psycopg.pq import ExecStatus
 
 from ..errors import ConfigurationError, SlotError, UnsupportedServerError
-from . import slots
+from ..wire import DURABLE_PREFIX
+from . import dead_letters, slots
+from .backoff import Backoff
+from .connect import Connect
 from .queue import CaughtUp, Committed, Connected, Disconnected, Notification, Resync, WaitingQueue
 from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, parse_lsn, status_update
+from .routes import Route
+from .server import check_server, resolve_schemas
 from .stats import Stats
 
 log = logging.getLogger(__name__)
-
-#: Prefix of our logical messages; the channel follows.
-PREFIX = "sqlalchemy_watch/"
 
 #: The channel of `catch_up`'s tokens.
 TOKENS = "token"
@@ -47,30 +49,25 @@ SLOT_LOST = "the server gave up the log that the slot needed, or the slot was dr
 SERVER_CHANGED = "the server's log is another one than before (restored, or failed over without this slot)"
 
 
-class Connecting(Protocol):
-    """Opens a connection as the engine would; with `replication`, to a walsender."""
-
-    def __call__(self, *, replication: bool = False) -> psycopg.Connection[Any]: ...
-
-
 class WalSource:
     """Becomes the active consumer of a group, reads, acknowledges, reconnects."""
 
     def __init__(
         self,
-        connect: Connecting,
+        connect: Connect,
         group: str,
         channels: frozenset[str],
+        routes: Sequence[Route],
         queue: WaitingQueue,
         stats: Stats,
         heartbeat: tuple[float, float],
-        backoff: Callable[[], Any],
         on_connected: Callable[[psycopg.Connection[Any]], None],
+        needs_table: bool,
     ) -> None:
-        self._connect, self._group, self._channels = connect, group, channels
+        self._needs_table = needs_table
+        self._connect, self._group, self._channels, self._routes = connect, group, channels, routes
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
-        self._make_backoff = backoff
         self._on_connected = on_connected
         self._tokens: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
@@ -81,6 +78,8 @@ class WalSource:
         self._position = _Position()
         self._acknowledged = 0
         self._had_slot = False
+        self._was_active = False
+        self._encoding = "utf-8"
         #: Set once the slot is read, or waited for behind another consumer, or can't be.
         self.settled = threading.Event()
         self.error: BaseException | None = None
@@ -104,7 +103,20 @@ class WalSource:
         with self._lock:
             self._tokens[token] = done
         with self._connect() as connection:
-            connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [PREFIX + TOKENS, token])
+            connection.execute(
+                "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [DURABLE_PREFIX + TOKENS, token]
+            )
+
+    def confirm(self, deadline: float) -> bool:
+        """Wait until the server has noted what is acknowledged by now; False where it has not by the deadline."""
+        wanted = self._acknowledged
+        with self._connect() as connection:
+            while time.monotonic() < deadline:
+                found = slots.read_slots(connection, self._group)
+                if found and found[0].acknowledged and parse_lsn(found[0].acknowledged) >= wanted:
+                    return True
+                self._stopping.wait(0.01)
+        return False
 
     def forget_token(self, done: threading.Event) -> None:
         """Stop waiting for a token."""
@@ -118,7 +130,7 @@ class WalSource:
             pass
 
     def _run(self) -> None:
-        backoff = self._make_backoff()
+        backoff = Backoff()
         while not self._stopping.is_set():
             failure: BaseException | None = None
             try:
@@ -127,7 +139,7 @@ class WalSource:
                     self._check_server(connection)
                     stream = _Stream(connection, self)
                     if self._start_when_free(stream):
-                        backoff = self._make_backoff()
+                        backoff = Backoff()
                         self._announce()
                         stream.run()
             except (UnsupportedServerError, SlotError, ConfigurationError) as error:
@@ -156,9 +168,16 @@ class WalSource:
     def _prepare(self) -> None:
         """Have publication and slot, and say so where the slot had to be made anew."""
         with self._connect() as connection:
+            check_server(connection)
             slots.ensure_publication(connection)
+            if self._needs_table:
+                dead_letters.ensure_table(connection)
             lost = any(slot.is_lost for slot in slots.read_slots(connection, self._group))
             made = slots.ensure_slot(connection, self._group)
+            # Logical messages come in the database's own encoding.
+            connection.execute("SELECT pg_catalog.set_config('client_encoding', getdatabaseencoding(), false)")
+            self._encoding = connection.info.encoding
+            resolve_schemas(connection, self._routes)
             self._on_connected(connection)
         if made and (self._had_slot or lost):
             self._position = _Position()
@@ -197,10 +216,11 @@ class WalSource:
         return False
 
     def _announce(self) -> None:
-        if self._stats.active is not None and self._stats.ever_connected:
+        if self._was_active:
             self._stats.reconnects += 1
+        self._was_active = True
         self.listening, self.error = True, None
-        self._stats.active = self._stats.ever_connected = True
+        self._stats.active = True
         self._stats.connected_since = datetime.now(UTC)
         self._queue.put_control(Connected())
         self.settled.set()
@@ -215,8 +235,8 @@ class WalSource:
                 self._queue.put_control(Committed(received.end_lsn))
                 for done in position.take_tokens():
                     self._queue.put_control(CaughtUp(done))
-        elif received.transactional and received.prefix.startswith(PREFIX):
-            self._take_message(received.prefix[len(PREFIX) :], received.content)
+        elif received.transactional and received.prefix.startswith(DURABLE_PREFIX):
+            self._take_message(received.prefix[len(DURABLE_PREFIX) :], received.content)
 
     def _take_message(self, channel: str, content: bytes) -> None:
         position = self._position
@@ -227,6 +247,8 @@ class WalSource:
                 position.tokens.append(done)
         elif channel in self._channels and position.message():
             self._stats.notifications += 1
+            if self._encoding != "utf-8":
+                content = content.decode(self._encoding, "replace").encode()
             self._queue.put([Notification(channel, content, position.commit_lsn, position.redelivered)])
 
     @property

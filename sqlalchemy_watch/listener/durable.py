@@ -1,0 +1,242 @@
+"""Dispatching with acknowledgement: receivers that raise are tried again, transactions acknowledged in order."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from ..errors import ConfigurationError
+from ..events import Event, Message
+from ..signals import Delivery
+from . import dead_letters
+from .dispatch import Dispatcher
+from .payload import Decoded, Row, read_fields
+from .queue import Committed, Control, Notification, RetryDue
+from .routes import Route
+
+log = logging.getLogger(__name__)
+
+#: Told of an event that was given up: receiver, event, error.
+OnDeadLetter = Callable[[Any, Any, BaseException], None]
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """What happens to an event whose receiver raised.
+
+    :param max_attempts: calls before the event goes to the dead letters; None tries for ever.
+    :param first_delay: seconds before the second attempt; doubled for each further one.
+    :param max_delay: seconds, the longest wait.
+    :param in_order: whether the events behind wait. Otherwise the event is parked in the table of dead
+        letters and tried again from there, while the line moves on.
+    :raises ConfigurationError: for values out of range.
+    """
+
+    max_attempts: int | None = None
+    first_delay: float = 0.5
+    max_delay: float = 60.0
+    in_order: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
+            raise ConfigurationError(f"max_attempts must be an int of at least 1, or None, not {self.max_attempts!r}")
+        if not 0 < self.first_delay <= self.max_delay:
+            raise ConfigurationError(
+                f"retry delays must be seconds with 0 < first_delay <= max_delay, not {self.first_delay!r} and "
+                f"{self.max_delay!r}"
+            )
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether dead letters can come to be."""
+        return self.max_attempts is not None or not self.in_order
+
+    def delay(self, attempts: int) -> float:
+        """Seconds to wait after so many attempts."""
+        return min(self.first_delay * 2.0 ** min(attempts - 1, 30), self.max_delay)
+
+    def is_exhausted(self, attempts: int) -> bool:
+        """Whether an event is given up after so many attempts."""
+        return self.max_attempts is not None and attempts >= self.max_attempts
+
+
+class DurableDispatcher(Dispatcher):
+    """A dispatcher of a consumer group."""
+
+    def configure(
+        self,
+        group: str,
+        policy: RetryPolicy,
+        connect: Callable[[], psycopg.Connection[Any]],
+        acknowledge: Callable[[int], None],
+        on_dead_letter: OnDeadLetter,
+    ) -> None:
+        """Set what the base class does not know of; called once, before the thread starts."""
+        self._group, self._policy, self._connect = group, policy, connect
+        self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
+        self._current: Notification | None = None
+        self._lsn = -1
+        self._next_position = 0
+        self._first_position = 0
+
+    def _handle(self, item: Notification | Control) -> None:
+        if isinstance(item, Committed):
+            self._acknowledge(item.end_lsn)
+        elif isinstance(item, RetryDue):
+            self._retry_parked()
+        else:
+            super()._handle(item)
+
+    def _handle_notification(self, notification: Notification) -> None:
+        if notification.lsn != self._lsn:
+            self._lsn, self._next_position = notification.lsn or 0, 0
+        self._current = notification
+        super()._handle_notification(notification)
+
+    def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
+        # Counted whether or not there are receivers, so that redelivered events have the same positions.
+        self._first_position = self._next_position
+        self._next_position += len(decoded.rows)
+        message = dataclasses.replace(decoded.message, lsn=notification.lsn, redelivered=notification.redelivered)
+        super()._deliver(notification, route, dataclasses.replace(decoded, message=message))
+
+    def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
+        position = self._first_position + index
+        return Event(sender, message, row.values, row.old, row.changed, row.partial, position)
+
+    def _failed(self, delivery: Delivery, sender: Any, event: Event[Any], error: BaseException) -> None:
+        """Try again until the receiver takes the event, or the policy gives it up."""
+        attempts = 1
+        super()._failed(delivery, sender, event, error)
+        while not self._stopped.done():
+            if self._policy.is_exhausted(attempts) or not self._policy.in_order:
+                return self._park(delivery, event, error, attempts)
+            self._stats.retries += 1
+            self._pause(self._policy.delay(attempts))
+            if self._stopped.done():
+                return None
+            failure = self._try(delivery, sender, event)
+            if failure is None:
+                return None
+            error = failure
+            attempts += 1
+            super()._failed(delivery, sender, event, error)
+        return None
+
+    def _try(self, delivery: Delivery, sender: Any, event: Event[Any]) -> BaseException | None:
+        receiver = delivery.resolve()
+        if receiver is None:
+            return None
+        if delivery.is_async:
+            return next((error for _, error in self._await([delivery], sender, event)), None)
+        try:
+            if delivery.positional:
+                receiver(sender, event)
+            else:
+                receiver(sender, event=event)
+        except BaseException as error:
+            return error
+        return None
+
+    def _park(self, delivery: Delivery, event: Event[Any], error: BaseException, attempts: int) -> None:
+        """Keep the event in the table; the line waits until that has succeeded."""
+        assert self._current is not None
+        exhausted = self._policy.is_exhausted(attempts)
+        receiver = delivery.resolve()
+        letter = (
+            self._group, self._current.channel, self._payload_of(event), event.lsn or 0, event.position or 0,
+            receiver_name(receiver), _describe(error), attempts,
+        )  # fmt: skip
+        retry_in = None if exhausted else self._policy.delay(attempts)
+        tries = 0
+        while not self._stopped.done():
+            try:
+                with self._connect() as connection:
+                    dead_letters.park(connection, letter, retry_in)
+                break
+            except psycopg.Error as failure:
+                tries += 1
+                log.warning("can't write a dead letter (%s): trying again", str(failure).strip())
+                self._pause(self._policy.delay(tries))
+        else:
+            return
+        if exhausted:
+            self._gave_up(receiver, event, error)
+
+    def _gave_up(self, receiver: Any, event: Any, error: BaseException) -> None:
+        self._stats.dead_letters += 1
+        log.error("gave up %s.%s for receiver %r: it is among the dead letters", event.model, event.label, receiver)
+        self._on_dead_letter(receiver, event, error)
+
+    def _payload_of(self, event: Event[Any]) -> str:
+        """The payload of the one row."""
+        assert self._current is not None
+        fields = json.loads(self._current.payload)
+        index = (event.position or 0) - self._first_position
+        fields["rows"] = fields["rows"][index : index + 1]
+        fields.pop("resync", None)
+        return json.dumps(fields, ensure_ascii=False)
+
+    def _retry_parked(self) -> None:
+        try:
+            with self._connect() as connection:
+                for letter in dead_letters.due(connection, self._group):
+                    if self._stopped.done():
+                        return
+                    self._retry_one(connection, letter)
+        except psycopg.Error as error:
+            log.warning("can't read the dead letters (%s)", str(error).strip())
+
+    def _retry_one(self, connection: psycopg.Connection[Any], letter: dead_letters.DeadLetter) -> None:
+        fields = read_fields(letter.payload.encode())
+        route = next((r for r in self._router.by_channel.get(letter.channel, ()) if r.matches(fields)), None)
+        found = False
+        failure: tuple[Any, Any, BaseException] | None = None
+        for row in () if route is None else route.decoder.decode(fields).rows:
+            assert route is not None
+            message = dataclasses.replace(route.decoder.decode(fields).message, lsn=letter.lsn, redelivered=True)
+            for sender, signals in route.destinations(row.values):
+                event: Event[Any] = Event(
+                    sender, message, row.values, row.old, row.changed, row.partial, letter.position
+                )
+                for delivery in (d for signal in signals for d in signal.all_deliveries(sender, event)):
+                    if receiver_name(delivery.resolve()) != letter.receiver:
+                        continue
+                    found = True
+                    error = self._try(delivery, sender, event)
+                    if error is not None:
+                        failure = (delivery.resolve(), event, error)
+                        super()._failed(delivery, sender, event, error)
+        if failure is not None or not found:
+            attempts = letter.attempts + 1
+            exhausted = self._policy.is_exhausted(attempts) or not found
+            words = _describe(failure[2]) if failure is not None else "no such receiver is connected any more"
+            dead_letters.update(connection, letter, words, None if exhausted else self._policy.delay(attempts))
+            if exhausted and failure is not None:
+                self._gave_up(*failure)
+        else:
+            dead_letters.drop(connection, self._group, [letter.id])
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not past `stop()`."""
+        try:
+            self._stopped.result(timeout=seconds)
+        except TimeoutError:
+            pass
+
+
+def receiver_name(receiver: Any) -> str:
+    """How a dead letter names a receiver: by module and qualified name, which another process has as well."""
+    function = getattr(receiver, "func", receiver)  # functools.partial
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"[:2000].replace("\0", "")
