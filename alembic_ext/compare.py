@@ -60,7 +60,7 @@ def add_operations(
         new = declared_state(item.watch) if item.watch is not None else NOTHING
         columns = altered.get((None if schema == default else schema, table), ())
         if item.watch is not None and old.trigger is not None and _names_one(item, columns):
-            away = State(old.function, None)
+            away = State(old.functions, None)
             front.append(WatchOp(item.table, item.label, old, away, reason="a column it names changes", aside=True))
             behind.append(WatchOp(item.table, item.label, away, new, reason="; ".join(item.problems), aside=True))
         elif item.state != "installed":

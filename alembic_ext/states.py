@@ -70,28 +70,28 @@ class Trigger:
 
 @dataclass(frozen=True)
 class State:
-    """What there is of a watch."""
+    """What there is of a watch; two functions where the trigger calls another than the one of its name."""
 
-    function: Function | None = None
+    functions: tuple[Function, ...] = ()
     trigger: Trigger | None = None
 
     def leave(self, new: State) -> list[str]:
         """What has to go."""
         lines = []
-        trigger, function = self.trigger, self.function
+        trigger = self.trigger
         if trigger is not None and trigger != new.trigger and not trigger.differs_in_mode_alone(new.trigger):
             lines.append(trigger.drop)
-        if function is not None and (new.function is None or new.function.name != function.name):
-            lines.append(f"DROP FUNCTION IF EXISTS {function.name}()")
-        return lines
+        kept = {function.name for function in new.functions}
+        return lines + [f"DROP FUNCTION IF EXISTS {f.name}()" for f in self.functions if f.name not in kept]
 
     def enter(self, old: State) -> list[str]:
         """What has to come."""
         lines = []
-        trigger, function = self.trigger, self.function
-        if function is not None and function != old.function:
-            lines.append(function.create)
-            if old.function is None or old.function.name != function.name:
+        trigger, present = self.trigger, {function.name: function for function in old.functions}
+        for function in self.functions:
+            if function != present.get(function.name):
+                lines.append(function.create)
+            if function.name not in present:
                 lines += function.permissions()
         if trigger is None or trigger.create is None or trigger == old.trigger:
             return lines
@@ -106,7 +106,7 @@ NOTHING = State()
 def declared_state(watch: TableWatch) -> State:
     """What the declaration asks for."""
     return State(
-        Function(qualified(watch.schema, watch.function_name), ddl.create_function(watch)),
+        (Function(qualified(watch.schema, watch.function_name), ddl.create_function(watch)),),
         Trigger(watch.trigger_name, qualified(watch.schema, watch.table), ddl.create_trigger(watch)),
     )
 
@@ -120,7 +120,11 @@ def installed_state(item: WatchStatus, schema: str | None, table: str) -> State:
     if found is None:
         return NOTHING
     declared = declared_state(item.watch) if item.watch is not None else NOTHING
-    function = _function(found, schema) if item.function_differs else declared.function
+    functions = (_function(found, schema),) if item.function_differs else declared.functions
+    if item.shares_function:
+        functions = ()
+    if item.displaced is not None:
+        functions += (_function(item.displaced, schema),)
     trigger: Trigger | None
     if found.trigger is not None:
         trigger = _trigger(found, found.trigger, schema)
@@ -129,7 +133,7 @@ def installed_state(item: WatchStatus, schema: str | None, table: str) -> State:
     else:
         # Of a left-over it is gone here; where the migration is replayed it may exist.
         trigger = Trigger(found.name, qualified(schema, table), None) if item.watch is None else None
-    return State(None if item.shares_function else function, trigger)
+    return State(functions, trigger)
 
 
 def _function_name(found: InstalledFunction, schema: str | None) -> str:

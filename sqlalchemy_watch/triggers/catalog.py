@@ -142,6 +142,8 @@ class WatchStatus:
     installed: InstalledFunction | None = field(default=None, repr=False)
     #: Whether another watch or another trigger needs the installed function.
     shares_function: bool = field(default=False, repr=False)
+    #: What stands under the watch's name, where its trigger calls another function.
+    displaced: InstalledFunction | None = field(default=None, repr=False)
 
     @property
     def drops_function(self) -> bool:
@@ -151,7 +153,7 @@ class WatchStatus:
     @property
     def is_foreign(self) -> bool:
         """Whether something that is not ours, or that nobody can read, stands in its place."""
-        return self.installed is not None and self.installed.mark is None
+        return any(f is not None and f.mark is None for f in (self.installed, self.displaced))
 
     @property
     def function_differs(self) -> bool:
@@ -212,7 +214,7 @@ def read_catalog(
     pairs = [(watch, relations.get(place)) for place, watch in watches]
     needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
     find = _Finder(functions)
-    items = [_watch_status(watch, relation, find(watch, relation)) for watch, relation in pairs]
+    items = [_watch_status(watch, relation, *find(watch, relation)) for watch, relation in pairs]
 
     matched = {item.installed.key for item in items if item.installed is not None}
     considered = {relations[place].oid: place[0] for place in places if place in relations}
@@ -236,13 +238,18 @@ class _Finder:
             if (trigger := function.trigger) is not None:
                 self._by_trigger[trigger.relation.oid, trigger.name] = function
 
-    def __call__(self, watch: TableWatch, relation: Relation | None) -> InstalledFunction | None:
+    def __call__(
+        self, watch: TableWatch, relation: Relation | None
+    ) -> tuple[InstalledFunction | None, InstalledFunction | None]:
+        """The function in its place, and the one under its name, if that is another."""
         if relation is None:
-            return None
-        if found := self._by_trigger.get((relation.oid, watch.trigger_name)):
-            return found
+            return None, None
         named = self._by_name.get((relation.schema, watch.function_name))
-        return None if named is None else replace(named, trigger=None)
+        named = None if named is None else replace(named, trigger=None)
+        found = self._by_trigger.get((relation.oid, watch.trigger_name))
+        if found is None:
+            return named, None
+        return found, None if named is None or named.name_key == found.name_key else named
 
 
 def _read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> dict[tuple[str | None, str], Relation]:
@@ -296,18 +303,25 @@ def _char(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else value
 
 
-def _watch_status(watch: TableWatch, relation: Relation | None, found: InstalledFunction | None) -> WatchStatus:
+def _watch_status(
+    watch: TableWatch,
+    relation: Relation | None,
+    found: InstalledFunction | None,
+    displaced: InstalledFunction | None,
+) -> WatchStatus:
     def item(state: State, *problems: str) -> WatchStatus:
         return WatchStatus(
-            state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found
-        )
+            state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found,
+            displaced=displaced,
+        )  # fmt: skip
 
     if relation is None:
         return item("missing", "the table does not exist")
     if found is None:
         return item("missing", "there is no such trigger")
-    if not found.looks_marked:
-        return item("missing", f"a function or trigger {found.name!r} without our mark is in its place")
+    for function in (found, displaced):
+        if function is not None and not function.looks_marked:
+            return item("missing", f"a function or trigger {function.name!r} without our mark is in its place")
     if found.trigger is None:
         return item("missing", "the function is there, but no trigger calls it")
     problems = [*function_problems(watch, found), *trigger_problems(watch, found)]

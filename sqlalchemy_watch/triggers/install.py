@@ -99,7 +99,9 @@ def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -
     if "the table does not exist" in item.problems:
         raise ConfigurationError(f"table {item.table!r} does not exist: create it first (metadata.create_all)")
     if item.installed is not None:
-        _refuse_foreign(watch, item.installed)
+        for found in (item.installed, item.displaced):
+            if found is not None:
+                _refuse_foreign(watch, found)
         if not item.trigger_differs:
             connection.execute(CreateFunction(watch))
             connection.execute(RevokeExecute(watch))
