@@ -273,6 +273,12 @@ def _check_table_watch(owner: str, spec: Watch, table: Table, filed: TableWatch)
                     f"{owner}: {spec!r} can't {option} {column.attribute!r}: a virtual generated column has no value "
                     f"in a trigger: make it STORED (Computed(..., persisted=True)) or leave it out"
                 )
+    for column in filed.carried:
+        if wire.is_pickled(column.type):
+            raise ConfigurationError(
+                f"{owner}: {spec!r} can't carry {column.attribute!r}: reading a pickle runs code, and whoever can "
+                f"connect to the database can send a notification: leave it out and load the row instead"
+            )
     size = wire.names_size(filed)
     if size > wire.MAX_NAMES_BYTES:
         raise ConfigurationError(

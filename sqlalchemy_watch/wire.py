@@ -16,7 +16,8 @@ A payload is one JSON object. Field names come once, rows are arrays, unknown fi
 - `context` is a JSON text within the JSON, since any client can set it to anything.
 
 Integers and booleans travel as JSON numbers and booleans, NULL as null, everything else as a string
-holding PostgreSQL's own text form, which psycopg's loaders read back into the exact Python value.
+holding PostgreSQL's own text form, which psycopg's loaders read back into the exact Python value; of a
+timestamp with time zone in UTC and without an offset.
 """
 
 from __future__ import annotations
@@ -60,17 +61,25 @@ _PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 
 
 def sql_type(type_: TypeEngine[Any]) -> str:
-    """The column's type as PostgreSQL spells it, in lower case and without length or precision.
+    """The column's type as PostgreSQL spells it, in lower case and without length, precision or collation.
 
-    Empty for types of the user's own (an ENUM, a DOMAIN) and those SQLAlchemy can't spell.
+    A DOMAIN is the type it is made of. Empty for other types of the user's own and those SQLAlchemy can't spell.
     """
+    impl: Any = type_.dialect_impl(_PG)
+    if isinstance(impl, sqltypes.TypeDecorator):
+        impl = impl.impl_instance
+    if isinstance(impl, postgresql.DOMAIN):
+        return sql_type(impl.data_type)
+    if isinstance(impl, postgresql.base.NamedType):
+        return ""
     try:
-        if isinstance(type_.dialect_impl(_PG), postgresql.base.NamedType):
-            return ""
-        spelled = type_.compile(dialect=_PG)
+        spelled = type_.compile(dialect=_PG).lower()
     except CompileError:
         return ""
-    return re.sub(r" *\([0-9, ]*\)", "", spelled).lower()
+    if (single := re.match(r"float\((\d+)\)", spelled)) and int(single[1]) <= 24:
+        return "real" + spelled[single.end() :]
+    spelled = re.sub(r" collate .*?(?=(\[\])*$)", "", spelled)
+    return re.sub(r"^interval\b[^\[]*", "interval", re.sub(r" *\([0-9, ]*\)", "", spelled))
 
 
 def _quoted(cast: str) -> Callable[[str], str]:
@@ -84,9 +93,14 @@ def _bare(cast: str) -> Callable[[str], str]:
 
 
 def _json(column: str) -> str:
-    # Dates: ISO 8601, whatever the writer's DateStyle is. CHAR: a cast to text would strip the padding
-    # that loading the row shows.
+    # Dates: ISO 8601, whatever the writer's DateStyle is. A cast to text would strip the padding of CHAR and
+    # add a netmask to INET, which loading the row does not.
     return f"pg_catalog.to_json({column})::pg_catalog.text"
+
+
+def _utc(column: str) -> str:
+    # Year 1 has no year before it, and 9999 none after it, in Python: the writer's TimeZone must not move them there.
+    return f"pg_catalog.to_json(pg_catalog.timezone('UTC', {column}))::pg_catalog.text"
 
 
 def _escaped(column: str) -> str:
@@ -107,15 +121,17 @@ _ENCODINGS: dict[str, Callable[[str], str]] = {
     "numeric": _quoted("numeric"),
     "uuid": _quoted("pg_catalog.uuid"),
     "timestamp without time zone": _json,
-    "timestamp with time zone": _json,
+    "timestamp with time zone": _utc,
     "date": _json,
     "bytea": _hex,
     "char": _json,
+    "nchar": _json,
+    "inet": _json,
 }
 
 #: Types whose text form depends on no setting of the writer's session.
 _STABLE = frozenset(_ENCODINGS) | {
-    "varchar", "text", "citext", "json", "jsonb", "inet", "cidr", "macaddr", "time without time zone",
+    "varchar", "text", "citext", "json", "jsonb", "cidr", "macaddr", "time without time zone",
     "time with time zone",
 }  # fmt: skip
 
@@ -143,9 +159,23 @@ def bare_type(type_: TypeEngine[Any]) -> type | None:
     return {"smallint": int, "integer": int, "bigint": int, "boolean": bool}.get(sql_type(type_))
 
 
+def is_pickled(type_: TypeEngine[Any]) -> bool:
+    """Whether values are unpickled when they are read."""
+    while isinstance(type_, sqltypes.TypeDecorator) and not isinstance(type_, sqltypes.PickleType):
+        type_ = type_.impl_instance
+    return isinstance(type_, sqltypes.PickleType)
+
+
+#: What pg_catalog itself compares by value. Of the other types some have no equality (json, point), some an odd one
+#: (boxes are equal by their area), and that of an extension is not found under every search_path.
+_COMPARABLE = (_STABLE | {
+    "real", "float", "double precision", "interval", "macaddr8", "oid", "money", "bit", "bit varying", "tsvector",
+}) - {"json", "citext"}  # fmt: skip
+
+
 def has_equality(type_: TypeEngine[Any]) -> bool:
-    """Whether PostgreSQL can compare such values with `IS DISTINCT FROM`; the others compare as text."""
-    return sql_type(type_) not in ("json", "xml", "point", "polygon") and not isinstance(type_, sqltypes.NullType)
+    """Whether such values compare with `IS DISTINCT FROM`; the others compare as text."""
+    return isinstance(type_, sqltypes.Enum) or sql_type(type_).partition("[")[0] in _COMPARABLE
 
 
 def head_fields(watch: TableWatch) -> dict[str, Any]:

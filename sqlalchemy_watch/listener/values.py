@@ -6,27 +6,38 @@ First psycopg's own loader for the type reads PostgreSQL's text form, then SQLAl
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import struct
 from collections.abc import Callable
 from typing import Any, cast
 
 import psycopg.types.string
-from psycopg.adapt import AdaptersMap, Transformer
+from psycopg.abc import Buffer
+from psycopg.adapt import AdaptersMap, Loader, Transformer
 from psycopg.pq import Format
 from sqlalchemy import Engine, create_engine
 from sqlalchemy import types as sqltypes
 from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.ranges import AbstractMultiRange
 from sqlalchemy.types import TypeEngine
 
 from .. import wire
 
 Decode = Callable[[Any], Any]
 
-#: Drivers that give text where psycopg gives ipaddress objects.
-_TEXT_INET_DRIVERS = frozenset({"psycopg2", "psycopg2cffi", "pg8000"})
+#: Types whose values a driver gives as text, where psycopg has a Python type for them.
+_TEXT_TYPES: dict[str, frozenset[str]] = {
+    "psycopg2": frozenset(
+        {"inet", "cidr"}
+        | {f"{kind}multirange" for kind in ("int4", "int8", "num", "date", "ts", "tstz")}
+    ),
+    "pg8000": frozenset({"cidr", "time with time zone"}),
+}  # fmt: skip
+_TEXT_TYPES["psycopg2cffi"] = _TEXT_TYPES["psycopg2"]
 
 #: Spellings psycopg's registry doesn't know.
-_ALIASES = {"float": "float8", "decimal": "numeric", "char": "bpchar"}
+_ALIASES = {"float": "float8", "decimal": "numeric", "char": "bpchar", "nchar": "bpchar"}
 
 
 class _Context:
@@ -38,24 +49,31 @@ class _Context:
         self.adapters = adapters
 
 
+class _NetworkLoader(Loader):
+    """What pg8000 makes of INET: a network where there is a netmask."""
+
+    def load(self, data: Buffer) -> Any:
+        text = bytes(data).decode()
+        return ipaddress.ip_network(text, False) if "/" in text else ipaddress.ip_address(text)
+
+
 class ValueDecoders:
     """Makes decoders for column types, with the settings of one engine (JSON deserializer, INET)."""
 
     def __init__(self, engine: Engine) -> None:
-        options: dict[str, Any] = {}
+        self._driver = engine.dialect.driver
         self._json_loads = getattr(engine.dialect, "_json_deserializer", None) or json.loads
-        if engine.dialect.driver in _TEXT_INET_DRIVERS:
-            options["native_inet_types"] = False
-        elif (native := getattr(engine.dialect, "_native_inet_types", None)) is not None:
-            options["native_inet_types"] = native
         # An engine that never connects, for SQLAlchemy's own result processing over psycopg.
-        own = create_engine("postgresql+psycopg://", json_deserializer=self._json_loads, **options)
+        own = create_engine("postgresql+psycopg://", json_deserializer=self._json_loads)
         self._dialect = own.dialect
-        adapters = self._dialect.create_connect_args(own.url)[1].get("context", psycopg.adapters)
-        if options.get("native_inet_types") is False:
-            adapters = AdaptersMap(adapters)
-            for name in ("inet", "cidr"):
-                adapters.register_loader(name, psycopg.types.string.TextLoader)
+        adapters = AdaptersMap(self._dialect.create_connect_args(own.url)[1].get("context", psycopg.adapters))
+        texts = _TEXT_TYPES.get(self._driver, frozenset())
+        if getattr(engine.dialect, "_native_inet_types", None) is False:
+            texts |= {"inet", "cidr"}
+        elif self._driver == "pg8000":
+            adapters.register_loader("inet", _NetworkLoader)
+        for name in texts:
+            adapters.register_loader(name, psycopg.types.string.TextLoader)
         self._types = adapters.types
         self._transformer = Transformer(_Context(adapters))
 
@@ -68,9 +86,19 @@ class ValueDecoders:
         return lambda value: process(load(value))
 
     def _processor(self, type_: TypeEngine[Any]) -> Decode | None:
-        if isinstance(type_, postgresql.HSTORE):
+        if isinstance(type_, postgresql.HSTORE) or (
+            isinstance(type_, AbstractMultiRange) and wire.sql_type(type_) in _TEXT_TYPES.get(self._driver, ())
+        ):
             return None
-        return type_.dialect_impl(self._dialect).result_processor(self._dialect, None)
+        return type_.dialect_impl(self._dialect).result_processor(self._dialect, self._oid(wire.sql_type(type_)))
+
+    def _oid(self, name: str) -> int | None:
+        """As the driver would say of a result's column; None for types psycopg does not know."""
+        base = name.partition("[")[0]
+        info = self._types.get(_ALIASES.get(base, base)) if base else None
+        if info is None:
+            return None
+        return info.array_oid if name.endswith("]") else info.oid
 
     def _loader(self, type_: TypeEngine[Any]) -> Decode | None:
         name = wire.sql_type(type_)
@@ -82,12 +110,14 @@ class ValueDecoders:
             return self._json_loader()
         if name == "hstore":
             return cast(Decode, postgresql.HSTORE.result_processor(postgresql.HSTORE(), self._dialect, None))
-        base = name.partition("[")[0]
-        info = self._types.get(_ALIASES.get(base, base))
-        if info is None:
+        oid = self._oid(name)
+        if oid is None:
             return None
-        oid = info.array_oid if name.endswith("]") else info.oid
         load = self._transformer.get_loader(oid, Format.TEXT).load
+        if self._driver == "asyncpg" and name.partition("[")[0] == "real":
+            return lambda value: _widened(None if value is None else load(value.encode()))
+        if name == "timestamp with time zone":
+            return _not_null(lambda value: load(_with_offset(value)))
         return _not_null(lambda value: load(value.encode()))
 
     def _json_loader(self) -> Decode | None:
@@ -99,3 +129,15 @@ class ValueDecoders:
 
 def _not_null(load: Decode) -> Decode:
     return lambda value: None if value is None else load(value)
+
+
+def _with_offset(value: str) -> bytes:
+    # Behind "BC" the offset would hide it from the loader.
+    return value.encode() if value.endswith("BC") else f"{value}+00".encode()
+
+
+def _widened(value: Any) -> Any:
+    """REAL as asyncpg gives it, which reads its four bytes: the others read its decimal text."""
+    if isinstance(value, list):
+        return [_widened(item) for item in value]
+    return None if value is None else struct.unpack("f", struct.pack("f", value))[0]
