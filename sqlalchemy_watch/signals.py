@@ -44,6 +44,8 @@ class Delivery(NamedTuple):
     is_async: bool
     #: The loop in which a coroutine receiver was connected; None where there was none.
     loop: asyncio.AbstractEventLoop | None
+    #: Where events are gathered for the receivers of a `batches()`; then `receiver` is that signal itself.
+    batch: BatchSignal[Any] | None = None
 
     def resolve(self) -> Callable[..., Any] | None:
         """The receiver, or None where it was garbage collected."""
@@ -132,6 +134,9 @@ class ReceiverSignal(blinker.NamedSignal):
                 self._styles.pop(receiver_id, None)
             self._plan = None
 
+    def _extra_deliveries(self) -> list[Delivery]:
+        return []
+
     def plan(self, sender: Any) -> tuple[Delivery, ...]:
         """The receivers to call for this sender, in the order in which they were connected."""
         if self.is_muted:
@@ -149,7 +154,7 @@ class ReceiverSignal(blinker.NamedSignal):
                         continue
                 style = self._styles[receiver_id]
                 deliveries.append(Delivery(receiver, isinstance(receiver, weakref.ref), *style))
-            plan = tuple(deliveries)
+            plan = (*deliveries, *self._extra_deliveries())
             if everyone:  # a plan for all senders alike can be kept
                 self._plan = plan
             return plan
@@ -169,6 +174,12 @@ class Details:
 class EventSignal(ReceiverSignal, Generic[T]):
     """What `WatchSignal` and `FilteredSignal` share."""
 
+    def __init__(self, name: str, doc: str | None = None) -> None:
+        super().__init__(name, doc)
+        #: By their parameters; those with receivers are kept, and are part of the plan.
+        self._batches: dict[tuple[int, float, bool], BatchSignal[T]] = {}
+        self._batch_views: weakref.WeakValueDictionary[tuple[int, float, bool], BatchSignal[T]] | None = None
+
     @property
     def root(self) -> WatchSignal[T]:
         """The signal of the watch itself."""
@@ -185,6 +196,74 @@ class EventSignal(ReceiverSignal, Generic[T]):
         """
         return EventStream(self, max_queue)
 
+    def batches(self, max_size: int = 1000, max_wait: float = 0.1, *, latest_only: bool = False) -> BatchSignal[T]:
+        """A signal for receivers that would rather have many rows at once: `receiver(sender, events=[...])`.
+
+        :param max_size: a batch has at most so many events.
+        :param max_wait: seconds an event waits for others at the most; 0 gathers what has arrived already.
+        :param latest_only: keep only the latest event of each identity.
+        :raises ConfigurationError: for values out of range.
+
+        `catch_up` and `stop` deliver what has been gathered. Batches have the events of one sender.
+        """
+        parameters = (max_size, max_wait, latest_only)
+        with _lock:
+            if self._batch_views is None:
+                self._batch_views = weakref.WeakValueDictionary()
+            batch = self._batch_views.get(parameters)
+            if batch is None:
+                batch = self._batch_views[parameters] = BatchSignal(self, *parameters)
+            return batch
+
+    def _extra_deliveries(self) -> list[Delivery]:
+        return [Delivery(batch, False, False, False, None, batch) for batch in self._batches.values()]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is connected, batches included."""
+        return bool(self.receivers or self._batches)
+
+    def _keep_batch(self, batch: BatchSignal[T]) -> None:
+        self._batches[batch.parameters] = batch
+        self._plan = None
+
+    def _drop_batch(self, batch: BatchSignal[T]) -> None:
+        if self._batches.pop(batch.parameters, None) is not None:
+            self._plan = None
+
+
+class BatchSignal(ReceiverSignal, Generic[T]):
+    """What `batches()` gives; the listener gathers the events."""
+
+    keyword = "events"
+
+    def __init__(self, parent: EventSignal[T], max_size: int, max_wait: float, latest_only: bool) -> None:
+        super().__init__(f"{parent.name}.batches")
+        if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
+            raise ConfigurationError(f"signal {self.name!r}: max_size must be an int of at least 1, not {max_size!r}")
+        if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not 0 <= max_wait < float("inf"):
+            raise ConfigurationError(f"signal {self.name!r}: max_wait must be seconds from 0 on, not {max_wait!r}")
+        self._parent = parent
+        self.max_size, self.max_wait, self.latest_only = max_size, max_wait, latest_only
+
+    @property
+    def parameters(self) -> tuple[int, float, bool]:
+        """By which the same batches are found again."""
+        return (self.max_size, self.max_wait, self.latest_only)
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        """Connect a receiver, to be called as `receiver(sender, events)`; see `EventSignal.connect`."""
+        with _lock:
+            super().connect(receiver, sender, weak)
+            self._parent._keep_batch(self)
+        return receiver
+
+    def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
+        with _lock:
+            super()._disconnect(receiver_id, sender_id)
+            if not self.receivers:
+                self._parent._drop_batch(self)
+
 
 class FilteredSignal(EventSignal[T]):
     """The events of a `WatchSignal` for certain values alone; kept by it while it has receivers."""
@@ -200,7 +279,7 @@ class FilteredSignal(EventSignal[T]):
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         with _lock:
             super().connect(receiver, sender, weak)
-            self._parent._filters.setdefault(self._keys, {})[self._values] = self
+            self._keep()
         return receiver
 
     connect.__doc__ = ReceiverSignal.connect.__doc__
@@ -208,11 +287,23 @@ class FilteredSignal(EventSignal[T]):
     def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
         with _lock:
             super()._disconnect(receiver_id, sender_id)
-            if self.receivers:
-                return
-            index = self._parent._filters.get(self._keys)
-            if index is not None and index.pop(self._values, None) is not None and not index:
-                del self._parent._filters[self._keys]
+            self._release()
+
+    def _keep_batch(self, batch: BatchSignal[T]) -> None:
+        super()._keep_batch(batch)
+        self._keep()
+
+    def _drop_batch(self, batch: BatchSignal[T]) -> None:
+        super()._drop_batch(batch)
+        self._release()
+
+    def _keep(self) -> None:
+        self._parent._filters.setdefault(self._keys, {})[self._values] = self
+
+    def _release(self) -> None:
+        index = self._parent._filters.get(self._keys)
+        if not self.in_use and index is not None and index.pop(self._values, None) is not None and not index:
+            del self._parent._filters[self._keys]
 
 
 class WatchSignal(EventSignal[T]):
@@ -317,10 +408,14 @@ class WatchSignal(EventSignal[T]):
                 plans.append(signal.plan(sender))
         return plans, undecided
 
-    def all_deliveries(self, sender: Any, event: Event[T]) -> list[Delivery]:
-        """Every receiver of the event, filtered ones included."""
+    def all_deliveries(self, sender: Any, event: Event[T]) -> Iterator[tuple[Delivery, Any]]:
+        """Every receiver of the event, those of filters and batches included, and what it is called with."""
         filtered, _ = self.filtered_plans(sender, event)
-        return [*self.plan(sender), *(delivery for plan in filtered for delivery in plan)]
+        for delivery in (delivery for plan in (self.plan(sender), *filtered) for delivery in plan):
+            if delivery.batch is None:
+                yield delivery, event
+            else:
+                yield from ((each, [event]) for each in delivery.batch.plan(sender))
 
     @property
     def has_filters(self) -> bool:

@@ -12,9 +12,10 @@ from typing import Any
 
 from ..errors import ListenerError, PayloadError
 from ..events import Event, Message
-from ..signals import Delivery
+from ..signals import BatchSignal, Delivery
+from .gather import Batch, Gatherer
 from .payload import Decoded, Row, read_fields
-from .queue import CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
+from .queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
 from .routes import Route, Router
 from .stats import Stats
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 OnControl = Callable[[Control], None]
 #: Told of receivers that raised: receiver, event, error.
 OnFailure = Callable[[Any, Any, BaseException], None]
+
+#: Seconds that coroutine receivers of batches get at `stop()`.
+LAST_BATCH_SECONDS = 2.0
 
 UNDECIDED = "an event was too large to carry the columns that filters compare"
 
@@ -43,27 +47,32 @@ class Dispatcher:
         self._queue, self._router, self._stats = queue, router, stats
         self._on_control, self._on_failure = on_control, on_failure
         self._loop = loop
+        self._gatherer = Gatherer()
         self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
         self.thread = threading.Thread(target=self._run, name="sqlalchemy-watch-dispatch", daemon=True)
 
     def stop(self) -> None:
         """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
         self._queue.close()
-        if not self._stopped.done():
-            self._stopped.set_result(None)
+        self._give_up()
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None:
+        while (item := self._queue.get(self._gatherer.deadline)) is not None:
             try:
                 self._handle(item)
             except Exception:  # a bug of ours must not silence the listener
                 log.exception("unexpected error while dispatching; going on")
                 self._on_control(Resync("an unexpected error while dispatching"))
 
+        self._last_batches()
+
     def _handle(self, item: Notification | Control) -> None:
         if isinstance(item, Notification):
             self._handle_notification(item)
+        elif isinstance(item, BatchesDue):
+            self._deliver_batches(self._gatherer.take_due())
         elif isinstance(item, CaughtUp):
+            self._deliver_batches(self._gatherer.take_all())
             item.done.set()
         else:
             assert isinstance(item, (Resync, Connected, Disconnected))
@@ -129,6 +138,9 @@ class Dispatcher:
             if delivery.is_async:
                 coroutines = [*(coroutines or ()), delivery]
                 continue
+            if delivery.batch is not None:
+                self._gather(delivery.batch, sender, event)
+                continue
             receiver = delivery.resolve()
             if receiver is None:
                 continue
@@ -144,9 +156,39 @@ class Dispatcher:
         for delivery, raised in failures or ():
             self._failed(delivery, sender, event, raised)
 
-    def _await(
-        self, deliveries: list[Delivery], sender: Any, event: Event[Any]
-    ) -> list[tuple[Delivery, BaseException]]:
+    def _gather(self, signal: BatchSignal[Any], sender: Any, event: Event[Any]) -> None:
+        full = self._gatherer.add(signal, sender, event)
+        if full is not None:
+            self._deliver_batches([full])
+
+    def _deliver_batches(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            events = batch.events
+            failures: list[tuple[Delivery, BaseException]] = []
+            for delivery in batch.signal.plan(batch.sender):
+                if delivery.is_async:
+                    failures += self._await([delivery], batch.sender, events)
+                elif (raised := called(delivery, batch.sender, events)) is not None:
+                    failures.append((delivery, raised))
+            for delivery, raised in failures:
+                self._failed(delivery, batch.sender, events, raised)
+
+    def _last_batches(self) -> None:
+        """What has been gathered is delivered even when the listener stops; coroutines get a moment for it."""
+        self._stopped = concurrent.futures.Future()
+        timer = threading.Timer(LAST_BATCH_SECONDS, self._give_up)
+        timer.daemon = True
+        if self._gatherer:
+            timer.start()
+        self._deliver_batches(self._gatherer.take_all())
+        timer.cancel()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _await(self, deliveries: list[Delivery], sender: Any, event: Any) -> list[tuple[Delivery, BaseException]]:
         """Run coroutine receivers side by side, and wait for them: events stay in order and bounded."""
         running: dict[concurrent.futures.Future[Any], Delivery] = {}
         failures: list[tuple[Delivery, BaseException]] = []
@@ -163,7 +205,7 @@ class Dispatcher:
                 )
                 failures.append((delivery, unrunnable))
                 continue
-            call = receiver(sender, event) if delivery.positional else receiver(sender, event=event)
+            call = _call(delivery, receiver, sender, event)
             try:
                 running[asyncio.run_coroutine_threadsafe(call, loop)] = delivery
             except RuntimeError as error:
@@ -181,7 +223,26 @@ class Dispatcher:
                     failures.append((running[future], raised))
         return failures
 
-    def _failed(self, delivery: Delivery, sender: Any, event: Event[Any], error: BaseException) -> None:
+    def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
         """Say that a receiver failed; it is not called again."""
         self._stats.failed_receivers += 1
         self._on_failure(delivery.resolve(), event, error)
+
+
+def _call(delivery: Delivery, receiver: Any, sender: Any, payload: Any) -> Any:
+    """Call a receiver with an event, or one of batches with its events."""
+    if delivery.positional:
+        return receiver(sender, payload)
+    return receiver(sender, events=payload) if isinstance(payload, list) else receiver(sender, event=payload)
+
+
+def called(delivery: Delivery, sender: Any, payload: Any) -> BaseException | None:
+    """Call a receiver that is no coroutine; what it raised."""
+    receiver = delivery.resolve()
+    if receiver is None:
+        return None
+    try:
+        _call(delivery, receiver, sender, payload)
+    except BaseException as error:
+        return error
+    return None

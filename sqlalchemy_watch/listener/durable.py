@@ -15,7 +15,8 @@ from ..errors import ConfigurationError
 from ..events import Event, Message
 from ..signals import Delivery
 from . import dead_letters
-from .dispatch import Dispatcher
+from .dispatch import Dispatcher, called
+from .gather import Batch
 from .payload import Decoded, Row, read_fields
 from .queue import Committed, Control, Notification, RetryDue
 from .routes import Route
@@ -66,6 +67,13 @@ class RetryPolicy:
         return self.max_attempts is not None and attempts >= self.max_attempts
 
 
+class DurableEvent(Event[Any]):
+    """An event that knows which row of which notification it was, for the dead letters."""
+
+    __slots__ = ("origin",)
+    origin: tuple[Notification, int]
+
+
 class DurableDispatcher(Dispatcher):
     """A dispatcher of a consumer group."""
 
@@ -80,14 +88,15 @@ class DurableDispatcher(Dispatcher):
         """Set what the base class does not know of; called once, before the thread starts."""
         self._group, self._policy, self._connect = group, policy, connect
         self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
-        self._current: Notification | None = None
+        self._acknowledged = 0
         self._lsn = -1
         self._next_position = 0
         self._first_position = 0
 
     def _handle(self, item: Notification | Control) -> None:
         if isinstance(item, Committed):
-            self._acknowledge(item.end_lsn)
+            self._gatherer.mark = item.end_lsn
+            self._acknowledge_delivered()
         elif isinstance(item, RetryDue):
             self._retry_parked()
         else:
@@ -96,7 +105,6 @@ class DurableDispatcher(Dispatcher):
     def _handle_notification(self, notification: Notification) -> None:
         if notification.lsn != self._lsn:
             self._lsn, self._next_position = notification.lsn or 0, 0
-        self._current = notification
         super()._handle_notification(notification)
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
@@ -108,49 +116,54 @@ class DurableDispatcher(Dispatcher):
 
     def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
         position = self._first_position + index
-        return Event(sender, message, row.values, row.old, row.changed, row.partial, position)
+        event = DurableEvent(sender, message, row.values, row.old, row.changed, row.partial, position)
+        event.origin = (notification, index)
+        return event
 
-    def _failed(self, delivery: Delivery, sender: Any, event: Event[Any], error: BaseException) -> None:
+    def _deliver_batches(self, batches: list[Batch]) -> None:
+        super()._deliver_batches(batches)
+        self._acknowledge_delivered()
+
+    def _acknowledge_delivered(self) -> None:
+        """Acknowledge the transactions of which no event waits in a batch any more."""
+        delivered = self._gatherer.delivered_up_to
+        if delivered != self._acknowledged and not self._stopped.done():
+            self._acknowledged = delivered
+            self._acknowledge(delivered)
+
+    def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
         """Try again until the receiver takes the event, or the policy gives it up."""
         attempts = 1
         super()._failed(delivery, sender, event, error)
         while not self._stopped.done():
             if self._policy.is_exhausted(attempts) or not self._policy.in_order:
-                return self._park(delivery, event, error, attempts)
+                for each in event if isinstance(event, list) else [event]:
+                    self._park(delivery, each, error, attempts)
+                return
             self._stats.retries += 1
             self._pause(self._policy.delay(attempts))
             if self._stopped.done():
-                return None
+                return
             failure = self._try(delivery, sender, event)
             if failure is None:
-                return None
+                return
             error = failure
             attempts += 1
             super()._failed(delivery, sender, event, error)
-        return None
+        return
 
-    def _try(self, delivery: Delivery, sender: Any, event: Event[Any]) -> BaseException | None:
-        receiver = delivery.resolve()
-        if receiver is None:
-            return None
+    def _try(self, delivery: Delivery, sender: Any, event: Any) -> BaseException | None:
         if delivery.is_async:
             return next((error for _, error in self._await([delivery], sender, event)), None)
-        try:
-            if delivery.positional:
-                receiver(sender, event)
-            else:
-                receiver(sender, event=event)
-        except BaseException as error:
-            return error
-        return None
+        return called(delivery, sender, event)
 
-    def _park(self, delivery: Delivery, event: Event[Any], error: BaseException, attempts: int) -> None:
+    def _park(self, delivery: Delivery, event: DurableEvent, error: BaseException, attempts: int) -> None:
         """Keep the event in the table; the line waits until that has succeeded."""
-        assert self._current is not None
+        notification, _ = event.origin
         exhausted = self._policy.is_exhausted(attempts)
         receiver = delivery.resolve()
         letter = (
-            self._group, self._current.channel, self._payload_of(event), event.lsn or 0, event.position or 0,
+            self._group, notification.channel, _payload_of(event), event.lsn or 0, event.position or 0,
             receiver_name(receiver), _describe(error), attempts,
         )  # fmt: skip
         retry_in = None if exhausted else self._policy.delay(attempts)
@@ -174,15 +187,6 @@ class DurableDispatcher(Dispatcher):
         log.error("gave up %s.%s for receiver %r: it is among the dead letters", event.model, event.label, receiver)
         self._on_dead_letter(receiver, event, error)
 
-    def _payload_of(self, event: Event[Any]) -> str:
-        """The payload of the one row."""
-        assert self._current is not None
-        fields = json.loads(self._current.payload)
-        index = (event.position or 0) - self._first_position
-        fields["rows"] = fields["rows"][index : index + 1]
-        fields.pop("resync", None)
-        return json.dumps(fields, ensure_ascii=False)
-
     def _retry_parked(self) -> None:
         try:
             with self._connect() as connection:
@@ -205,14 +209,14 @@ class DurableDispatcher(Dispatcher):
                 event: Event[Any] = Event(
                     sender, message, row.values, row.old, row.changed, row.partial, letter.position
                 )
-                for delivery in (d for signal in signals for d in signal.all_deliveries(sender, event)):
+                for delivery, payload in (d for signal in signals for d in signal.all_deliveries(sender, event)):
                     if receiver_name(delivery.resolve()) != letter.receiver:
                         continue
                     found = True
-                    error = self._try(delivery, sender, event)
+                    error = self._try(delivery, sender, payload)
                     if error is not None:
                         failure = (delivery.resolve(), event, error)
-                        super()._failed(delivery, sender, event, error)
+                        super()._failed(delivery, sender, payload, error)
         if failure is not None or not found:
             attempts = letter.attempts + 1
             exhausted = self._policy.is_exhausted(attempts) or not found
@@ -236,6 +240,15 @@ def receiver_name(receiver: Any) -> str:
     function = getattr(receiver, "func", receiver)  # functools.partial
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+
+
+def _payload_of(event: DurableEvent) -> str:
+    """The payload of the one row."""
+    notification, index = event.origin
+    fields = json.loads(notification.payload)
+    fields["rows"] = fields["rows"][index : index + 1]
+    fields.pop("resync", None)
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def _describe(error: BaseException) -> str:

@@ -66,7 +66,8 @@ class Listener:
     - `connected`: LISTEN is in force.
     - `disconnected(error)`: the connection was lost; the listener reconnects by itself.
     - `resync(reason)`: something may have been missed: reload what you hold.
-    - `receiver_failed(receiver, event, error)`: a receiver raised; with `durable` at each attempt.
+    - `receiver_failed(receiver, event, error)`: a receiver raised; with `durable` at each attempt. For a
+      receiver of batches `event` is the list.
     - `dead_lettered(receiver, event, error)`: with `durable`: an event was given up.
     """
 
@@ -286,7 +287,8 @@ class Listener:
             self._send(self.disconnected, error=item.error)
 
     def _on_failure(self, receiver: Any, event: Any, error: BaseException) -> None:
-        log.error("receiver %r failed on %s.%s", receiver, event.model, event.label, exc_info=error)
+        one = event[0] if isinstance(event, list) else event
+        log.error("receiver %r failed on %s.%s", receiver, one.model, one.label, exc_info=error)
         self._send(self.receiver_failed, receiver=receiver, event=event, error=error)
 
     def _on_dead_letter(self, receiver: Any, event: Any, error: BaseException) -> None:

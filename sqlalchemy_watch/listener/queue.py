@@ -8,6 +8,7 @@ counted until it has been emptied, and then there is one `Resync` in their place
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -63,7 +64,12 @@ class RetryDue:
     """Parked events are to be tried again."""
 
 
-Control: TypeAlias = Resync | Connected | Disconnected | CaughtUp | Committed | RetryDue
+@dataclass(frozen=True)
+class BatchesDue:
+    """Gathered events have waited long enough."""
+
+
+Control: TypeAlias = Resync | Connected | Disconnected | CaughtUp | Committed | RetryDue | BatchesDue
 Item: TypeAlias = Notification | Control
 
 OVERFLOW = "the listener's queue was full, since receivers are slower than writers"
@@ -99,15 +105,20 @@ class EventQueue:
             self._items.append(item)
             self._changed.notify()
 
-    def get(self) -> Item | None:
-        """The next item, waiting for it; None once the queue is closed."""
+    def get(self, deadline: float | None = None) -> Item | None:
+        """The next item, waiting for it; None once the queue is closed.
+
+        :param deadline: by `time.monotonic()`; then it is `BatchesDue`.
+        """
         with self._changed:
             while not self._closed:
+                if deadline is not None and deadline <= time.monotonic():
+                    return BatchesDue()
                 if self._items:
                     return self._items.popleft()
                 self._close_gap()
                 if not self._items:
-                    self._changed.wait()
+                    self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
             return None
 
     def close(self) -> None:
@@ -149,9 +160,9 @@ class WaitingQueue(EventQueue):
                 self._bytes += len(notification.payload)
             self._changed.notify()
 
-    def get(self) -> Item | None:
+    def get(self, deadline: float | None = None) -> Item | None:
         was_full = self.full
-        item = super().get()
+        item = super().get(deadline)
         if isinstance(item, Notification):
             self._bytes -= len(item.payload)
         if was_full and not self.full:

@@ -130,6 +130,13 @@ class WalSource:
             pass
 
     def _run(self) -> None:
+        try:
+            self._consume()
+        finally:
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _consume(self) -> None:
         backoff = Backoff()
         while not self._stopping.is_set():
             failure: BaseException | None = None
