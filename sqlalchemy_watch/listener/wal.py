@@ -8,6 +8,7 @@ a lost connection, and has been taken already, is passed over.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import select
@@ -142,7 +143,7 @@ class WalSource:
             failure: BaseException | None = None
             try:
                 self._prepare()
-                with self._connect(replication=True) as connection:
+                with contextlib.closing(self._connect(replication=True)) as connection:
                     self._check_server(connection)
                     stream = _Stream(connection, self)
                     if self._start_when_free(stream):
