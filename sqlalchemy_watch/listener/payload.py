@@ -53,7 +53,7 @@ def read_fields(payload: bytes) -> dict[str, Any]:
     if not isinstance(fields, dict) or type(fields.get("v")) is not int:
         raise PayloadError("not an object with a version")
     if fields["v"] != wire.VERSION:
-        raise PayloadError(f"unknown version {fields['v']}: bring this library up to date")
+        raise PayloadError("unknown version: bring this library up to date")
     for name, kind in _FIELDS.items():
         if type(fields.get(name)) is not kind:
             raise PayloadError(f"field {name!r} is missing or not a {kind.__name__}")
@@ -112,9 +112,9 @@ class PayloadDecoder:
         :raises PayloadError: where it contradicts itself or the declaration.
         """
         if fields["op"] != self._watch.operation:
-            raise PayloadError(f"operation {fields['op']!r} on a watch of {self._watch.operation!r}")
+            raise PayloadError(f"another operation on a watch of {self._watch.operation!r}")
         layout = _Layout(self._columns, self._carried, self._always, fields["columns"], _old_names(fields))
-        resync = fields.get("resync")
+        resync = _reason(fields.get("resync"))
         message = Message(
             operation=self._watch.operation,
             label=self._watch.label,
@@ -129,7 +129,7 @@ class PayloadDecoder:
             rows = [row._replace(old=_mapping(layout.attributes, row), changed=frozenset()) for row in rows]
         if lost and resync is None:
             resync = "a row could not be decoded"
-        return Decoded(message, rows, None if resync is None else str(resync)[:200])
+        return Decoded(message, rows, resync)
 
 
 def _column(column: CarriedColumn, decoder: Callable[[TypeEngine[Any]], Decode | None]) -> _Column:
@@ -145,6 +145,13 @@ def _timestamp(microseconds: int) -> datetime:
         return _EPOCH + timedelta(microseconds=microseconds)
     except OverflowError:
         raise PayloadError("field 'at' is no time") from None
+
+
+def _reason(reason: object) -> str | None:
+    """A reason of ours; anything else is not repeated, since it would go to the logs."""
+    if reason is None or reason in (wire.TOO_LARGE, wire.BUILD_FAILED):
+        return reason if isinstance(reason, str) else None
+    return "the database says that rows are missing"
 
 
 def _context(text: object) -> Mapping[str, Any]:

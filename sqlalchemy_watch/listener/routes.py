@@ -17,6 +17,9 @@ from ..targets import watches_of_table
 from .payload import PayloadDecoder
 from .values import ValueDecoders
 
+#: How many discriminator values a route remembers the destinations of.
+MAX_CLASSES = 1_000
+
 #: A sender, and the signals that fire for a row of it.
 Destination = tuple[Any, tuple[WatchSignal[Any], ...]]
 
@@ -56,7 +59,9 @@ class Route:
         try:
             return self._by_class[kind]
         except KeyError:
-            found = self._by_class[kind] = list(self._resolve(kind))
+            found = list(self._resolve(kind))
+            if len(self._by_class) < MAX_CLASSES:  # values that name no class may be any number
+                self._by_class[kind] = found
             return found
         except TypeError:  # an unhashable discriminator names no class
             return list(self._resolve(None))
