@@ -71,7 +71,7 @@ class Watched:
 
     __watch__: ClassVar[Iterable[Any]] = ()
 
-    watch = _WatchAttribute()
+    watch: ClassVar[_WatchAttribute] = _WatchAttribute()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # Before the class is mapped, and so before its table exists.

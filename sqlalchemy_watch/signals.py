@@ -244,7 +244,9 @@ class BatchSignal(ReceiverSignal, Generic[T]):
         if isinstance(max_wait, bool) or not isinstance(max_wait, (int, float)) or not 0 <= max_wait < float("inf"):
             raise ConfigurationError(f"signal {self.name!r}: max_wait must be seconds from 0 on, not {max_wait!r}")
         self._parent = parent
-        self.max_size, self.max_wait, self.latest_only = max_size, max_wait, latest_only
+        self.max_size: int = max_size
+        self.max_wait: float = max_wait
+        self.latest_only: bool = latest_only
 
     @property
     def parameters(self) -> tuple[int, float, bool]:

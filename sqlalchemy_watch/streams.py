@@ -42,7 +42,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         self._waking = False
         self._ended = False
         #: How many events did not fit, in all.
-        self.dropped = 0
+        self.dropped: int = 0
         signal.connect(self._receive)
         signal.root.streams.add(self)
 

@@ -19,7 +19,7 @@ from .queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, Event
 from .routes import Route, Router
 from .stats import Stats
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Told of control items, on the dispatch thread.
 OnControl = Callable[[Control], None]
@@ -49,7 +49,9 @@ class Dispatcher:
         self._loop = loop
         self._gatherer = Gatherer()
         self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self.thread = threading.Thread(target=self._run, name="sqlalchemy-watch-dispatch", daemon=True)
+        self.thread: threading.Thread = threading.Thread(
+            target=self._run, name="sqlalchemy-watch-dispatch", daemon=True
+        )
 
     def stop(self) -> None:
         """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""

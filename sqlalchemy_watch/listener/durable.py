@@ -21,7 +21,7 @@ from .payload import Decoded, Row, read_fields
 from .queue import Committed, Control, Notification, RetryDue
 from .routes import Route
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Told of an event that was given up: receiver, event, error.
 OnDeadLetter = Callable[[Any, Any, BaseException], None]

@@ -34,7 +34,7 @@ from .stats import Stats
 from .values import ValueDecoders
 from .wal import WalSource
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Says in words what is wrong with the triggers of these tables, given a psycopg connection.
 InspectTriggers = Callable[["psycopg.Connection[Any]", Sequence[Table]], Iterable[str]]
@@ -109,11 +109,15 @@ class Listener:
         self._queue = EventQueue(max_queue)
         self._stats = Stats()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.connected = blinker.Signal("Sent when LISTEN is in force.")
-        self.disconnected = blinker.Signal("Sent with error= when the connection is lost.")
-        self.resync = blinker.Signal("Sent with reason= when something may have been missed.")
-        self.dead_lettered = blinker.Signal("Sent with receiver=, event=, error= when an event is given up.")
-        self.receiver_failed = blinker.Signal("Sent with receiver=, event=, error= when a receiver raises.")
+        self.connected: blinker.Signal = blinker.Signal("Sent when LISTEN is in force.")
+        self.disconnected: blinker.Signal = blinker.Signal("Sent with error= when the connection is lost.")
+        self.resync: blinker.Signal = blinker.Signal("Sent with reason= when something may have been missed.")
+        self.dead_lettered: blinker.Signal = blinker.Signal(
+            "Sent with receiver=, event=, error= when an event is given up."
+        )
+        self.receiver_failed: blinker.Signal = blinker.Signal(
+            "Sent with receiver=, event=, error= when a receiver raises."
+        )
 
     @property
     def running(self) -> bool:

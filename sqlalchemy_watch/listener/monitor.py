@@ -13,7 +13,7 @@ from .connect import Connect
 from .queue import EventQueue, RetryDue
 from .stats import Stats
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds between looks at the table of dead letters, where there is one.
 RETRY_INTERVAL = 1.0
@@ -31,9 +31,9 @@ class SlotMonitor:
         self._connect, self._group, self._queue, self._stats = connect, group, queue, stats
         self._interval = min(interval, RETRY_INTERVAL) if has_table else interval
         self._has_table = has_table
-        self._stopping = threading.Event()
+        self._stopping: threading.Event = threading.Event()
         self._warned = False
-        self.thread = threading.Thread(target=self._run, name="sqlalchemy-watch-slot", daemon=True)
+        self.thread: threading.Thread = threading.Thread(target=self._run, name="sqlalchemy-watch-slot", daemon=True)
 
     def stop(self) -> None:
         """Let the thread end."""

@@ -29,7 +29,7 @@ from .routes import Route
 from .server import check_not_pooled, check_server, resolve_schemas
 from .stats import Stats
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 RECONNECTED = "the connection was lost and is back"
 
@@ -60,13 +60,13 @@ class NotifySource:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._stopping = threading.Event()
+        self._stopping: threading.Event = threading.Event()
         #: Set once LISTEN is in force for the first time, or can't be.
-        self.settled = threading.Event()
+        self.settled: threading.Event = threading.Event()
         #: Why it could not, or the last attempt could not.
         self.error: BaseException | None = None
-        self.listening = False
-        self.thread = threading.Thread(target=self._run, name="sqlalchemy-watch-listen", daemon=True)
+        self.listening: bool = False
+        self.thread: threading.Thread = threading.Thread(target=self._run, name="sqlalchemy-watch-listen", daemon=True)
 
     def stop(self) -> None:
         """Let the thread end and close the connection."""

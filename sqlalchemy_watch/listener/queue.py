@@ -85,7 +85,7 @@ class EventQueue:
         self._gap = False
         self._closed = False
         #: How many notifications were dropped, in all.
-        self.dropped = 0
+        self.dropped: int = 0
 
     def put(self, notifications: Iterable[Notification]) -> None:
         """Add notifications, or drop those that don't fit; never waits."""

@@ -35,7 +35,7 @@ from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
 
-log = logging.getLogger(__name__)
+log: logging.Logger = logging.getLogger(__name__)
 
 #: The channel of `catch_up`'s tokens.
 TOKENS = "token"
@@ -75,17 +75,17 @@ class WalSource:
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
-        self._stopping = threading.Event()
+        self._stopping: threading.Event = threading.Event()
         self._position = _Position()
         self._acknowledged = 0
         self._had_slot = False
         self._was_active = False
         self._encoding = "utf-8"
         #: Set once the slot is read, or waited for behind another consumer, or can't be.
-        self.settled = threading.Event()
+        self.settled: threading.Event = threading.Event()
         self.error: BaseException | None = None
-        self.listening = False
-        self.thread = threading.Thread(target=self._run, name="sqlalchemy-watch-wal", daemon=True)
+        self.listening: bool = False
+        self.thread: threading.Thread = threading.Thread(target=self._run, name="sqlalchemy-watch-wal", daemon=True)
         queue.on_space = self._wake
 
     def stop(self) -> None:

@@ -15,8 +15,6 @@ from .body import NEW_ROWS, OLD_ROWS, function_body, qualified, quote, settings
 class WatchDDL(ExecutableDDLElement):
     """A statement about one watch."""
 
-    inherit_cache = False
-
     def __init__(self, watch: TableWatch) -> None:
         self.watch = watch
 
