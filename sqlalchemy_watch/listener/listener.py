@@ -94,12 +94,12 @@ class Listener:
             raise ConfigurationError("retry is for durable delivery: add durable='a_group', or remove it")
         self._group = None if durable is None else check_group_name(durable)
         self._retry = retry or RetryPolicy()
+        self._targets = targets
         self._tables = tables_of(*targets)
         self._connect = connector(engine, listen_url)
         sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-        self._router = Router(self._tables, ValueDecoders(sync_engine), durable=durable is not None)
-        if not self._router.routes:
-            log.warning("%s", _nothing_watched(self._tables, durable))
+        self._decoders = ValueDecoders(sync_engine)
+        self._router = Router((), self._decoders)
         self._max_queue = max_queue
         self._heartbeat = (heartbeat_interval, heartbeat_timeout)
         self._lock = threading.RLock()
@@ -142,6 +142,7 @@ class Listener:
             if self._loop is None:
                 self._loop = _running_loop()
             self._stats = Stats()
+            self._resolve_targets()
             source = self._make_notified() if self._group is None else self._make_durable(self._group)
             dispatcher = self._dispatcher
             assert dispatcher is not None
@@ -163,6 +164,13 @@ class Listener:
         raise ListenerStartError(
             f"LISTEN was not in force within {timeout:g} s: {str(error or 'no answer from the server').strip()}"
         ) from error
+
+    def _resolve_targets(self) -> None:
+        """At start, so that models declared after the listener was made are heard."""
+        self._tables = tables_of(*self._targets)
+        self._router = Router(self._tables, self._decoders, durable=self._group is not None)
+        if not self._router.routes:
+            log.warning("%s", _nothing_watched(self._tables, self._group))
 
     def _make_notified(self) -> NotifySource:
         self._queue = EventQueue(self._max_queue)
