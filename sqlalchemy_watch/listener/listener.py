@@ -58,7 +58,9 @@ class Listener:
         the server keeps until they are acknowledged, that is, until their receivers have returned. Of several
         listeners of a group one is active, and the others stand by. Only watches with `delivery="durable"`
         or `"both"` are heard then, and without a group only those with `"notify"` or `"both"`.
-    :param retry: with `durable`: what happens to an event whose receiver raised; see `RetryPolicy`.
+    :param max_attempts: with `durable`: calls of a receiver that raises before the event goes to the dead
+        letters; None tries for ever.
+    :param retry: with `durable`, instead of `max_attempts`: the whole policy; see `RetryPolicy`.
     :raises ConfigurationError: for a target that can't be watched, and for settings psycopg can't take.
 
     Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events:
@@ -83,6 +85,7 @@ class Listener:
         heartbeat_interval: float = 30.0,
         heartbeat_timeout: float = 10.0,
         durable: str | None = None,
+        max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
     ) -> None:
         for name, value in (("heartbeat_interval", heartbeat_interval), ("heartbeat_timeout", heartbeat_timeout)):
@@ -90,10 +93,14 @@ class Listener:
                 raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
         if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
             raise ConfigurationError(f"max_queue must be an int of at least 1, not {max_queue!r}")
-        if retry is not None and durable is None:
-            raise ConfigurationError("retry is for durable delivery: add durable='a_group', or remove it")
+        if durable is None and (retry is not None or max_attempts is not None):
+            raise ConfigurationError(
+                "max_attempts and retry are for durable delivery: add durable='a_group', or remove them"
+            )
+        if retry is not None and max_attempts is not None:
+            raise ConfigurationError("max_attempts is part of retry=RetryPolicy(max_attempts=...): give one of them")
         self._group = None if durable is None else check_group_name(durable)
-        self._retry = retry or RetryPolicy()
+        self._retry = retry or RetryPolicy(max_attempts=max_attempts)
         self._targets = targets
         self._tables = tables_of(*targets)
         self._connect = connector(engine, listen_url)
