@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Column
-from sqlalchemy import column as sql_column
-from sqlalchemy import table as sql_table
+from sqlalchemy import Column, literal_column
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.elements import ColumnElement
@@ -18,7 +16,20 @@ from .spec import Condition
 #: How statement-level functions call the row concerned and the previous one, and row-level ones.
 STATEMENT_ALIASES = ("r", "o")
 
+
+class _Compiler(postgresql.base.PGCompiler):
+    """Writes literals that are the same under either setting of standard_conforming_strings."""
+
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        rendered: str = super().render_literal_value(value, type_)  # type: ignore[no-untyped-call]
+        if not rendered.startswith("'") or "\\" not in rendered:
+            return rendered
+        return "E" + rendered.replace("\\", "\\\\")
+
+
 _PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+_PG.statement_compiler = _Compiler  # type: ignore[assignment]
+_PG._backslash_escapes = False  # _Compiler doubles them; SQLAlchemy's default differs between versions
 
 
 class UnknownColumn(AttributeError):
@@ -43,7 +54,8 @@ class _Row:
                 f"{attribute!r} is no column here: there are {', '.join(map(repr, self._columns))}"
             ) from None
         self._used = True
-        return sql_table(self._alias, sql_column(column.name, column.type)).c[column.name]
+        # Not a column of a table: a subquery would list that in its own FROM.
+        return literal_column(f"{self._alias}.{_PG.identifier_preparer.quote(column.name)}", column.type)
 
 
 def compile_condition(

@@ -249,6 +249,6 @@ class _Layout:
         except PayloadError:
             pass
         try:
-            return next(self._decode_partial([row["partial"] if shape == "partial" else row]))
+            return next(self._decode_partial([row["partial"] if shape == "partial" else row]), None)
         except PayloadError:
             return None

@@ -109,6 +109,7 @@ def function_body(watch: TableWatch) -> str:
 
 def _declare() -> str:
     return """\
+<<watch>>
 DECLARE
   watch_head pg_catalog.text;
   watch_context pg_catalog.text;
@@ -208,14 +209,14 @@ def _row_level(watch: TableWatch) -> str:
     return f"""\
 {rows}
     IF pg_catalog.octet_length(watch_rows) > watch_room THEN
-{_log_alone(watch, "watch_rows", "      ")}
+{_log_alone(watch, "watch_rows", "      ")}\
       watch_rows := {_partial(key)};
       IF pg_catalog.octet_length(watch_rows) > watch_room THEN
         watch_rows := NULL;
         watch_resync := {literal(wire.TOO_LARGE)};
       END IF;
-{_notify_alone(watch, "watch_rows", "      ")}
-    END IF;""".replace("\n\n", "\n")
+{_notify_alone(watch, "watch_rows", "      ")}\
+    END IF;"""
 
 
 def _statement_level(watch: TableWatch) -> str:
@@ -242,6 +243,7 @@ def _statement_level(watch: TableWatch) -> str:
 def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
     # Pieces of about PIECE_BYTES, as many rows each as the rows seen so far suggest; then as many pieces as a
     # payload holds. Far cheaper than a loop over the rows, and bounded in memory, as hashing spills to disk.
+    # Variables among columns are qualified by the block: the table may have a column of that name.
     where = f"\n          WHERE {condition}" if condition else ""
     return f"""\
       watch_seen := greatest({PIECE_BYTES} * watch_seen / coalesce(pg_catalog.octet_length(watch_rows), 2000), 1);
@@ -249,7 +251,7 @@ def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
       FOR watch_piece IN
         SELECT '[' || pg_catalog.string_agg(p.j, '],[') || ']' AS j,
           pg_catalog.max(pg_catalog.octet_length(pg_catalog.string_agg(p.j, '],[')) + 2) OVER () AS longest
-        FROM (SELECT {row} AS j, pg_catalog.row_number() OVER () / watch_seen AS piece
+        FROM (SELECT {row} AS j, pg_catalog.row_number() OVER () / watch.watch_seen AS piece
 {_source(watch, "{}", "          ")}{where}) AS p
         GROUP BY p.piece ORDER BY p.piece
       LOOP
@@ -267,13 +269,13 @@ def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
     where = f"\n        WHERE {condition}" if condition else ""
     too_long = f"""\
         IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-{_log_alone(watch, "watch_piece.j", "          ")}
+{_log_alone(watch, "watch_piece.j", "          ")}\
           watch_piece.j := {_partial(key)};
           IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
             watch_piece.j := NULL;
             watch_resync := {literal(wire.TOO_LARGE)};
           END IF;
-{_notify_alone(watch, "watch_piece.j", "          ")}
+{_notify_alone(watch, "watch_piece.j", "          ")}\
           CONTINUE WHEN watch_piece.j IS NULL;
         END IF;
 """
@@ -284,7 +286,7 @@ def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
 {_source(watch, "{}", "        ")}{where}
       LOOP
 {too_long if watch.is_notified else ""}{_append(watch)}
-      END LOOP;""".replace("\n\n", "\n")
+      END LOOP;"""
 
 
 def _log_alone(watch: TableWatch, row: str, indent: str) -> str:
@@ -296,7 +298,8 @@ def _log_alone(watch: TableWatch, row: str, indent: str) -> str:
 {_emit(watch, _ROWS, indent + "  ")}
 {indent}  watch_rows := NULL;
 {indent}END IF;
-{_log(watch, f"watch_head || {row} || ']}}'", indent)}"""
+{_log(watch, f"watch_head || {row} || ']}}'", indent)}
+"""
 
 
 def _notify_alone(watch: TableWatch, row: str, indent: str) -> str:
@@ -310,7 +313,8 @@ def _notify_alone(watch: TableWatch, row: str, indent: str) -> str:
 {_notify(watch, _RESYNC, indent + "  ")}
 {indent}END IF;
 {indent}watch_resync := NULL;
-{indent}{row} := NULL;"""
+{indent}{row} := NULL;
+"""
 
 
 def _append(watch: TableWatch) -> str:
@@ -330,7 +334,7 @@ def _source(watch: TableWatch, rows: str, indent: str) -> str:
     source = f"{indent}FROM {rows.format(table)} AS {row}"
     if not watch.needs_old_rows:
         return source
-    pairs = " AND ".join(f"{old}.{quote(c.name)} = {row}.{quote(c.name)}" for c in watch.key)
+    pairs = " AND ".join(f"{_compared(c, old)} = {_compared(c, row)}" for c in watch.key)
     return f"{source}\n{indent}LEFT JOIN {rows.format(OLD_ROWS)} AS {old} ON {pairs}"
 
 
@@ -356,7 +360,7 @@ def _condition(watch: TableWatch, row: str, old: str, level: str) -> str | None:
 def _unpaired(watch: TableWatch, row: str, old: str, level: str) -> str:
     if level == "statement":
         return f"{old}.{quote(watch.key[0].name)} IS NULL"
-    return _or([f"{old}.{quote(c.name)} IS DISTINCT FROM {row}.{quote(c.name)}" for c in watch.key])
+    return _or([_differs(c, row, old) for c in watch.key])
 
 
 def _or(terms: list[str]) -> str:
@@ -364,9 +368,12 @@ def _or(terms: list[str]) -> str:
 
 
 def _differs(column: CarriedColumn, row: str, old: str) -> str:
+    return f"{_compared(column, row)} IS DISTINCT FROM {_compared(column, old)}"
+
+
+def _compared(column: CarriedColumn, row: str) -> str:
     cast = "" if wire.has_equality(column.type) else "::pg_catalog.text"
-    name = quote(column.name)
-    return f"{row}.{name}{cast} IS DISTINCT FROM {old}.{name}{cast}"
+    return f"{row}.{quote(column.name)}{cast}"
 
 
 def _row_json(watch: TableWatch, row: str, old: str) -> str:
