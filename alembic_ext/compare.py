@@ -18,15 +18,13 @@ from sqlalchemy_watch.spec import application_of
 from sqlalchemy_watch.triggers.body import function_body, quote
 from sqlalchemy_watch.triggers.catalog import WatchStatus, fetcher, read_catalog
 
-from . import render
 from .operations import WatchOp
 from .plugin import log
+from .render import render_watch as render_watch  # so that Alembic finds it
 from .states import NOTHING, State, declared_state, installed_state
 
 #: Schema (None for the default one) and name of a table, as Alembic keys them.
 Place = tuple[str | None, str]
-
-render.register()
 
 
 def add_operations(

@@ -14,17 +14,14 @@ from alembic.autogenerate.api import AutogenContext
 from .operations import WatchOp
 
 
-def register() -> None:
-    """Tell Alembic how to render the operation."""
-    renderers.dispatch_for(WatchOp, replace=True)(render_watch)
-
-
+@renderers.dispatch_for(WatchOp)
 def render_watch(context: AutogenContext, operation: WatchOp) -> list[str]:
     """A comment that says what it is, then one `op.execute` for each statement."""
     prefix = context.opts["alembic_module_prefix"] or ""
     comment = f"# watch: {operation.verb} {operation.table!r}, signal {operation.label!r}"
-    statements = operation.statements()
-    return ["\n".join([comment, *(f"{prefix}execute({_argument(sql)})" for sql in statements)])] if statements else []
+    calls = [f"{prefix}execute({_argument(sql)})" for sql in operation.statements()]
+    # In one piece: between lines of their own, Mako would look for blocks that open and close.
+    return ["\n".join([comment, *calls])] if calls else []
 
 
 def _argument(sql: str) -> str:

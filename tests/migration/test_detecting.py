@@ -12,6 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Watch, Watched, install, status
 from sqlalchemy_watch.spec import APPLICATION_KEY
+from sqlalchemy_watch.triggers.body import TEMPLATE_VERSION
 
 from .project import Project, body_of, functions_in, is_empty, snapshot, triggers_in
 
@@ -34,8 +35,6 @@ def declare(*watches: Any, metadata: MetaData | None = None, schema: str | None 
 
     return Base
 
-
-BODY = "SELECT prosrc FROM pg_proc WHERE proname = 'watch_users_updated'"
 
 TAMPERING = {
     "body edited": [
@@ -160,6 +159,29 @@ def test_a_dropped_table_takes_its_watches_with_it_and_brings_them_back(
     assert downgrade.index("op.create_table") < downgrade.index("CREATE OR REPLACE FUNCTION watch_users_renamed()")
     project.upgrade()
     assert functions_in(snapshot(client)) == triggers_in(snapshot(client)) == []
+    project.downgrade()
+    assert snapshot(client) == before
+
+
+def test_a_function_of_an_earlier_template_is_replaced_and_brought_back(
+    project: Project, client: psycopg.Connection[Any]
+) -> None:
+    project.metadata = declare("updated").metadata
+    project.revision()
+    project.upgrade()
+    [(body,)] = client.execute("SELECT prosrc FROM pg_proc WHERE proname = 'watch_users_updated'").fetchall()
+    earlier = psycopg.sql.Literal(body.replace(f"_watch {TEMPLATE_VERSION} ", "_watch 0 ")).as_string()
+    client.execute(
+        f"CREATE OR REPLACE FUNCTION watch_users_updated() RETURNS trigger LANGUAGE plpgsql AS {earlier}".encode()
+    )
+    before = snapshot(client)
+    [(verb, table, label, reason)] = project.differences()
+    assert (verb, table, label) == ("change_watch", "users", "updated")
+    assert reason == f"the function is of template version 0, and this library has {TEMPLATE_VERSION}"
+    script = project.revision()
+    assert "TRIGGER" not in body_of(script)
+    project.upgrade()
+    assert project.differences() == []
     project.downgrade()
     assert snapshot(client) == before
 

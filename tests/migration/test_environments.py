@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from postgres import Cluster
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, event
 
+from alembic_ext.operations import WatchOp
 from sqlalchemy_watch import Watch, watch
 
 from .project import Project, body_of, is_empty, snapshot, triggers_in
@@ -228,7 +229,11 @@ def test_compare_metadata_and_produce_migrations(engine: Engine, client: psycopg
         context = MigrationContext.configure(connection)
         assert compare_metadata(context, metadata) == [("change_watch", "users", "inserted", "the trigger is disabled")]
         script = produce_migrations(context, metadata)
+        assert script.upgrade_ops is not None
+        assert script.downgrade_ops is not None
         [up], [down] = script.upgrade_ops.ops, script.downgrade_ops.ops
+    assert isinstance(up, WatchOp)
+    assert isinstance(down, WatchOp)
     assert up.statements() == ["ALTER TABLE users ENABLE TRIGGER watch_users_inserted"]
     assert down.statements() == ["ALTER TABLE users DISABLE TRIGGER watch_users_inserted"]
 

@@ -14,6 +14,7 @@ from postgres import Cluster
 from sqlalchemy import BigInteger, Column, Integer, Interval, MetaData, Numeric, String, Table, text
 
 from sqlalchemy_watch import Watch, watch
+from sqlalchemy_watch.spec import OPERATIONS
 
 from .project import Project, is_empty, snapshot
 
@@ -45,7 +46,7 @@ def declarations(draw: st.DrawFn) -> tuple[str, list[tuple[str, Any]]]:
 @st.composite
 def watches(draw: st.DrawFn, columns: list[str]) -> list[Watch]:
     chosen: dict[str, Watch] = {}
-    for operation in draw(st.lists(st.sampled_from(["inserted", "updated", "deleted", "truncated"]), max_size=3)):
+    for operation in draw(st.lists(st.sampled_from(OPERATIONS), max_size=3)):
         options: dict[str, Any] = {}
         if operation != "truncated":
             options["extra_columns"] = draw(st.lists(st.sampled_from(columns), unique=True, max_size=2))

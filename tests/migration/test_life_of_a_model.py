@@ -105,7 +105,7 @@ def declare(step: Step) -> tuple[type[DeclarativeBase], Any]:
         return Base, None
     attributes: dict[str, Any] = {"__tablename__": step.table, "__annotations__": {}}
     for name, type_ in step.columns.items():
-        attributes["__annotations__"][name] = Mapped[str if type_ is String else int]
+        attributes["__annotations__"][name] = Mapped[Any]
         attributes[name] = mapped_column(type_, primary_key=name == "id", nullable=name != "id")
     parents: tuple[type, ...] = (Base,)
     if step.watch is not None:

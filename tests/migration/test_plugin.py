@@ -149,7 +149,7 @@ def test_a_library_that_cannot_be_imported_breaks_no_migration_of_others(
 ) -> None:
     """psycopg without libpq, in a project that has watched nothing so far."""
     monkeypatch.delitem(sys.modules, "alembic_ext.compare", raising=False)
-    monkeypatch.setitem(sys.modules, "alembic_ext.compare", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "alembic_ext.compare", None)
     monkeypatch.delattr("alembic_ext.compare", raising=False)
     caplog.set_level(logging.WARNING)
     with engine.connect() as connection:
