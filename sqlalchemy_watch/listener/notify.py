@@ -272,6 +272,8 @@ class _Reader:
 
     def _put(self, arrived: list[Notification]) -> None:
         if arrived:
+            if self._beat_sent is not None:  # it comes behind a backlog; only silence is a loss
+                self._beat_sent = time.monotonic()
             self._source._stats.notifications += len(arrived)
             self._source._queue.put(arrived)
 
