@@ -7,7 +7,7 @@ operations, is then in order as well.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
@@ -45,7 +45,7 @@ def add_operations(
             "restore the line, or drop the function",
             *function.name_key,
         )
-    altered = dict(_altered_columns(upgrade.ops))
+    altered = _altered_columns(upgrade.ops)
     default = context.dialect.default_schema_name
     front: list[ops.MigrateOperation] = []
     behind: list[ops.MigrateOperation] = []
@@ -92,12 +92,14 @@ def _warn_of_foreign(item: WatchStatus) -> None:
     )
 
 
-def _altered_columns(operations: Iterable[ops.MigrateOperation]) -> Iterator[tuple[Place, Sequence[str]]]:
+def _altered_columns(operations: Iterable[ops.MigrateOperation]) -> dict[Place, list[str]]:
     """The columns that are dropped, retyped or renamed, by table."""
+    altered: dict[Place, list[str]] = {}
     for operation in operations:
         if isinstance(operation, ops.ModifyTableOps):
             names = [name for part in operation.ops if (name := _altered_column(part)) is not None]
-            yield (operation.schema, operation.table_name), names
+            altered.setdefault((operation.schema, operation.table_name), []).extend(names)
+    return altered
 
 
 def _altered_column(operation: ops.MigrateOperation) -> str | None:
