@@ -7,10 +7,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from sqlalchemy import MetaData
+from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sqlalchemy_watch import Watch, Watched, install, status
+from sqlalchemy_watch import OwnershipError, Watch, Watched, install, status, uninstall
 from sqlalchemy_watch.spec import APPLICATION_KEY
 from sqlalchemy_watch.triggers.body import TEMPLATE_VERSION
 
@@ -186,7 +186,7 @@ def test_a_function_of_an_earlier_template_is_replaced_and_brought_back(
     assert snapshot(client) == before
 
 
-def test_status_and_check_agree(project: Project, client: psycopg.Connection[Any], engine: Any) -> None:
+def test_status_and_check_agree(project: Project, client: psycopg.Connection[Any], engine: Engine) -> None:
     base = declare("inserted", "updated", "deleted")
     base.metadata.create_all(engine)
     project.metadata = base.metadata
@@ -203,7 +203,7 @@ def test_status_and_check_agree(project: Project, client: psycopg.Connection[Any
 
 @pytest.mark.parametrize("by", ["create_all", "install"])
 def test_moving_in_is_an_empty_revision(
-    project: Project, client: psycopg.Connection[Any], engine: Any, by: str
+    project: Project, client: psycopg.Connection[Any], engine: Engine, by: str
 ) -> None:
     base = declare("inserted", Watch("updated", label="renamed", trigger_columns=["name"], old=True), "truncated")
     if by == "create_all":
@@ -285,7 +285,7 @@ def test_a_foreign_trigger_that_calls_our_function_stays(project: Project, clien
 
 @pytest.mark.parametrize("named", [True, False])
 def test_another_applications_watches_are_never_in_a_migration(
-    project: Project, client: psycopg.Connection[Any], engine: Any, named: bool
+    project: Project, client: psycopg.Connection[Any], engine: Engine, named: bool
 ) -> None:
     theirs = MetaData(info={APPLICATION_KEY: "theirs"} if named else {})
 
@@ -315,3 +315,36 @@ def test_another_applications_watches_are_never_in_a_migration(
     project.revision()
     project.upgrade()
     assert functions_in(snapshot(client)) == functions_in(before)
+
+
+def test_uninstall_keeps_a_function_that_a_foreign_trigger_calls(
+    client: psycopg.Connection[Any], engine: Engine
+) -> None:
+    base = declare("inserted", "updated")
+    base.metadata.create_all(engine)
+    client.execute("CREATE TRIGGER second AFTER DELETE ON users EXECUTE FUNCTION watch_users_inserted()")
+    client.execute("CREATE TABLE theirs (id int)")
+    client.execute("CREATE TRIGGER theirs AFTER DELETE ON theirs EXECUTE FUNCTION watch_users_updated()")
+    assert {(item.state, item.trigger_name) for item in uninstall(engine, base)} == {
+        ("installed", "watch_users_inserted"),
+        ("installed", "watch_users_updated"),
+        ("orphaned", "second"),
+    }
+    [function], [trigger] = functions_in(snapshot(client)), triggers_in(snapshot(client))
+    assert "watch_users_updated" in function[1]
+    assert "ON public.theirs" in trigger[1]
+
+
+def test_install_refuses_a_foreign_function_whose_name_a_moved_trigger_needs(
+    client: psycopg.Connection[Any], engine: Engine
+) -> None:
+    base = declare("inserted")
+    base.metadata.create_all(engine)
+    client.execute("ALTER FUNCTION watch_users_inserted() RENAME TO moved")
+    client.execute(
+        "CREATE FUNCTION watch_users_inserted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'"
+    )
+    before = snapshot(client)
+    with pytest.raises(OwnershipError, match=r"public\.watch_users_inserted is not ours"):
+        install(engine, base)
+    assert snapshot(client) == before
