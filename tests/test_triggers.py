@@ -826,3 +826,36 @@ def test_table_declared_without_a_schema_hears_its_own_schema_alone(engine: Engi
 
 def test_version_of_the_server_is_the_one_asked_for(client: Client) -> None:
     assert client.info.server_version // 10_000 == VERSION
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_sessions_go_on_after_a_column_got_another_type(
+    engine: Engine, cluster: Cluster, database: str, client: Client, level: Any
+) -> None:
+    def declare(kind: Any) -> Any:
+        class Base(DeclarativeBase):
+            pass
+
+        class User(Watched, Base):
+            __tablename__ = "users"
+            __watch__ = [
+                Watch("inserted", level=level),
+                Watch("updated", level=level, old=True, extra_columns=("number",)),
+            ]
+            id: Mapped[int] = mapped_column(kind, primary_key=True, autoincrement=False)
+            number: Mapped[int] = mapped_column(kind)
+
+        return User
+
+    before, after = declare(sa.Integer), declare(sa.BigInteger)
+    before.metadata.create_all(engine)
+    heard = Heard(engine, after, client, after)
+    with heard.listener:
+        assert heard("INSERT INTO users VALUES (1, 1)") == [("inserted", 1)]
+        assert heard("UPDATE users SET number = 2") == [("updated", 1)]
+        with cluster.connect(database) as migration:
+            migration.execute("ALTER TABLE users ALTER id TYPE bigint, ALTER number TYPE bigint")
+        install(engine, after)
+        assert heard("INSERT INTO users VALUES (%s, 1)", 2**40) == [("inserted", 2**40)]
+        assert heard("UPDATE users SET number = 2 WHERE id > 1") == [("updated", 2**40)]
+    assert heard.reasons == []

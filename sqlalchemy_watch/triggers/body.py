@@ -100,11 +100,18 @@ def function_body(watch: TableWatch) -> str:
     if watch.operation == "truncated":
         parts = [_declare(), _mute(), _head(watch), "  watch_rows := '[]';"]
     elif watch.level == "row":
-        parts = [_declare(), _mute(), _head(watch), _guarded(watch, _row_level(watch))]
+        parts = [_types(watch), _declare(), _mute(), _head(watch), _guarded(watch, _row_level(watch))]
     else:
         parts = [_declare(), _mute(), _head(watch), _guarded(watch, _statement_level(watch))]
     text = "\n".join([mark_line(watch), "#variable_conflict use_column", *parts, _emit_rest(watch), "END"])
     return f"\n{text}\n"
+
+
+def _types(watch: TableWatch) -> str:
+    # Sessions keep the types of NEW and OLD that they saw first, until the function is replaced: so its text has
+    # to change with the types.
+    columns = {column.name: wire.sql_type(column.type) for column in (*watch.carried, *watch.trigger_columns)}
+    return f"-- {json.dumps(columns)}"
 
 
 def _declare() -> str:
