@@ -135,6 +135,16 @@ def signals_of(target: Any) -> WatchSignals[Any] | None:
     return _signals.get(target)
 
 
+def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:
+    """Every signal that watches of these tables feed."""
+    found = {}
+    for table in tables:
+        for (key, _), endpoints in endpoints_in(table.metadata).items():
+            if key == table.key:
+                found.update(dict.fromkeys(endpoint.signal for endpoint in endpoints))
+    return list(found)
+
+
 def endpoints_in(metadata: MetaData) -> dict[tuple[str, str], list[Endpoint]]:
     """The signals that each watch of this MetaData feeds, by `Table.key` and label."""
     return cast(dict[tuple[str, str], list[Endpoint]], metadata.info.setdefault(_ENDPOINTS_KEY, {}))

@@ -1,0 +1,5 @@
+"""`python -m sqlalchemy_watch`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,50 @@
+"""The demo's application: two watched models. What it hears of is written by another process."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from sqlalchemy import MetaData, Numeric
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from ..mapping import Watched
+from ..spec import Watch
+
+SCHEMA = "sqlalchemy_watch_demo"
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(schema=SCHEMA)
+
+
+class Customer(Watched, Base):
+    __tablename__ = "customers"
+    __watch__ = (
+        Watch("inserted", extra_columns=("name",)),
+        Watch("updated", label="email_changed", trigger_columns=("email",), extra_columns=("name",), old=True),
+        Watch("deleted", extra_columns=("name",)),
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    email: Mapped[str]
+
+
+class Order(Watched, Base):
+    __tablename__ = "orders"
+    __watch__ = (
+        Watch("inserted", extra_columns=("customer_id", "total")),
+        Watch("updated", extra_columns=("status",)),
+        Watch(
+            "updated",
+            label="shipped",
+            extra_columns=("customer_id", "total"),
+            trigger_columns=("status",),
+            when=lambda old, new: new.status == "shipped",
+        ),
+        "deleted",
+        "truncated",
+    )
+    id: Mapped[int] = mapped_column(primary_key=True)
+    customer_id: Mapped[int]
+    total: Mapped[Decimal] = mapped_column(Numeric(10, 2))
+    status: Mapped[str] = mapped_column(server_default="new")

@@ -1,0 +1,85 @@
+"""`status`, `ddl`, `install` and `uninstall`: the triggers in the database."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.dialects import postgresql
+
+from ..targets import watches_of
+from ..triggers import install as triggers
+from ..triggers.catalog import WatchStatus
+from ..triggers.ddl import create_statements, drop_statements
+from .target import Target, Url, load_target, make_engine
+
+_COLOURS = {"installed": "green", "outdated": "yellow", "missing": "red", "orphaned": "magenta"}
+
+
+def status(
+    target: Target,
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Show how each watch stands in the database; exit status 1 unless all are installed."""
+    items = triggers.status(make_engine(url), load_target(target))
+    if as_json:
+        for item in items:
+            print(json.dumps(_fields(item)))
+    else:
+        _print_table(items)
+    raise typer.Exit(0 if all(item.state == "installed" for item in items) else 1)
+
+
+def ddl(
+    target: Target,
+    drop: Annotated[bool, typer.Option("--drop", help="The statements that take the triggers away.")] = False,
+) -> None:
+    """Print the SQL that makes the triggers, as psql takes it; no database is needed."""
+    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    statements = drop_statements if drop else create_statements
+    for watch in watches_of(load_target(target)):
+        print(f"-- {watch.table_key}/{watch.label}")
+        for statement in statements(watch):
+            print(f"{str(statement.compile(dialect=dialect)).strip()};\n")
+
+
+def install(
+    target: Target,
+    url: Url = None,
+    remove_orphaned: Annotated[
+        bool, typer.Option("--remove-orphaned", help="Drop triggers of ours that are not declared any more.")
+    ] = False,
+) -> None:
+    """Create the triggers that are missing and replace those that are outdated."""
+    changed = triggers.install(make_engine(url), load_target(target), remove_orphaned=remove_orphaned)
+    for item in changed:
+        done = {"missing": "created", "outdated": "replaced", "orphaned": "dropped"}[item.state]
+        print(f"{done} {item.table}/{item.label}")
+    if not changed:
+        print("nothing to do: all triggers are installed")
+
+
+def uninstall(target: Target, url: Url = None) -> None:
+    """Drop the triggers and their functions; nothing that isn't ours is touched."""
+    dropped = triggers.uninstall(make_engine(url), load_target(target))
+    for item in dropped:
+        print(f"dropped {item.table}/{item.label}")
+    if not dropped:
+        print("nothing to do: no triggers are installed")
+
+
+def _fields(item: WatchStatus) -> dict[str, object]:
+    names = ("state", "table", "label", "function_name", "trigger_name", "problems")
+    return {name: getattr(item, name) for name in names}
+
+
+def _print_table(items: list[WatchStatus]) -> None:
+    table = Table("table", "watch", "state", "")
+    for item in items:
+        state = f"[{_COLOURS[item.state]}]{item.state}[/]"
+        table.add_row(item.table, item.label, state, "; ".join(item.problems))
+    Console().print(table if items else "nothing is watched")

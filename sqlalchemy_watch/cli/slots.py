@@ -1,0 +1,81 @@
+"""`slots`: the replication slots of consumer groups."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ..listener import dead_letters
+from ..listener import slots as replication
+from .target import Url, connect
+
+app = typer.Typer(help="The replication slots of consumer groups.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The consumer group.", show_default=False)]
+
+
+@app.command("list")
+def list_slots(
+    url: Url = None, as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False
+) -> None:
+    """Show the logical slots of the server: who reads them, how far behind, how much log is held."""
+    with connect(url) as connection:
+        found = replication.read_slots(connection)
+    if as_json:
+        for slot in found:
+            print(json.dumps(asdict(slot)))
+        return
+    table = Table("group", "database", "consumer", "behind", "held", "lag", "wal_status", "until lost")
+    for slot in found:
+        consumer = f"{slot.consumer} (pid {slot.active_pid})" if slot.active else "none"
+        lag = "" if slot.lag_seconds is None else f"{slot.lag_seconds:.3f} s"
+        left = "no limit" if slot.safe_bytes is None else _size(slot.safe_bytes)
+        table.add_row(
+            slot.name,
+            slot.database,
+            consumer,
+            _size(slot.lag_bytes),
+            _size(slot.held_bytes),
+            lag,
+            slot.wal_status,
+            left,
+        )
+    Console().print(table if found else "there are no logical slots")
+
+
+@app.command("create")
+def create_slot(
+    name: Annotated[str | None, typer.Argument(help="The consumer group; without, only what all groups share.")] = None,
+    url: Url = None,
+) -> None:
+    """Make the publication, the table of dead letters and a group's slot, where the application's role may not."""
+    with connect(url) as connection:
+        replication.ensure_publication(connection)
+        dead_letters.ensure_table(connection)
+        if name is not None:
+            made = replication.ensure_slot(connection, replication.check_group_name(name))
+            print(f"{'created' if made else 'there is already'} the slot {name}")
+
+
+@app.command("drop")
+def drop_slot(name: Name, url: Url = None) -> None:
+    """Drop a group's slot, and with it the log that is kept for it."""
+    with connect(url) as connection:
+        replication.drop_slot(connection, name)
+    print(f"dropped the slot {name}")
+
+
+def _size(number: int | None) -> str:
+    if number is None:
+        return ""
+    size = float(number)
+    for unit in ("B", "kB", "MB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GB"

@@ -1,0 +1,111 @@
+"""`tail`: the events of a running application's database, as they come."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import typer
+
+from ..events import Event
+from ..listener.listener import Listener
+from ..mapping import signals_in
+from ..targets import tables_of
+from .target import Target, Url, load_target, make_engine
+
+
+def tail(
+    target: Target,
+    url: Url = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    count: Annotated[int, typer.Option("--count", "-n", min=0, help="End after so many events; 0 goes on.")] = 0,
+    group: Annotated[
+        str | None, typer.Option("--durable", help="Read as this consumer group, what is declared durable.")
+    ] = None,
+) -> None:
+    """Print every event, as text or as JSON lines; ends with Ctrl-C."""
+    found = load_target(target)
+    ended = threading.Event()
+    printer = _Printer(as_json, count, ended)
+    for event_signal in signals_in(tables_of(found)):
+        event_signal.connect(printer.print_event)
+    listener = Listener(make_engine(url), found, durable=group)
+    listener.resync.connect(printer.print_resync)
+    listener.disconnected.connect(printer.print_disconnected)
+    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    try:
+        with listener:
+            print("listening", file=sys.stderr, flush=True)
+            ended.wait()
+    except KeyboardInterrupt:
+        pass
+    if printer.broken:
+        raise BrokenPipeError
+
+
+class _Printer:
+    def __init__(self, as_json: bool, count: int, ended: threading.Event) -> None:
+        self._as_json, self._left, self._ended = as_json, count or None, ended
+        self._last: Event[Any] | None = None
+        self.broken = False
+
+    def print_event(self, sender: Any, event: Event[Any]) -> None:
+        if self._ended.is_set() or event is self._last:  # in a hierarchy several signals fire for a row
+            return
+        self._last = event
+        try:
+            print(json.dumps(event_fields(event), default=str) if self._as_json else event_text(event), flush=True)
+        except BrokenPipeError:
+            self.broken = True
+            self._ended.set()
+        if self._left is not None:
+            self._left -= 1
+            if self._left <= 0:
+                self._ended.set()
+
+    def print_resync(self, sender: Any, reason: str) -> None:
+        print(f"events may have been missed: {reason}", file=sys.stderr, flush=True)
+
+    def print_disconnected(self, sender: Any, error: BaseException | None) -> None:
+        print(f"disconnected: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def model_name(event: Event[Any]) -> str:
+    """The class's name, or the table's."""
+    return str(getattr(event.model, "__name__", None) or event.model.key)
+
+
+def event_fields(event: Event[Any]) -> dict[str, Any]:
+    """What a JSON line has."""
+    fields: dict[str, Any] = {
+        "model": model_name(event),
+        "operation": event.operation,
+        "label": event.label,
+        "identity": event.identity,
+        "values": dict(event.values),
+        "old": None if event.old is None else dict(event.old),
+        "changed": None if event.changed is None else sorted(event.changed),
+        "txid": event.txid,
+        "emitted_at": event.emitted_at.isoformat(),
+        "context": dict(event.context),
+        "partial": event.partial,
+    }
+    return fields if event.lsn is None else {**fields, "lsn": event.lsn, "position": event.position}
+
+
+def event_text(event: Event[Any]) -> str:
+    """What a line of text has."""
+    changes = ""
+    if event.old is not None and event.changed:
+        changes = "  was " + _pairs({name: event.old[name] for name in sorted(event.changed)})
+    context = f"  by {_pairs(event.context)}" if event.context else ""
+    time = event.emitted_at.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return f"{time}  {model_name(event)}.{event.label:<12} {_pairs(event.values)}{changes}{context}"
+
+
+def _pairs(values: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={value!r}" for name, value in values.items())
