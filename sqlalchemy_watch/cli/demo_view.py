@@ -30,7 +30,7 @@ class DemoView:
     def __init__(self, console: Console, signals: list[str], where: str) -> None:
         self.heard: Counter[str] = Counter(dict.fromkeys(signals, 0))
         self._console, self._where = console, where
-        self._latest: deque[tuple[str, str]] = deque(maxlen=TAIL)
+        self._latest: deque[Event[Any]] = deque(maxlen=TAIL)
         self._delays: deque[float] = deque(maxlen=500)
         self._recent: deque[tuple[float, int]] = deque(maxlen=50)
         self._printed: Counter[tuple[int, str]] = Counter()
@@ -51,7 +51,7 @@ class DemoView:
         with self._lock:
             self.heard[f"{model_name(event)}.{event.label}"] += 1
             self._delays.append((datetime.now(UTC) - event.emitted_at).total_seconds() * 1000)
-            self._latest.append((_COLOURS[event.operation], event_text(event)))
+            self._latest.append(event)
         if not self._console.is_terminal:
             self._print_plain(event)
 
@@ -80,10 +80,13 @@ class DemoView:
                 ("events ", "dim"), (f"{total:,}", "bold"), ("   per second ", "dim"), (f"{rate:,.0f}", "bold"),
                 ("   emitted to heard, median ", "dim"), (median, "bold"),
             )  # fmt: skip
-            lines = [Text(text, colour, no_wrap=True, overflow="ellipsis") for colour, text in self._latest]
+            lines = [
+                Text(event_text(event), _COLOURS[event.operation], no_wrap=True, overflow="ellipsis")
+                for event in self._latest
+            ]
             lines += [Text("")] * (TAIL - len(lines))
         body = Table.grid(expand=True, padding=(0, 1))
-        body.add_column(width=34)
+        body.add_column(width=38)
         body.add_column(ratio=1)
         body.add_row(
             Panel(counters, title="signals", border_style="dim"),
