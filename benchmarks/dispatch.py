@@ -1,0 +1,94 @@
+"""What a subscription costs: to make, to keep, and to every row that is dispatched."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+from typing import Any
+
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqlalchemy_watch import Listener, Watch, Watched, install
+
+from .harness import Table, Target, interleave, medians
+from .peers import create_table
+from .server import Server
+
+
+def run(server: Server, quick: bool) -> list[Table]:
+    """The table of one subscription beside 100,000."""
+    rows, rounds, many = (2_000, 3, 2_000) if quick else (50_000, 9, 100_000)
+    table = Table(
+        "Dispatch with many filtered subscriptions",
+        f"An UPDATE of {rows:,} rows, dispatched to subscriptions made by `filter_by(id=…)`: from the statement until "
+        "all has been dispatched.",
+        ("subscriptions", "seconds", "ratio"),
+    )
+    cost = Table(
+        "The cost of subscribing",
+        f"{many:,} × `User.watch.updated.filter_by(id=…).connect(receiver)`, one receiver for all.",
+        ("microseconds to connect", "microseconds to disconnect", "bytes each"),
+    )
+    create_table(server, "subscribed")
+    model_one, model_many = _model(), _model()
+    install(server.engine(), model_one)
+    with server.connect() as connection:
+        connection.execute(f"INSERT INTO subscribed SELECT i, 1, 'n' FROM generate_series(1, {rows}) AS i")
+    model_one.watch.updated.filter_by(id=1).connect(_receive)
+    connect_seconds, size = _subscribe(model_many, many)
+    turns = {
+        "1": lambda: _update(server, model_one, rows),
+        f"{many:,}": lambda: _update(server, model_many, rows),
+    }
+    found = medians(interleave(turns, rounds))
+    for name, seconds in found.items():
+        table.add(name, seconds, seconds / found["1"])
+    table.targets.append(Target(f"dispatch with {many:,} subscriptions: of one's", found[f"{many:,}"] / found["1"], 1.2))
+    started = time.perf_counter()
+    for i in range(many):
+        model_many.watch.updated.filter_by(id=i).disconnect(_receive)
+    cost.add(connect_seconds / many * 1e6, (time.perf_counter() - started) / many * 1e6, round(size / many))
+    return [table, cost]
+
+
+def _receive(sender: Any, event: Any) -> None:
+    """Does nothing."""
+
+
+def _model() -> Any:
+    class Base(DeclarativeBase):
+        pass
+
+    class User(Watched, Base):
+        __tablename__ = "subscribed"
+        __watch__ = (Watch("updated"),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    return User
+
+
+def _subscribe(model: Any, count: int) -> tuple[float, int]:
+    started = time.perf_counter()
+    for i in range(count):
+        model.watch.updated.filter_by(id=i).connect(_receive)
+    seconds = time.perf_counter() - started
+    # Once more, slowly, to see the memory.
+    for i in range(count):
+        model.watch.updated.filter_by(id=i).disconnect(_receive)
+    tracemalloc.start()
+    for i in range(count):
+        model.watch.updated.filter_by(id=i).connect(_receive)
+    size, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return seconds, size
+
+
+def _update(server: Server, model: Any, rows: int) -> float:
+    with Listener(server.engine(), model) as listener, server.connect() as connection:
+        started = time.perf_counter()
+        connection.execute("UPDATE subscribed SET role_id = role_id + 1")
+        listener.catch_up()
+        seconds = time.perf_counter() - started
+        assert listener.stats().events == rows
+        connection.execute("VACUUM subscribed")
+    return seconds

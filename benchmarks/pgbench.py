@@ -1,0 +1,59 @@
+"""Writers side by side: single-row transactions of many clients."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack
+from functools import partial
+
+from .delivery import _drop_slot
+from .harness import Table, Target, interleave, medians
+from .hearing import Hearing
+from .peers import DURABLE, ROW_TRIGGER, UNWATCHED, WATCHED, create
+from .server import Server
+
+PEER_NAMES = (UNWATCHED, WATCHED, DURABLE, ROW_TRIGGER)
+
+
+def run(server: Server, quick: bool) -> list[Table]:
+    """The table of transactions per second."""
+    clients, seconds, rounds = ((2, 8), 1, 1) if quick else ((1, 8, 32), 5, 5)
+    table = Table(
+        "Writers side by side",
+        "Transactions per second of pgbench clients that insert one row each, a listener attached to every watched "
+        "table (of the durable one a consumer group's, which acknowledges). NOTIFY takes a lock of the whole cluster at "
+        "commit, so that commits queue behind each other, whoever sends it; durable delivery does not.",
+        ("clients", *PEER_NAMES, "durable / unwatched", "durable / row trigger"),
+    )
+    names = {peer: create(server, peer, "inserted", unlogged=False) for peer in PEER_NAMES}
+    for count in clients:
+        turns = {peer: partial(_throughput, server, peer, names[peer], count, seconds) for peer in PEER_NAMES}
+        found = medians(interleave(turns, rounds))
+        to_unwatched, to_row = found[DURABLE] / found[UNWATCHED], found[DURABLE] / found[ROW_TRIGGER]
+        table.add(f"{count}", *(f"{found[peer]:,.0f}" for peer in PEER_NAMES), to_unwatched, to_row)
+        if count == max(clients):
+            table.targets += [
+                Target(f"{count} clients: durable / unwatched", to_unwatched, 0.75, at_most=False),
+                Target(f"{count} clients: durable / row trigger", to_row, 2.5, at_most=False),
+            ]
+    return [table]
+
+
+def _throughput(server: Server, peer: str, table: str, clients: int, seconds: int) -> float:
+    script = server.files / f"{table}.sql"
+    script.write_text(f"INSERT INTO {table} VALUES (nextval('{table}_ids'), 1, 'n');\n")
+    with server.connect() as connection:
+        connection.execute(f"TRUNCATE {table}")
+        connection.execute(f"CREATE SEQUENCE IF NOT EXISTS {table}_ids CACHE 100")
+        connection.execute("CHECKPOINT")
+    with ExitStack() as stack:
+        if peer != UNWATCHED:
+            stack.enter_context(Hearing(peer, server.url(), table, "inserted", 1 << 60))
+        printed = server.run(
+            "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", str(script),
+            "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres",
+        )  # fmt: skip
+    _drop_slot(server, table)
+    found = re.search(r"tps = ([\d.]+)", printed)
+    assert found is not None, printed
+    return float(found[1])
