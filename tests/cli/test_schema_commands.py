@@ -1,0 +1,90 @@
+"""`status`, `ddl`, `install`, `uninstall`."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from conftest import Recorder
+from postgres import Cluster
+
+from .conftest import Run
+
+TARGET = "shop:Base"
+
+
+def states(run: Run) -> dict[str, str]:
+    lines = run("status", TARGET, "--json").stdout.splitlines()
+    return {item["label"]: item["state"] for item in map(json.loads, lines)}
+
+
+def test_status_fails_until_everything_is_installed(run: Run, tables: Any) -> None:
+    assert run("status", TARGET).returncode == 1
+    assert set(states(run).values()) == {"missing"}
+    installed = run("install", TARGET)
+    assert installed.returncode == 0
+    assert installed.stdout.splitlines()[0] == "created orders/inserted"
+    shown = run("status", TARGET)
+    assert shown.returncode == 0
+    assert "installed" in shown.stdout
+    assert run("install", TARGET).stdout == "nothing to do: all triggers are installed\n"
+
+
+def test_ddl_is_what_psql_takes_and_drop_takes_it_away(
+    run: Run, tables: Any, cluster: Cluster, database: str, recorder: Recorder
+) -> None:
+    made = run("ddl", TARGET, DATABASE_URL=None)
+    assert made.returncode == 0
+    cluster.psql(database, stdin=made.stdout)
+    assert set(states(run).values()) == {"installed"}
+    cluster.psql(database, stdin=run("ddl", TARGET, "--drop").stdout)
+    assert set(states(run).values()) == {"missing"}
+
+
+def test_uninstall_leaves_nothing_of_ours(run: Run, tables: Any) -> None:
+    run("install", TARGET)
+    assert len(run("uninstall", TARGET).stdout.splitlines()) == 4
+    assert tables.execute("SELECT count(*) FROM pg_proc WHERE proname LIKE 'watch%'").fetchone() == (0,)
+    assert run("uninstall", TARGET).stdout == "nothing to do: no triggers are installed\n"
+
+
+def test_orphans_are_shown_and_removed_on_request(run: Run, tables: Any) -> None:
+    run("install", TARGET)
+    mark = json.dumps({"application": "", "schema": None, "table": "orders", "label": "gone"})
+    tables.execute(
+        "CREATE FUNCTION watch_orders_gone() RETURNS trigger LANGUAGE plpgsql AS "
+        f"E'\\n-- sqlalchemy_watch 1 {mark}\\nBEGIN RETURN NULL; END'"
+    )
+    tables.execute("CREATE TRIGGER watch_orders_gone AFTER INSERT ON orders EXECUTE FUNCTION watch_orders_gone()")
+    assert states(run)["gone"] == "orphaned"
+    assert run("status", TARGET).returncode == 1
+    assert run("install", TARGET, "--remove-orphaned").stdout == "dropped orders/gone\n"
+    assert "gone" not in states(run)
+
+
+@pytest.mark.parametrize(
+    ("args", "changed", "words"),
+    [
+        (["status", "shop"], {}, "must be module:name"),
+        (["status", "no.such.module:Base"], {}, "can't import 'no.such.module'"),
+        (["status", "shop:Nothing"], {}, "'shop' has no 'Nothing'"),
+        (["status", "json:dumps"], {}, "can't be watched"),
+        (["status", "shop:Base"], {"DATABASE_URL": None}, "no database is given"),
+        (["status", "shop:Base"], {"DATABASE_URL": "mysql://x/y"}, "only PostgreSQL"),
+        (["status", "shop:Base"], {"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, "refused"),
+        (["tail", "shop:Base"], {"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, "refused"),
+        (["slots", "drop", "nobody"], {}, "there is no slot 'nobody'"),
+        (["slots", "create", "Not A Name"], {}, "lower-case"),
+        (["dead-letters", "drop", "mailer"], {}, "or --all"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_status_2(
+    run: Run, args: list[str], changed: dict[str, Any], words: str
+) -> None:
+    done = run(*args, **changed)
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("sqlalchemy-watch: ")
+    assert words in last
+    assert "Traceback" not in done.stderr
