@@ -23,6 +23,7 @@ from .errors import (
     OwnershipError,
     PayloadError,
     SlotError,
+    UnknownVersionError,
     UnsupportedServerError,
     WatchError,
 )
@@ -59,6 +60,7 @@ __all__ = [
     "RetryPolicy",
     "SlotError",
     "Stats",
+    "UnknownVersionError",
     "UnsupportedServerError",
     "Watch",
     "WatchError",

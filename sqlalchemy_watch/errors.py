@@ -1,14 +1,18 @@
-"""Every exception of the library, one tree::
+"""Every exception of the library, one tree.
 
-WatchError
-├── ConfigurationError        a wrong declaration, or a wrong argument
-├── OwnershipError            something that is not ours stands under a name of ours
-├── UnsupportedServerError    too old, a standby, or behind a transaction pooler
-├── ListenerError             the listener can't do what was asked
-│   ├── ListenerStartError    LISTEN was not in force within the timeout
-│   └── CatchUpTimeout        (also a TimeoutError)
-├── EventsDropped             raised into a stream where events are missing
-└── PayloadError              a notification that can't be read; counted, never raised to users
+::
+
+    WatchError
+    ├── ConfigurationError          a wrong declaration, or a wrong argument
+    ├── OwnershipError              something that is not ours stands under a name of ours
+    ├── UnsupportedServerError      too old, a standby, no logical decoding, or behind a transaction pooler
+    ├── SlotError                   a replication slot can't be made, used or dropped
+    ├── ListenerError               the listener can't do what was asked
+    │   ├── ListenerStartError      LISTEN was not in force within the timeout
+    │   └── CatchUpTimeout          (also a TimeoutError)
+    ├── EventsDropped               raised into a stream where events are missing
+    └── PayloadError                a notification that can't be read; counted, never raised to users
+        └── UnknownVersionError     it is of another version of this library; a resync follows
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ __all__ = [
     "OwnershipError",
     "PayloadError",
     "SlotError",
+    "UnknownVersionError",
     "UnsupportedServerError",
     "WatchError",
 ]
@@ -74,3 +79,7 @@ class EventsDropped(WatchError):
 
 class PayloadError(WatchError):
     """A notification is garbage, or of a version this library does not know."""
+
+
+class UnknownVersionError(PayloadError):
+    """A notification is of a version this library does not know: one side is to be brought up to date."""

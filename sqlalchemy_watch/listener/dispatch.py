@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from ..errors import ListenerError, PayloadError
+from ..errors import ListenerError, PayloadError, UnknownVersionError
 from ..events import Event, Message
 from ..signals import BatchSignal, Delivery
 from .gather import Batch, Gatherer
@@ -28,6 +28,8 @@ OnFailure = Callable[[Any, Any, BaseException], None]
 
 #: Seconds that coroutine receivers of batches get at `stop()`.
 LAST_BATCH_SECONDS = 2.0
+
+UNREADABLE = "a message could not be read by this version of the library"
 
 UNDECIDED = "an event was too large to carry the columns that filters compare"
 
@@ -97,18 +99,22 @@ class Dispatcher:
                 "ignored a notification on channel %r (%d bytes): %s",
                 notification.channel, len(notification.payload), error,
             )  # fmt: skip
+            if isinstance(error, UnknownVersionError) or notification.lsn is not None:
+                self._on_control(Resync(UNREADABLE))  # not a stranger's garbage: rows were told of
             return
+        if route.log.isEnabledFor(logging.DEBUG):
+            route.log.debug("%d rows %s by transaction %d", len(decoded.rows), fields["op"], fields["txid"])
         self._deliver(notification, route, decoded)
         if decoded.resync is not None:
             self._on_control(Resync(decoded.resync))
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
-        message, stats = decoded.message, self._stats
+        message, stats, queue = decoded.message, self._stats, self._queue
         if decoded.rows:
             stats.lag = (datetime.now(UTC) - message.emitted_at).total_seconds()
         undecided = False
         for index, row in enumerate(decoded.rows):
-            if self._stopped.done():
+            if queue.closed:
                 return
             stats.events += 1
             for sender, signals in route.destinations(row.values):

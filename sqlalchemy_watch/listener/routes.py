@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,10 @@ class Route:
     def __post_init__(self) -> None:
         #: The schemas whose payloads are this table's; None until the listener has asked the server.
         self.schemas: frozenset[str] | None = None if self.watch.schema is None else frozenset([self.watch.schema])
+        #: For debugging all watches, or one: a logger below `sqlalchemy_watch.watch`.
+        self.log: logging.Logger = logging.getLogger(
+            f"sqlalchemy_watch.watch.{self.watch.table_key}.{self.watch.label}"
+        )
         self._by_class: dict[Any, list[Destination]] = {}
         d = self.watch.discriminator
         self._position = None if d is None else self.watch.always.index(d.column)
