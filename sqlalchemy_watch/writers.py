@@ -12,11 +12,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, async_scoped_session
 from sqlalchemy.orm import Session, scoped_session
 
 from . import wire
+from .aio import is_async
 from .errors import ConfigurationError
+
+_ASYNC = ("AsyncSession", "async_scoped_session", "AsyncConnection")
 
 _SET = text("SELECT pg_catalog.set_config(:name, :value, true)")
 _GET = text("SELECT pg_catalog.current_setting(:name, true)")
@@ -43,7 +45,7 @@ class _Setting:
         self._end(self._target, failed=exc_type is not None)
 
     async def __aenter__(self) -> None:
-        if not isinstance(self._target, (AsyncSession, async_scoped_session, AsyncConnection)):
+        if not is_async(self._target, *_ASYNC):
             raise ConfigurationError(_wrong(self._target, "async with"))
         await _unscoped(self._target).run_sync(self._begin)
 
@@ -79,13 +81,13 @@ class _Setting:
 
 
 def _unscoped(target: Any) -> Any:
-    return target() if isinstance(target, async_scoped_session) else target
+    return target() if is_async(target, "async_scoped_session") else target
 
 
 def _wrong(target: object, statement: str) -> str:
     if isinstance(target, (Session, scoped_session, Connection)):
         return f"{type(target).__name__} is synchronous: use `with`, not `async with`"
-    if isinstance(target, (AsyncSession, async_scoped_session, AsyncConnection)):
+    if is_async(target, *_ASYNC):
         return f"{type(target).__name__} is asynchronous: use `async with`, not `with`"
     return f"{target!r} is no Session, AsyncSession, Connection or AsyncConnection ({statement})"
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.ext.asyncio import AsyncEngine
 
+from ..aio import sync_engine_of
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 APPLICATION_NAME = "sqlalchemy-watch"
 
@@ -58,7 +61,7 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None)
         settings can't be carried over to psycopg.
     :raises ConfigurationError: where the engine is none, or not for PostgreSQL.
     """
-    sync = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
+    sync = sync_engine_of(engine)
     if not isinstance(sync, Engine):
         raise ConfigurationError(
             f"{engine!r} is neither an Engine nor an AsyncEngine: pass create_engine(...)'s result"

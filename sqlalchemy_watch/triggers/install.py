@@ -8,8 +8,8 @@ from typing import Any
 
 import psycopg
 from sqlalchemy import Connection, Engine, Table, event, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
+from ..aio import is_async
 from ..errors import ConfigurationError, OwnershipError
 from ..spec import TableWatch
 from ..targets import tables_of, watches_of_table
@@ -82,7 +82,7 @@ def _connection(bind: Engine | Connection) -> Iterator[Connection]:
         _check_dialect(bind)
         with bind.begin() as connection:
             yield connection
-    elif isinstance(bind, (AsyncEngine, AsyncConnection)):
+    elif is_async(bind, "AsyncEngine", "AsyncConnection"):
         raise ConfigurationError(
             "this function is synchronous: use `async with engine.begin() as conn: await conn.run_sync(install, Base)`"
         )

@@ -39,6 +39,16 @@ def test_importing_the_library_imports_no_optional_dependency_and_starts_nothing
     assert done.stdout == "[] 1\n"
 
 
+def test_the_library_works_without_greenlet_which_only_asyncio_engines_need() -> None:
+    program = (
+        "import sys; sys.modules['greenlet'] = None\n"
+        "from sqlalchemy import create_engine, MetaData\n"
+        "from sqlalchemy_watch import Listener\n"
+        "Listener(create_engine('postgresql+psycopg://'), MetaData())"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_without_its_libraries_the_command_says_how_to_get_them() -> None:
     program = "import sys; sys.modules['typer'] = None; from sqlalchemy_watch.cli import main; main()"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
