@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -32,6 +33,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 #: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan.
 _lock = threading.RLock()
+
+if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread that it does not have
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 class Delivery(NamedTuple):
@@ -348,6 +352,10 @@ class WatchSignal(EventSignal[T]):
             streams = [] if self._listeners else list(self.streams)
         for stream in streams:
             stream.end()
+
+    def forget(self, listener: object) -> None:
+        """In a forked child: the listener does not run here. Streams are the parent's, and not woken."""
+        self._listeners.discard(id(listener))
 
     def missed(self, reason: str) -> None:
         """Called by a listener that may have missed events: streams say so at this place."""

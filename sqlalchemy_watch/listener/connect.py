@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary
 
 import psycopg
 from sqlalchemy import Engine, create_engine, event
@@ -58,7 +60,8 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None)
     """A function that opens a connection as the engine would, `do_connect` hooks included, each time anew.
 
     :param listen_url: connect there instead: where the engine goes through a transaction pooler, or its
-        settings can't be carried over to psycopg.
+        settings can't be carried over to psycopg. The engine's hooks are then asked for user and password,
+        unless the URL has a password.
     :raises ConfigurationError: where the engine is none, or not for PostgreSQL.
     """
     sync = sync_engine_of(engine)
@@ -67,9 +70,7 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None)
             f"{engine!r} is neither an Engine nor an AsyncEngine: pass create_engine(...)'s result"
         )
     if listen_url is not None:
-        url = make_url(listen_url).set(drivername="postgresql+psycopg")
-        args, parameters = create_engine(url).dialect.create_connect_args(url)
-        return lambda *, replication=False: _open(args, dict(parameters), replication)
+        return _connector_to(make_url(listen_url).set(drivername="postgresql+psycopg"), sync)
     if sync.dialect.name != "postgresql":
         raise ConfigurationError(f"only PostgreSQL can be listened to, and this engine is for {sync.dialect.name}")
     captured = _capture(sync)
@@ -78,18 +79,52 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None)
 
     def connect(*, replication: bool = False) -> psycopg.Connection[Any]:
         hook_args, hook_parameters = list(captured.args_given), dict(captured.parameters)
-        for hook in tuple(sync.dialect.dispatch.do_connect):
-            made = hook(sync.dialect, None, hook_args, hook_parameters)
-            if made is not None:
-                return _checked(made, "a do_connect hook", replication)
+        made = _call_hooks(sync, hook_args, hook_parameters)
+        if made is not None:
+            return _checked(made, "a do_connect hook", replication)
         return _open(hook_args, translate(sync.dialect.driver, hook_parameters), replication)
 
     return connect
 
 
+def _call_hooks(engine: Engine, args: list[Any], parameters: dict[str, Any]) -> Any:
+    for hook in tuple(engine.dialect.dispatch.do_connect):
+        made = hook(engine.dialect, None, args, parameters)
+        if made is not None:
+            return made
+    return None
+
+
+def _connector_to(url: URL, engine: Engine) -> Connect:
+    """A function that connects to another URL than the engine does."""
+    args, fixed = create_engine(url).dialect.create_connect_args(url)
+
+    def connect(*, replication: bool = False) -> psycopg.Connection[Any]:
+        parameters = dict(fixed)
+        if "password" not in fixed:
+            hooked = dict(fixed)
+            made = _call_hooks(engine, list(args), hooked)
+            if made is not None:
+                _discard(made)
+            parameters.update({name: hooked[name] for name in ("user", "password") if name in hooked})
+        return _open(args, parameters, replication)
+
+    return connect
+
+
+#: The engines asked already. The hook that asks stays with the engine, so there is one and no more.
+_captured: WeakKeyDictionary[Engine, _Captured | None] = WeakKeyDictionary()
+
+
 def _capture(engine: Engine) -> _Captured | None:
     """The arguments the engine connects with, URL and connect_args together; None with a `creator`."""
+    if engine not in _captured:
+        found = _ask_engine(engine)
+        _captured[engine] = None if found is None else found.with_traceback(None)
+    return _captured[engine]
 
+
+def _ask_engine(engine: Engine) -> _Captured | None:
     @event.listens_for(engine, "do_connect", insert=True)
     def capture(dialect: Any, record: Any, args: list[Any], parameters: dict[str, Any]) -> None:
         if getattr(_capturing, "now", False):
@@ -98,7 +133,9 @@ def _capture(engine: Engine) -> _Captured | None:
     _capturing.now = True
     try:
         # Of the pool's own making, so that its limits and its connections are left alone.
-        engine.pool.recreate().connect()
+        fairy = engine.pool.recreate().connect()
+        fairy.detach()
+        fairy.close()  # of a creator's making
     except _Captured as captured:
         return captured
     except Exception:
@@ -125,13 +162,20 @@ def _checked(connection: Any, source: str, replication: bool) -> psycopg.Connect
             f"{source} gives ready-made connections, and a slot needs one of its kind: {_LISTEN_URL_HINT}"
         )
     if not isinstance(connection, psycopg.Connection):
+        _discard(connection)
         raise ConfigurationError(
             f"{source} gives a {type(connection).__module__}.{type(connection).__name__}, and the listener needs a "
             f"psycopg 3 connection: {_LISTEN_URL_HINT}"
         )
     connection.autocommit = True
-    connection.execute(f"SET application_name = '{APPLICATION_NAME}'")
+    connection.execute(f"SET application_name = '{APPLICATION_NAME}'; SET client_encoding = 'UTF8'")
     return connection
+
+
+def _discard(connection: Any) -> None:
+    close = getattr(connection, "close", None)
+    if callable(close) and not inspect.iscoroutinefunction(close):
+        close()
 
 
 def _open(args: Any, parameters: dict[str, Any], replication: bool) -> psycopg.Connection[Any]:

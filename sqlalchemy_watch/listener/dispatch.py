@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
@@ -31,6 +33,13 @@ LAST_BATCH_SECONDS = 2.0
 
 UNREADABLE = "a message could not be read by this version of the library"
 
+#: Seconds between looks whether the event loop of a coroutine that is awaited was closed.
+LOOP_CHECK_SECONDS = 1.0
+
+#: Seconds between warnings of garbage: whoever floods a channel must not fill the log as well.
+GARBAGE_WARNING_SECONDS = 10.0
+
+UNEXPECTED = "an unexpected error while dispatching"
 UNDECIDED = "an event was too large to carry the columns that filters compare"
 
 
@@ -51,6 +60,9 @@ class Dispatcher:
         self._loop = loop
         self._gatherer = Gatherer()
         self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._warned_of_garbage = -GARBAGE_WARNING_SECONDS
+        #: Since when, by `time.monotonic()`, one item has been handled; None between items.
+        self.busy_since: float | None = None
         self.thread: threading.Thread = threading.Thread(
             target=self._run, name="sqlalchemy-watch-dispatch", daemon=True
         )
@@ -62,13 +74,20 @@ class Dispatcher:
 
     def _run(self) -> None:
         while (item := self._queue.get(self._gatherer.deadline)) is not None:
+            self.busy_since = time.monotonic()
             try:
                 self._handle(item)
-            except Exception:  # a bug of ours must not silence the listener
-                log.exception("unexpected error while dispatching; going on")
-                self._on_control(Resync("an unexpected error while dispatching"))
-
+            except BaseException:  # a bug of ours must not silence the listener
+                self._note_bug()
+            self.busy_since = None
         self._last_batches()
+
+    def _note_bug(self) -> None:
+        """Say so; even where logging itself is what failed, the thread goes on."""
+        with contextlib.suppress(Exception):
+            log.exception("unexpected error while dispatching; going on")
+        with contextlib.suppress(Exception):
+            self._on_control(Resync(UNEXPECTED))
 
     def _handle(self, item: Notification | Control) -> None:
         if isinstance(item, Notification):
@@ -87,18 +106,17 @@ class Dispatcher:
         if routes is None:
             return
         try:
-            fields = read_fields(notification.payload)
-            route = next((route for route in routes if route.matches(fields)), None)
-            if route is None:
+            fields = read_fields(notification.payload, routes[0].decoder.declared)
+            for route in routes:
+                if route.matches(fields):
+                    break
+            else:
                 self._stats.ignored += 1
                 return
             decoded = route.decoder.decode(fields)
         except PayloadError as error:
             self._stats.garbage += 1
-            log.warning(
-                "ignored a notification on channel %r (%d bytes): %s",
-                notification.channel, len(notification.payload), error,
-            )  # fmt: skip
+            self._log_garbage(notification, error)
             if isinstance(error, UnknownVersionError) or notification.lsn is not None:
                 self._on_control(Resync(UNREADABLE))  # not a stranger's garbage: rows were told of
             return
@@ -107,6 +125,16 @@ class Dispatcher:
         self._deliver(notification, route, decoded)
         if decoded.resync is not None:
             self._on_control(Resync(decoded.resync))
+
+    def _log_garbage(self, notification: Notification, error: PayloadError) -> None:
+        now = time.monotonic()
+        due = now - self._warned_of_garbage >= GARBAGE_WARNING_SECONDS
+        if due:
+            self._warned_of_garbage = now
+        log.log(
+            logging.WARNING if due else logging.DEBUG, "ignored a notification on channel %r (%d bytes): %s",
+            notification.channel, len(notification.payload), error,
+        )  # fmt: skip
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
         message, stats, queue = decoded.message, self._stats, self._queue
@@ -143,6 +171,8 @@ class Dispatcher:
         coroutines: list[Delivery] | None = None
         failures: list[tuple[Delivery, BaseException]] | None = None
         for delivery in plan:
+            if self._queue.closed:  # by the receiver before
+                break
             if delivery.is_async:
                 coroutines = [*(coroutines or ()), delivery]
                 continue
@@ -159,7 +189,7 @@ class Dispatcher:
                     receiver(sender, event=event)
             except BaseException as error:
                 failures = [*(failures or ()), (delivery, error)]
-        if coroutines:
+        if coroutines and not self._queue.closed:
             failures = [*(failures or ()), *self._await(coroutines, sender, event)]
         for delivery, raised in failures or ():
             self._failed(delivery, sender, event, raised)
@@ -187,7 +217,10 @@ class Dispatcher:
         timer = threading.Timer(LAST_BATCH_SECONDS, self._give_up)
         timer.daemon = True
         if self._gatherer:
-            timer.start()
+            try:
+                timer.start()
+            except RuntimeError:  # the interpreter is ending: no new threads
+                self._give_up()
         self._deliver_batches(self._gatherer.take_all())
         timer.cancel()
         self._give_up()
@@ -222,14 +255,21 @@ class Dispatcher:
         pending = set(running)
         while pending and not self._stopped.done():
             done, pending = concurrent.futures.wait(
-                {*pending, self._stopped}, return_when=concurrent.futures.FIRST_COMPLETED
+                {*pending, self._stopped}, LOOP_CHECK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
             )
             pending.discard(self._stopped)
+            for future in [future for future in pending if self._has_no_loop(running[future])]:
+                pending.discard(future)  # it would never be done
+                failures.append((running[future], ListenerError("the event loop was closed meanwhile")))
             for future in done - {self._stopped}:
                 raised = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
                 if raised is not None:
                     failures.append((running[future], raised))
         return failures
+
+    def _has_no_loop(self, delivery: Delivery) -> bool:
+        loop = delivery.loop or self._loop
+        return loop is None or loop.is_closed()
 
     def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
         """Say that a receiver failed; it is not called again."""

@@ -111,8 +111,8 @@ class DurableDispatcher(Dispatcher):
         # Counted whether or not there are receivers, so that redelivered events have the same positions.
         self._first_position = self._next_position
         self._next_position += len(decoded.rows)
-        message = dataclasses.replace(decoded.message, lsn=notification.lsn, redelivered=notification.redelivered)
-        super()._deliver(notification, route, dataclasses.replace(decoded, message=message))
+        decoded.message.lsn, decoded.message.redelivered = notification.lsn, notification.redelivered
+        super()._deliver(notification, route, decoded)
 
     def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
         position = self._first_position + index

@@ -64,7 +64,7 @@ class Gatherer:
     @property
     def deadline(self) -> float | None:
         """When the first batch is due; None without any."""
-        return min((batch.deadline for batch in self._batches.values()), default=None)
+        return min(batch.deadline for batch in self._batches.values()) if self._batches else None
 
     def take_due(self) -> list[Batch]:
         """The batches that have waited long enough."""

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import concurrent.futures
 import dataclasses
 import inspect
 import logging
 import os
+import sys
 import threading
 import time
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import blinker
 import psycopg
 from sqlalchemy import Engine, Table
 from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from ..errors import CatchUpTimeout, ConfigurationError, ListenerError, ListenerStartError
+from ..aio import sync_engine_of
+from ..errors import CatchUpTimeout, ConfigurationError, ListenerError, ListenerStartError, WatchError
 from ..targets import tables_of, watches_of_table
 from .connect import connector
 from .dispatch import Dispatcher
@@ -33,6 +36,9 @@ from .slots import check_group_name
 from .stats import Stats
 from .values import ValueDecoders
 from .wal import WalSource
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -104,8 +110,7 @@ class Listener:
         self._targets = targets
         self._tables = tables_of(*targets)
         self._connect = connector(engine, listen_url)
-        sync_engine = engine.sync_engine if isinstance(engine, AsyncEngine) else engine
-        self._decoders = ValueDecoders(sync_engine)
+        self._decoders = ValueDecoders(sync_engine_of(engine))
         self._router = Router((), self._decoders)
         self._max_queue = max_queue
         self._heartbeat = (heartbeat_interval, heartbeat_timeout)
@@ -116,6 +121,7 @@ class Listener:
         self._queue = EventQueue(max_queue)
         self._stats = Stats()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._warned_of_block: float | None = None
         self.connected: blinker.Signal = blinker.Signal("Sent when LISTEN is in force.")
         self.disconnected: blinker.Signal = blinker.Signal("Sent with error= when the connection is lost.")
         self.resync: blinker.Signal = blinker.Signal("Sent with reason= when something may have been missed.")
@@ -134,7 +140,7 @@ class Listener:
     def start(self, timeout: float = 10.0) -> None:
         """Start, and return once LISTEN is in force: what commits after that is heard.
 
-        Starting a running listener does nothing.
+        For a running listener it waits for the same.
 
         :param timeout: seconds to try for, where the server can't be reached.
         :raises ListenerStartError: where LISTEN is not in force by then, with the server's own message.
@@ -144,33 +150,44 @@ class Listener:
         With `durable` it also returns while another consumer of the group is active: then this one stands by.
         """
         with self._lock:
-            if self._source is not None:
+            if self._source is None:
+                self._start_threads()
+            elif self._source.settled.is_set():
                 return
-            if self._loop is None:
-                self._loop = _running_loop()
-            self._stats = Stats()
-            self._resolve_targets()
-            source = self._make_notified() if self._group is None else self._make_durable(self._group)
-            dispatcher = self._dispatcher
-            assert dispatcher is not None
-            self._source = source
-            for signal in self._router.signals:
-                signal.attach(self)
-            _running.add(self)
-            dispatcher.thread.start()
-            source.thread.start()
-            if self._monitor is not None:
-                self._monitor.thread.start()
-        settled = source.settled.wait(timeout)
-        if settled and source.error is None:
-            return
+            source = self._source
+            assert source is not None
+        try:
+            settled = source.settled.wait(timeout)
+        except BaseException:  # Ctrl-C: nothing is left running
+            self.stop(timeout=1.0)
+            raise
         error = source.error
+        if settled and not isinstance(error, WatchError):
+            return
         self.stop(timeout=1.0)
         if settled and error is not None:
             raise error
         raise ListenerStartError(
             f"LISTEN was not in force within {timeout:g} s: {str(error or 'no answer from the server').strip()}"
         ) from error
+
+    def _start_threads(self) -> None:
+        if self._loop is None:
+            self._loop = _running_loop()
+        self._stats = Stats()
+        self._resolve_targets()
+        source = self._make_notified() if self._group is None else self._make_durable(self._group)
+        self._source = source
+        for signal in self._router.signals:
+            signal.attach(self)
+        _running.add(self)
+        try:
+            for part in (self._dispatcher, source, self._monitor):
+                if part is not None:
+                    part.thread.start()
+        except BaseException:  # no more threads to be had
+            self.stop(timeout=1.0)
+            raise
 
     def _resolve_targets(self) -> None:
         """At start, so that models declared after the listener was made are heard."""
@@ -186,7 +203,7 @@ class Listener:
         )
         return NotifySource(
             self._connect, sorted(self._router.by_channel), self._router.routes, self._queue, self._stats,
-            self._heartbeat, self._inspect,
+            self._heartbeat, self._inspect, self._look_at_dispatcher,
         )  # fmt: skip
 
     def _make_durable(self, group: str) -> WalSource:
@@ -219,7 +236,9 @@ class Listener:
             return
         _running.discard(self)
         deadline = time.monotonic() + timeout
-        # The source last: it still has to send what the dispatcher acknowledges.
+        if isinstance(source, NotifySource):
+            source.stop()
+        # A durable one last: it still has to send what the dispatcher acknowledges.
         for part in (dispatcher, source, monitor):
             if part is not None:
                 part.stop()
@@ -232,7 +251,7 @@ class Listener:
         if thread is not threading.current_thread() and thread.is_alive():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                log.warning("thread %r did not end in time: is a receiver blocking?", thread.name)
+                log.warning("thread %r did not end in time; it is %s", thread.name, _whereabouts(thread))
 
     def catch_up(self, timeout: float = 30.0) -> None:
         """Return when everything that was committed before the call has been dispatched.
@@ -293,6 +312,20 @@ class Listener:
         for problem in problems:
             log.warning("%s", problem)
 
+    def _look_at_dispatcher(self) -> None:
+        """At each heartbeat: a receiver that blocks makes the listener go quiet, and must not do so unnoticed."""
+        dispatcher = self._dispatcher
+        since = None if dispatcher is None else dispatcher.busy_since
+        if dispatcher is None or since is None or since == self._warned_of_block:
+            return
+        seconds = time.monotonic() - since
+        if seconds >= self._heartbeat[0]:
+            self._warned_of_block = since
+            log.warning(
+                "no event was dispatched for %.1f s, %d notifications are waiting: the dispatch thread is %s",
+                seconds, len(self._queue), _whereabouts(dispatcher.thread),
+            )  # fmt: skip
+
     def _on_control(self, item: Control) -> None:
         if isinstance(item, Resync):
             self._stats.resyncs += 1
@@ -338,6 +371,19 @@ def _nothing_watched(tables: Sequence[Table], durable: str | None) -> str:
     return "the listener's targets watch only what is durable: pass durable='a_group' to the Listener"
 
 
+_WAITING = frozenset([threading.__file__, concurrent.futures._base.__file__])
+
+
+def _whereabouts(thread: threading.Thread) -> str:
+    """Where a thread stands: not in the standard library, but in whatever waits with its help."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    if frame is None:
+        return "gone"
+    stack = traceback.extract_stack(frame)
+    found = next((f for f in reversed(stack) if f.filename not in _WAITING), stack[-1])
+    return f"in {found.name}, {found.filename}:{found.lineno}"
+
+
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
@@ -354,10 +400,16 @@ def _stop_all() -> None:
 def _forget_all() -> None:
     """In a forked child there are no threads, and the sockets are the parent's: they are never touched."""
     for listener in list(_running):
-        _inherited.append((listener._source, listener._dispatcher))
-        listener._source = listener._dispatcher = None
+        source = listener._source
+        _inherited.append((source, listener._dispatcher, listener._monitor, listener._queue))
+        if isinstance(source, NotifySource):
+            source.disown()
+        listener._source = listener._dispatcher = listener._monitor = listener._loop = None
         listener._lock = threading.RLock()
         listener._queue = EventQueue(listener._max_queue)
+        listener._stats = Stats()
+        for signal in listener._router.signals:
+            signal.forget(listener)
         _running.discard(listener)
 
 

@@ -1,13 +1,15 @@
 """The LISTEN source: a thread that owns a connection, drains its socket and does nothing else.
 
 A heartbeat is a notification to a channel of the listener's own: what comes back proves that LISTEN is in
-force, not merely that a socket is open. `catch_up` uses the same channel: notifications come in commit order,
-so what lies before the token was committed before it.
+force, not merely that a socket is open. `catch_up` uses the same round trip: notifications come in commit
+order, so what lies before it was committed before it. Its payload is a secret of the process: nobody else can
+make one up.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import select
 import socket
 import threading
@@ -19,21 +21,21 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.pq import ExecStatus
+from psycopg.pq import ConnStatus, ExecStatus
+from psycopg.pq.misc import PGnotify
 
 from ..errors import ConfigurationError, UnsupportedServerError
 from .backoff import Backoff
 from .connect import Connect
 from .queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, Resync
 from .routes import Route
-from .server import check_not_pooled, check_server, resolve_schemas
+from .server import check_not_pooled, check_server, keep_alive_when_idle, resolve_schemas
 from .stats import Stats
+from .watchdog import Watchdog
 
 log: logging.Logger = logging.getLogger(__name__)
 
 RECONNECTED = "the connection was lost and is back"
-
-_BEAT = "beat"
 
 
 class NotifySource:
@@ -48,19 +50,25 @@ class NotifySource:
         stats: Stats,
         heartbeat: tuple[float, float],
         on_listening: Callable[[psycopg.Connection[Any]], None],
+        on_heartbeat: Callable[[], None],
     ) -> None:
         self._connect, self._channels, self._routes = connect, channels, routes
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
-        self._on_listening = on_listening
+        self._on_listening, self._on_heartbeat = on_listening, on_heartbeat
         self._own_channel = f"watch_listener_{uuid.uuid4().hex}"
-        self._tokens: dict[str, threading.Event] = {}
-        self._unsent: list[str] = []
+        #: What catch_up() waits for, and what of it is not on its way yet.
+        self._tokens: dict[threading.Event, None] = {}
+        self._unsent: list[threading.Event] = []
         self._lock = threading.Lock()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._stopping: threading.Event = threading.Event()
+        self._backoff = Backoff()
+        #: While there is a connection: its socket's descriptor, and what can interrupt its first queries.
+        self._descriptor: int | None = None
+        self._watchdog: Watchdog | None = None
         #: Set once LISTEN is in force for the first time, or can't be.
         self.settled: threading.Event = threading.Event()
         #: Why it could not, or the last attempt could not.
@@ -72,13 +80,15 @@ class NotifySource:
         """Let the thread end and close the connection."""
         self._stopping.set()
         self._wake()
+        watchdog = self._watchdog
+        if watchdog is not None:
+            watchdog.bite()
 
     def send_token(self, done: threading.Event) -> None:
         """Set `done` when all that is committed by now has passed through the queue."""
-        token = uuid.uuid4().hex
         with self._lock:
-            self._tokens[token] = done
-            self._unsent.append(token)
+            self._tokens[done] = None
+            self._unsent.append(done)
         self._wake()
 
     def confirm(self, deadline: float) -> bool:
@@ -88,100 +98,121 @@ class NotifySource:
     def forget_token(self, done: threading.Event) -> None:
         """Stop waiting for a token."""
         with self._lock:
-            self._tokens = {token: event for token, event in self._tokens.items() if event is not done}
+            self._tokens.pop(done, None)
+
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's socket without a byte being sent.
+
+        Were the child to keep it open, the server would not notice the parent's death, and would wait for
+        somebody to read, with the NOTIFY queue of the whole cluster held up behind that.
+        """
+        if self._descriptor is not None:
+            null = os.open(os.devnull, os.O_RDWR)
+            os.dup2(null, self._descriptor)
+            os.close(null)
 
     def _wake(self) -> None:
         try:
             self._wake_in.send(b"x")
-        except (BlockingIOError, OSError):  # awake anyway, or gone
+        except OSError:  # awake anyway (the pipe is full), or gone
             pass
 
     def _run(self) -> None:
-        backoff = Backoff()
-        first = True
-        while not self._stopping.is_set():
-            try:
-                connection = self._listen()
-            except Exception as error:
+        try:
+            while not self._stopping.is_set():
+                error = self._listen_until_lost()
+                if self._stopping.is_set():
+                    return
                 self.error = error
-                if first and isinstance(error, (UnsupportedServerError, ConfigurationError)):
+                if isinstance(error, (UnsupportedServerError, ConfigurationError)) and not self.settled.is_set():
                     self.settled.set()
                     return
-                delay = backoff.next()
-                log.warning("can't listen (%s): trying again in %.1f s", str(error).strip(), delay)
+                delay = self._backoff.next()
+                log.warning("not listening (%s): trying again in %.1f s", _line(error), delay)
                 self._stopping.wait(delay)
-                continue
-            self._announce(first)
-            backoff, first = Backoff(), False
-            failure = self._read_until_lost(connection)
-            self._abandon(connection)
+        finally:
+            self._wake_in.close()
+            self._wake_out.close()
+
+    def _listen_until_lost(self) -> BaseException | None:
+        """One connection, from its beginning to its end; gives why it ended."""
+        connection: psycopg.Connection[Any] | None = None
+        failure: BaseException | None = None
+        try:
+            connection = self._connect()
+            self._descriptor = connection.pgconn.socket
+            early = self._listen(connection)
+            reader = _Reader(connection, self)
+            self._announce()
+            reader.take(early)
+            while not self._stopping.is_set():
+                reader.step()
+        except Exception as error:  # whatever it was, the answer is a new connection, and never silence
+            if not isinstance(error, (psycopg.Error, OSError, UnsupportedServerError, ConfigurationError)):
+                log.exception("unexpected error while listening; going on with a new connection")
+            failure = error
+        self._note_loss(failure)
+        self._descriptor = None
+        if connection is not None:
+            try:
+                connection.close()
+            except psycopg.Error:
+                pass
+        return failure
+
+    def _note_loss(self, failure: BaseException | None) -> None:
+        if self.listening:
             self.listening = False
             self._stats.connected_since = None
             if not self._stopping.is_set():
-                log.warning("the connection to the server was lost (%s): reconnecting", str(failure).strip())
                 self._queue.put_control(Disconnected(failure))
-        self._wake_in.close()
-        self._wake_out.close()
 
-    def _listen(self) -> psycopg.Connection[Any]:
-        connection = self._connect()
-        try:
-            connection.add_notify_handler(self._early)
+    def _listen(self, connection: psycopg.Connection[Any]) -> list[PGnotify]:
+        """LISTEN; gives what arrived while that and the queries behind it ran."""
+        early: list[PGnotify] = []
+        connection.pgconn.notify_handler = early.append
+        with Watchdog(connection, self._timeout) as self._watchdog:
             check_server(connection)
-            check_not_pooled(connection, self._connect)
+            check_not_pooled(connection, self._connect, self._timeout)
+            keep_alive_when_idle(connection)
+            self._watchdog.pat()
             statements = [sql.SQL("LISTEN {}").format(sql.Identifier(c)) for c in (*self._channels, self._own_channel)]
             connection.execute(sql.SQL("; ").join(statements))
+            self._watchdog.pat()
             resolve_schemas(connection, self._routes)
+            self._watchdog.pat()
             self._on_listening(connection)
-            return connection
-        except BaseException:
-            connection.close()
-            raise
+        self._watchdog = None
+        if connection.pgconn.status != ConnStatus.OK:  # looking at the triggers hides its errors
+            raise psycopg.OperationalError(f"no answer from the server within {self._timeout:g} s")
+        connection.pgconn.notify_handler = None
+        return early
 
-    def _early(self, notify: psycopg.Notify) -> None:
-        """What comes while psycopg still runs the queries above; later ones are read straight from libpq."""
-        if notify.channel != self._own_channel:
-            self._stats.notifications += 1
-            self._queue.put([Notification(notify.channel, notify.payload.encode())])
-
-    def _announce(self, first: bool) -> None:
+    def _announce(self) -> None:
+        first = not self.settled.is_set()
+        self._backoff = Backoff()
         self.listening, self.error = True, None
         self._stats.connected_since = datetime.now(UTC)
         self._queue.put_control(Connected())
         if not first:
             self._stats.reconnects += 1
             self._queue.put_control(Resync(RECONNECTED))
-        with self._lock:  # tokens that got lost on the way
+        with self._lock:  # those that got lost on the way
             self._unsent = list(self._tokens)
         self.settled.set()
 
-    def _read_until_lost(self, connection: psycopg.Connection[Any]) -> BaseException | None:
-        reader = _Reader(connection, self)
-        try:
-            while not self._stopping.is_set():
-                reader.step()
-        except (psycopg.Error, OSError) as error:
-            return error
-        return None
-
-    def _abandon(self, connection: psycopg.Connection[Any]) -> None:
-        try:
-            connection.close()
-        except psycopg.Error:
-            pass
-
-    def take_unsent(self) -> list[str]:
+    def take_unsent(self) -> list[threading.Event]:
         """The tokens to send next."""
         with self._lock:
             unsent, self._unsent = [t for t in self._unsent if t in self._tokens], []
             return unsent
 
-    def token_came(self, token: str) -> None:
+    def token_came(self, done: threading.Event) -> None:
         """A token came back: it takes its place in the queue."""
         with self._lock:
-            done = self._tokens.pop(token, None)
-        if done is not None:
-            self._queue.put_control(CaughtUp(done))
+            if self._tokens.pop(done, self) is self:
+                return
+        self._queue.put_control(CaughtUp(done))
 
 
 class _Reader:
@@ -189,18 +220,21 @@ class _Reader:
 
     def __init__(self, connection: psycopg.Connection[Any], source: NotifySource) -> None:
         self._pgconn = connection.pgconn
+        self._socket = self._pgconn.socket
+        self._encrypted = self._pgconn.ssl_in_use
         self._source = source
         self._own = source._own_channel.encode()
         self._names = {name.encode(): name for name in source._channels}
         self._poll = select.poll() if hasattr(select, "poll") else None
-        self._busy = False
-        self._beat_sent: float | None = None
+        # A round trip: what was sent and when, for whom, and whether notification and result are back.
+        self._sent: bytes | None = None
+        self._sent_at = 0.0
+        self._tokens: list[threading.Event] = []
+        self._proved = self._busy = False
         self._heard = time.monotonic()
         if self._poll is not None:
-            self._poll.register(self._pgconn.socket, select.POLLIN)
+            self._poll.register(self._socket, select.POLLIN)
             self._poll.register(source._wake_out, select.POLLIN)
-        # What psycopg's own queries left in libpq's buffer.
-        self._drain()
 
     def step(self) -> None:
         """Wait for something to come or to be due, and handle it.
@@ -208,46 +242,36 @@ class _Reader:
         :raises psycopg.OperationalError: where the connection is lost, or silent for too long.
         """
         self._send_due()
-        readable, woken = self._wait(self._seconds_left())
+        due = self._heard + self._source._interval if self._sent is None else self._sent_at + self._source._timeout
+        readable, woken = self._wait(max(0.0, due - time.monotonic()))
         if woken:
             self._drain_wakes()
         if readable:
-            self._pgconn.consume_input()
-            self._drain()
+            self._receive()
+        # Only after reading: the answer may have come while this process was suspended.
+        if self._sent is not None and self._sent_at + self._source._timeout <= time.monotonic():
+            raise psycopg.OperationalError(
+                f"no answer to the heartbeat within {self._source._timeout:g} s, so LISTEN is not in force"
+            )
 
     def _wait(self, seconds: float) -> tuple[bool, bool]:
-        wake = self._source._wake_out
-        if self._poll is not None:
-            ready = {fd for fd, _ in self._poll.poll(max(0.0, seconds) * 1000)}
+        wake = self._source._wake_out.fileno()
+        if self._poll is not None:  # select() fails for descriptors from 1,024 on
+            ready = {fd for fd, _ in self._poll.poll(seconds * 1000)}
         else:  # Windows has no poll()
-            ready = set(select.select([self._pgconn.socket, wake.fileno()], [], [], max(0.0, seconds))[0])
-        return self._pgconn.socket in ready, wake.fileno() in ready
-
-    def _seconds_left(self) -> float:
-        now = time.monotonic()
-        if self._beat_sent is not None:
-            left = self._beat_sent + self._source._timeout - now
-            if left <= 0:
-                raise psycopg.OperationalError(
-                    f"no answer to the heartbeat within {self._source._timeout:g} s, so LISTEN is not in force"
-                )
-            return left
-        return self._heard + self._source._interval - now
+            ready = set(select.select([self._socket, wake], [], [], seconds)[0])
+        return self._socket in ready, wake in ready
 
     def _send_due(self) -> None:
-        if self._busy:
+        if self._sent is not None:
             return
-        payload = ",".join(self._source.take_unsent())
-        if not payload:
-            if self._beat_sent is not None or self._heard + self._source._interval > time.monotonic():
-                return
-            payload = _BEAT
-        if self._beat_sent is None:
-            self._beat_sent = time.monotonic()
-        self._busy = True
+        self._tokens = self._source.take_unsent()
+        if not self._tokens and self._heard + self._source._interval > time.monotonic():
+            return
+        self._sent, self._sent_at = uuid.uuid4().hex.encode(), time.monotonic()
+        self._proved, self._busy = False, True
         self._pgconn.send_query_params(
-            b"SELECT pg_catalog.pg_notify($1, $2), pg_catalog.pg_notification_queue_usage()",
-            [self._own, payload.encode()],
+            b"SELECT pg_catalog.pg_notify($1, $2), pg_catalog.pg_notification_queue_usage()", [self._own, self._sent]
         )
         self._pgconn.flush()
 
@@ -258,37 +282,72 @@ class _Reader:
         except BlockingIOError:
             pass
 
-    def _drain(self) -> None:
-        arrived: list[Notification] = []
-        while (notify := self._pgconn.notifies()) is not None:
-            if notify.relname == self._own:  # its place among the others matters
-                self._put(arrived)
-                arrived = []
-                self._own_came(notify.extra)
-            elif (name := self._names.get(notify.relname)) is not None:
-                arrived.append(Notification(name, notify.extra))
-        self._put(arrived)
+    def _receive(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            # What OpenSSL has decrypted already, no poll() tells of.
+            while self._drain() and self._encrypted:
+                self._pgconn.consume_input()
+        except psycopg.Error:
+            self._drain()  # what came before the end counts
+            raise
         self._read_results()
+
+    def _drain(self) -> bool:
+        """Take the notifications that libpq has; gives whether there were any."""
+        arrived: list[PGnotify] = []
+        notifies = self._pgconn.notifies
+        while (notify := notifies()) is not None:
+            arrived.append(notify)
+        self.take(arrived)
+        return bool(arrived)
+
+    def take(self, arrived: list[PGnotify]) -> None:
+        """Put notifications into the queue."""
+        ours: list[Notification] = []
+        for notify in arrived:
+            if (name := self._names.get(notify.relname)) is not None:
+                ours.append(Notification(name, notify.extra))
+            elif notify.relname == self._own:  # its place among the others matters
+                self._put(ours)
+                ours = []
+                self._own_came(notify.extra)
+        self._put(ours)
 
     def _put(self, arrived: list[Notification]) -> None:
         if arrived:
-            if self._beat_sent is not None:  # it comes behind a backlog; only silence is a loss
-                self._beat_sent = time.monotonic()
+            # An answer comes behind a backlog; only silence is a loss.
+            self._sent_at = time.monotonic()
             self._source._stats.notifications += len(arrived)
             self._source._queue.put(arrived)
 
     def _own_came(self, payload: bytes) -> None:
-        self._beat_sent, self._heard = None, time.monotonic()
-        for token in payload.decode(errors="replace").split(","):
+        if payload != self._sent:  # whoever knows the channel's name can NOTIFY there as well
+            return
+        self._proved = True
+        for token in self._tokens:
             self._source.token_came(token)
+        self._tokens = []
+        self._complete()
 
     def _read_results(self) -> None:
         while self._busy and not self._pgconn.is_busy():
             result = self._pgconn.get_result()
             if result is None:
                 self._busy = False
+                self._complete()
             elif result.status == ExecStatus.TUPLES_OK:
                 usage = result.get_value(0, 1)
                 self._source._stats.notify_queue_usage = float(usage) if usage is not None else None
             elif result.status == ExecStatus.FATAL_ERROR:
                 raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
+
+    def _complete(self) -> None:
+        """The round trip is over when both are back: a result alone does not prove LISTEN."""
+        if self._proved and not self._busy:
+            self._sent, self._heard = None, time.monotonic()
+            self._source._on_heartbeat()
+
+
+def _line(error: BaseException | None) -> str:
+    return str(error or "no reason given").strip().replace("\n", " ")

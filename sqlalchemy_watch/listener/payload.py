@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy.types import TypeEngine
 
 from .. import wire
-from ..errors import PayloadError
+from ..errors import PayloadError, UnknownVersionError
 from ..events import Message
 from ..spec import CarriedColumn, TableWatch
 from .values import Decode
@@ -31,7 +31,7 @@ class Row(NamedTuple):
     partial: bool
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen, which would make them slower to make
 class Decoded:
     """A notification, read."""
 
@@ -41,34 +41,60 @@ class Decoded:
     resync: str | None
 
 
-def read_fields(payload: bytes) -> dict[str, Any]:
+class Declared(NamedTuple):
+    """The part of a payload that is the same in all of them, while trigger and declaration agree."""
+
+    prefix: bytes
+    fields: Mapping[str, Any]
+
+
+def read_fields(payload: bytes, declared: Declared | None = None) -> dict[str, Any]:
     """The payload's fields, checked as far as that is possible without the declaration.
 
+    :param declared: how it probably begins; that need not be parsed then.
     :raises PayloadError: where it is not a payload of a version known here.
     """
-    try:
-        fields = json.loads(payload.decode(), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise PayloadError(f"not JSON ({type(error).__name__})") from None
+    if declared is not None and payload.startswith(declared.prefix):
+        variable: dict[str, Any] = _decode(b"{" + payload[len(declared.prefix) :])
+        variable.update(declared.fields)
+        _check(variable, _VARIABLE)
+        return variable
+    fields = _decode(payload)
     if not isinstance(fields, dict) or type(fields.get("v")) is not int:
         raise PayloadError("not an object with a version")
     if fields["v"] != wire.VERSION:
-        raise PayloadError("unknown version: bring this library up to date")
-    for name, kind in _FIELDS.items():
-        if type(fields.get(name)) is not kind:
-            raise PayloadError(f"field {name!r} is missing or not a {kind.__name__}")
-    if not all(type(name) is str for name in (*fields["columns"], *_old_names(fields))):
-        raise PayloadError("names must be strings")
+        raise UnknownVersionError("unknown version: bring this library up to date")
+    _check(fields, _CONSTANT)
+    _check(fields, _VARIABLE)
+    for name in (*fields["columns"], *_old_names(fields)):
+        if type(name) is not str:
+            raise PayloadError("names must be strings")
     return fields
 
 
-_FIELDS: dict[str, type] = {
-    "table": str, "label": str, "op": str, "schema": str, "columns": list, "rows": list, "txid": int, "at": int,
-}  # fmt: skip
+_CONSTANT = (("table", str), ("label", str), ("op", str), ("columns", list))
+_VARIABLE = (("schema", str), ("rows", list), ("txid", int), ("at", int))
+
+
+def _check(fields: Mapping[str, Any], kinds: Iterable[tuple[str, type]]) -> None:
+    for name, kind in kinds:
+        if type(fields.get(name)) is not kind:
+            raise PayloadError(f"field {name!r} is missing or not a {kind.__name__}")
+
+
+def _decode(payload: bytes) -> Any:
+    try:
+        return _decode_json(payload.decode())
+    except (ValueError, RecursionError) as error:
+        raise PayloadError(f"not JSON ({type(error).__name__})") from None
 
 
 def _refuse_constant(text: str) -> Any:
     raise ValueError(text)
+
+
+#: `json.loads` would make a decoder for each payload.
+_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).decode
 
 
 def _old_names(fields: Mapping[str, Any]) -> list[Any]:
@@ -83,6 +109,17 @@ class _Column(NamedTuple):
     #: What `type(value)` may be in the JSON, besides NoneType.
     expected: type
     decode: Decode | None
+
+    def decode_one(self, value: Any) -> Any:
+        """What `decode_all` does, to one value."""
+        if type(value) is not self.expected and value is not None:
+            raise PayloadError(f"a value of {self.attribute!r} is not a {self.expected.__name__}")
+        if self.decode is None:
+            return value
+        try:
+            return self.decode(value)
+        except Exception as error:
+            raise PayloadError(f"a value of {self.attribute!r} can't be decoded ({type(error).__name__})") from error
 
     def decode_all(self, values: Sequence[Any]) -> Sequence[Any]:
         if not {type(value) for value in values} <= {self.expected, type(None)}:
@@ -104,7 +141,10 @@ class PayloadDecoder:
         self._columns = {c.name: _column(c, decoder) for c in (*watch.compared, *watch.carried)}
         self._carried = tuple(c.name for c in watch.carried)
         self._always = len(watch.always)
-        self._always_attributes = tuple(c.attribute for c in watch.always)
+        fields = {"old": [], **wire.head_fields(watch)}
+        self.declared: Declared = Declared(f"{wire.head_json(watch)},".encode(), MappingProxyType(fields))
+        self._declared_names, self._declared_old = fields["columns"], fields["old"]
+        self._declared_layout = self._layout(self._declared_names, self._declared_old)
 
     def decode(self, fields: Mapping[str, Any]) -> Decoded:
         """The rows of a payload.
@@ -113,7 +153,10 @@ class PayloadDecoder:
         """
         if fields["op"] != self._watch.operation:
             raise PayloadError(f"another operation on a watch of {self._watch.operation!r}")
-        layout = _Layout(self._columns, self._carried, self._always, fields["columns"], _old_names(fields))
+        names, old = fields["columns"], _old_names(fields)
+        layout = self._declared_layout
+        if names != self._declared_names or old != self._declared_old:
+            layout = self._layout(names, old)
         resync = _reason(fields.get("resync"))
         message = Message(
             operation=self._watch.operation,
@@ -130,6 +173,9 @@ class PayloadDecoder:
         if lost and resync is None:
             resync = "a row could not be decoded"
         return Decoded(message, rows, resync)
+
+    def _layout(self, names: list[str], old: list[str]) -> _Layout:
+        return _Layout(self._columns, self._carried, self._always, names, old)
 
 
 def _column(column: CarriedColumn, decoder: Callable[[TypeEngine[Any]], Decode | None]) -> _Column:
@@ -186,6 +232,11 @@ class _Layout:
 
     def decode(self, rows: list[Any]) -> tuple[list[Row], int]:
         """The rows, in order, and how many of them could not be decoded."""
+        if len(rows) == 1 and type(rows[0]) is list and len(rows[0]) == self._width:
+            try:
+                return [self._decode_single(rows[0])], 0
+            except PayloadError:
+                pass  # perhaps the key alone can be decoded
         decoded: list[Row] = []
         lost = 0
         for shape, run in groupby(rows, self._shape):
@@ -199,6 +250,11 @@ class _Layout:
                     lost += found is None
                     decoded.extend(() if found is None else (found,))
         return decoded, lost
+
+    def _decode_single(self, row: list[Any]) -> Row:
+        """The one row of a payload, without what is worth it for many."""
+        values = tuple([column.decode_one(row[index]) for index, column in self._columns])
+        return Row(values, None, None, self._incomplete)
 
     def _shape(self, row: Any) -> str:
         if type(row) is list:

@@ -7,16 +7,16 @@ counted until it has been emptied, and then there is one `Resync` in their place
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 
-@dataclass(frozen=True)
-class Notification:
+class Notification(NamedTuple):
     """What came on a channel; the payload is untrusted."""
 
     channel: str
@@ -72,14 +72,21 @@ class BatchesDue:
 Control: TypeAlias = Resync | Connected | Disconnected | CaughtUp | Committed | RetryDue | BatchesDue
 Item: TypeAlias = Notification | Control
 
+log: logging.Logger = logging.getLogger(__name__)
+
+#: Payloads may be 8 KB each: so many bytes of them wait at the most.
+MAX_BYTES = 64 * 1024 * 1024
+
 OVERFLOW = "the listener's queue was full, since receivers are slower than writers"
 
 
 class EventQueue:
-    """FIFO of at most `limit` notifications."""
+    """FIFO of at most `limit` notifications and `max_bytes` of payloads."""
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, limit: int, max_bytes: int = MAX_BYTES) -> None:
+        self._limit, self._max_bytes = limit, max_bytes
+        #: Each is changed by one thread alone, and so without a lock.
+        self._bytes_put = self._bytes_taken = 0
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
         self._gap = False
@@ -89,27 +96,52 @@ class EventQueue:
 
     def put(self, notifications: Iterable[Notification]) -> None:
         """Add notifications, or drop those that don't fit; never waits."""
+        begins = False
         with self._changed:
+            if self._closed:
+                return
             for notification in notifications:
-                if self._gap or len(self._items) >= self._limit:
+                if self._gap or self.full:
+                    begins |= not self._gap
                     self._gap = True
                     self.dropped += 1
                 else:
                     self._items.append(notification)
+                    self._bytes_put += len(notification.payload)
             self._changed.notify()
+        if begins:
+            log.warning("%s: dropping what comes until it is empty (%d are waiting)", OVERFLOW, len(self))
 
     def put_control(self, item: Control) -> None:
         """Add what must not be dropped."""
         with self._changed:
+            if self._closed:
+                return
             self._close_gap()
             self._items.append(item)
             self._changed.notify()
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no space for another notification."""
+        return len(self._items) >= self._limit or self._bytes_put - self._bytes_taken >= self._max_bytes
 
     def get(self, deadline: float | None = None) -> Item | None:
         """The next item, waiting for it; None once the queue is closed.
 
         :param deadline: by `time.monotonic()`; then it is `BatchesDue`.
         """
+        item = self._next(deadline)
+        if isinstance(item, Notification):
+            self._bytes_taken += len(item.payload)
+        return item
+
+    def _next(self, deadline: float | None) -> Item | None:
+        if deadline is None:
+            try:  # without the lock: nobody else takes items, and `close` leaves none
+                return self._items.popleft()
+            except IndexError:
+                pass
         with self._changed:
             while not self._closed:
                 if deadline is not None and deadline <= time.monotonic():
@@ -129,6 +161,11 @@ class EventQueue:
             self._items.clear()
             self._changed.notify_all()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -142,29 +179,20 @@ class WaitingQueue(EventQueue):
     """Drops nothing: whoever fills it looks at `full` first, and is told when there is space again."""
 
     def __init__(self, limit: int, max_bytes: int = 32 * 1024 * 1024) -> None:
-        super().__init__(limit)
-        self._max_bytes = max_bytes
-        self._bytes = 0
+        super().__init__(limit, max_bytes)
         self.on_space: Callable[[], None] = lambda: None
-
-    @property
-    def full(self) -> bool:
-        """Whether reading should wait."""
-        return len(self._items) >= self._limit or self._bytes >= self._max_bytes
 
     def put(self, notifications: Iterable[Notification]) -> None:
         """Add notifications; one more than fits, at the most, by whoever looked at `full`."""
         with self._changed:
             for notification in notifications:
                 self._items.append(notification)
-                self._bytes += len(notification.payload)
+                self._bytes_put += len(notification.payload)
             self._changed.notify()
 
     def get(self, deadline: float | None = None) -> Item | None:
         was_full = self.full
         item = super().get(deadline)
-        if isinstance(item, Notification):
-            self._bytes -= len(item.payload)
         if was_full and not self.full:
             self.on_space()
         return item

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from ..errors import UnsupportedServerError
 from .connect import Connect
 from .routes import Route
+from .watchdog import Watchdog
 
 OLDEST_VERSION = 13
+
+#: Seconds to wait for a notification behind something that may be a transaction pooler.
+PROBE_SECONDS = 3.0
 
 _SCHEMAS = """
 SELECT t.name, n.nspname
@@ -39,11 +45,12 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect) -> None:
+def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect, timeout: float) -> None:
     """Raise behind a pooler that gives the server's session to others between transactions.
 
     A pooler makes up its own cancel key, so the process id libpq knows isn't the session's. Whether it pools
-    sessions (then LISTEN works) or transactions shows when a second connection gets the same session.
+    sessions (then LISTEN works) or transactions shows when a second connection gets the same session, when
+    this one is given another, or when what the second one sends does not reach this one while it is idle.
 
     :raises UnsupportedServerError: behind a transaction pooler.
     """
@@ -52,16 +59,37 @@ def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect) -> N
         return
     other = connect()
     try:
-        other.autocommit = False
-        shared = _backend_pid(other) == pid
-        moved = _backend_pid(connection) != pid
+        with Watchdog(other, timeout):
+            other.autocommit = False
+            shared = _backend_pid(other) == pid
+            pooled = shared or _backend_pid(connection) != pid  # the other one holds its session meanwhile
+            other.rollback()
+            pooled = pooled or not _reaches(connection, other, min(timeout, PROBE_SECONDS))
     finally:
         other.close()
-    if shared or moved:
+    if pooled:
         raise UnsupportedServerError(
             "the connection goes through a transaction pooler (PgBouncer with pool_mode = transaction?), which loses "
             "LISTEN: give the listener a direct connection with listen_url='postgresql://...'"
         )
+
+
+def _reaches(connection: psycopg.Connection[Any], other: psycopg.Connection[Any], seconds: float) -> bool:
+    """Whether a notification reaches a connection that is idle."""
+    channel = f"watch_probe_{uuid.uuid4().hex}"
+    connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+    other.execute("SELECT pg_catalog.pg_notify(%s, '')", [channel])
+    other.commit()
+    reached = any(notify.channel == channel for notify in connection.notifies(timeout=seconds, stop_after=1))
+    connection.execute(sql.SQL("UNLISTEN {}").format(sql.Identifier(channel)))
+    return reached
+
+
+def keep_alive_when_idle(connection: psycopg.Connection[Any]) -> None:
+    """A listener is idle by trade: `idle_session_timeout` (PostgreSQL 14) would be a gap each time."""
+    connection.execute(
+        "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'"
+    )
 
 
 def _backend_pid(connection: psycopg.Connection[Any]) -> int:

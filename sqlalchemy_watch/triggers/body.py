@@ -2,9 +2,10 @@
 
 Three rules shape it. A write must never fail because of it: everything that may raise stands in a guarded
 block, which on an error warns and asks the listeners to resync. A statement of one row must be cheap: one
-query builds the payload of up to `SMALL` rows, and only statements with more of them, or with rows that do
-not fit, take other paths. These are planned on their own, so that the plan of a one-row statement (a
-nested loop over both transition tables) is never used for a million rows.
+query builds its whole payload, since each expression of PL/pgSQL costs extra. Another builds that of up to
+`SMALL` rows, and only statements with more of them, or with rows that do not fit, take other paths. These are
+planned on their own, so that the plan of a one-row statement (a nested loop over both transition tables) is
+never used for a million rows.
 
 The first line of a body marks it as ours, and whose; what follows is compared byte by byte with what
 PostgreSQL has in `pg_proc.prosrc`. A changed text is a new `TEMPLATE_VERSION`.
@@ -97,12 +98,13 @@ def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
 
 def function_body(watch: TableWatch) -> str:
     """The body of the watch's trigger function."""
+    start = [_declare(), _mute(), _context()]
     if watch.operation == "truncated":
-        parts = [_declare(), _mute(), _head(watch), "  watch_rows := '[]';"]
+        parts = [*start, _head(watch, "  "), "  watch_rows := '[]';"]
     elif watch.level == "row":
-        parts = [_types(watch), _declare(), _mute(), _head(watch), _guarded(watch, _row_level(watch))]
+        parts = [_types(watch), *start, _head(watch, "  "), _guarded(watch, _row_level(watch))]
     else:
-        parts = [_declare(), _mute(), _head(watch), _guarded(watch, _statement_level(watch))]
+        parts = [*start, _guarded(watch, _statement_level(watch)), _emit_single(watch)]
     text = "\n".join([mark_line(watch), "#variable_conflict use_column", *parts, _emit_rest(watch), "END"])
     return f"\n{text}\n"
 
@@ -120,6 +122,7 @@ def _declare() -> str:
 DECLARE
   watch_head pg_catalog.text;
   watch_context pg_catalog.text;
+  watch_single pg_catalog.text;
   watch_rows pg_catalog.text;
   watch_seen bigint;
   watch_room integer;
@@ -136,25 +139,42 @@ def _mute() -> str:
   END IF;"""
 
 
-def _head(watch: TableWatch) -> str:
+def _context() -> str:
+    return f"""\
+  watch_context := pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true);
+  IF watch_context <> '' THEN
+    watch_context := pg_catalog.to_json(watch_context)::pg_catalog.text;
+    IF pg_catalog.octet_length(watch_context) > {wire.MAX_CONTEXT_BYTES} THEN
+      watch_context := 'null';
+    END IF;
+  ELSE
+    watch_context := 'null';
+  END IF;"""
+
+
+def _head(watch: TableWatch, indent: str) -> str:
+    return f"""\
+{indent}watch_head := pg_catalog.concat(
+{_head_values(watch, indent + "  ")});
+{indent}watch_room := {_payload_bytes(watch) - 2} - pg_catalog.octet_length(watch_head);"""
+
+
+def _head_values(watch: TableWatch, indent: str) -> str:
+    """Everything in front of the rows, as arguments of concat(), which is faster than many operators."""
+    # Variables among columns are qualified by the block: the table may have a column of that name.
     schema = (
-        "pg_catalog.to_json(TG_TABLE_SCHEMA::pg_catalog.text)::pg_catalog.text"
+        f"pg_catalog.to_json({quote(watch.function_name)}.tg_table_schema::pg_catalog.text)"
         if watch.schema is None
         else literal(json.dumps(watch.schema, ensure_ascii=False))
     )
-    return f"""\
-  watch_context := pg_catalog.to_json(
-    nullif(pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true), ''))::pg_catalog.text;
-  IF pg_catalog.octet_length(watch_context) > {wire.MAX_CONTEXT_BYTES} THEN
-    watch_context := NULL;
-  END IF;
-  watch_head := {literal(wire.head_json(watch))}
-    || ',"schema":' || {schema}
-    || ',"txid":' || coalesce(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text, '0')
-    || ',"at":' || (extract(epoch FROM pg_catalog.clock_timestamp()) * 1000000)::bigint::pg_catalog.text
-    || ',"wal":"' || pg_catalog.pg_current_wal_insert_lsn()::pg_catalog.text
-    || '","context":' || coalesce(watch_context, 'null') || ',"rows":[';
-  watch_room := {_payload_bytes(watch) - 2} - pg_catalog.octet_length(watch_head);"""
+    values = (
+        f"""{literal(wire.head_json(watch) + ',"schema":')}, {schema}""",
+        """',"txid":', coalesce(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text, '0')""",
+        """',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint""",
+        """',"wal":"', pg_catalog.pg_current_wal_insert_lsn()""",
+        """'","context":', watch.watch_context, ',"rows":['""",
+    )
+    return ",\n".join(indent + value for value in values)
 
 
 def _payload_bytes(watch: TableWatch) -> int:
@@ -171,27 +191,38 @@ def _guarded(watch: TableWatch, lines: str) -> str:
   EXCEPTION WHEN OTHERS THEN
     RAISE WARNING USING MESSAGE = {message} || SQLERRM,
       HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+{_head(watch, "    ")}
+    watch_single := NULL;
     watch_rows := NULL;
     watch_resync := {literal(wire.BUILD_FAILED)};
   END;"""
 
 
 def _emit(watch: TableWatch, payload: str, indent: str) -> str:
-    calls = []
-    if watch.is_notified:
-        calls.append(_notify(watch, payload, indent))
-    if watch.is_durable:
-        calls.append(_log(watch, payload, indent))
-    return "\n".join(calls)
+    return "\n".join(f"{indent}PERFORM {call};" for call in _calls(watch, payload))
 
 
-def _notify(watch: TableWatch, payload: str, indent: str) -> str:
-    return f"{indent}PERFORM pg_catalog.pg_notify({literal(watch.channel)}, {payload});"
+def _calls(watch: TableWatch, payload: str) -> list[str]:
+    notified = [_notify_call(watch, payload)] if watch.is_notified else []
+    return [*notified, _log_call(watch, payload)] if watch.is_durable else notified
 
 
-def _log(watch: TableWatch, payload: str, indent: str) -> str:
-    prefix = literal(wire.DURABLE_PREFIX + watch.channel)
-    return f"{indent}PERFORM pg_catalog.pg_logical_emit_message(true, {prefix}, {payload});"
+def _notify_call(watch: TableWatch, payload: str) -> str:
+    return f"pg_catalog.pg_notify({literal(watch.channel)}, {payload})"
+
+
+def _log_call(watch: TableWatch, payload: str) -> str:
+    return f"pg_catalog.pg_logical_emit_message(true, {literal(wire.DURABLE_PREFIX + watch.channel)}, {payload})"
+
+
+def _emit_single(watch: TableWatch) -> str:
+    # An assignment, since PERFORM would start the executor for it.
+    calls = "\n".join(f"    watch_context := {call}::pg_catalog.text;" for call in _calls(watch, "watch_single"))
+    return f"""\
+  IF watch_single IS NOT NULL THEN
+{calls}
+    RETURN NULL;
+  END IF;"""
 
 
 def _emit_rest(watch: TableWatch) -> str:
@@ -231,7 +262,8 @@ def _statement_level(watch: TableWatch) -> str:
     row = _row_json(watch, *STATEMENT_ALIASES)
     chosen = f"CASE WHEN {condition} THEN {row} END" if condition else row
     few = _source(watch, f"(SELECT * FROM {{}} LIMIT {SMALL + 1})", "      ")
-    return f"""\
+    several = f"""\
+{_head(watch, "    ")}
     SELECT pg_catalog.string_agg(w.j, '],['), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
       SELECT {chosen} AS j
 {few}
@@ -245,6 +277,25 @@ def _statement_level(watch: TableWatch) -> str:
     IF watch_longest > watch_room THEN
 {_long_rows(watch, condition, row)}
     END IF;"""
+    return f"""\
+{_single_row(watch, condition, row)}
+    IF pg_catalog.octet_length(watch_single) NOT BETWEEN 1 AND {_payload_bytes(watch)} THEN
+      watch_single := NULL;
+{several}
+    END IF;"""
+
+
+def _single_row(watch: TableWatch, condition: str | None, row: str) -> str:
+    """The payload of the only row; an empty text where there are more, NULL where there is nothing to tell."""
+    table = OLD_ROWS if watch.operation == "deleted" else NEW_ROWS
+    skip = f"      WHEN ({condition}) IS NOT TRUE THEN NULL\n" if condition else ""
+    return f"""\
+    SELECT CASE WHEN EXISTS (SELECT FROM {table} OFFSET 1) THEN ''
+{skip}      ELSE pg_catalog.concat(
+{_head_values(watch, "        ")},
+        '[', {row}, ']]}}') END
+    INTO watch_single
+{_source(watch, "(SELECT * FROM {} LIMIT 1)", "    ")};"""
 
 
 def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
@@ -305,7 +356,7 @@ def _log_alone(watch: TableWatch, row: str, indent: str) -> str:
 {_emit(watch, _ROWS, indent + "  ")}
 {indent}  watch_rows := NULL;
 {indent}END IF;
-{_log(watch, f"watch_head || {row} || ']}}'", indent)}
+{indent}PERFORM {_log_call(watch, f"watch_head || {row} || ']}}'")};
 """
 
 
@@ -315,9 +366,9 @@ def _notify_alone(watch: TableWatch, row: str, indent: str) -> str:
         return ""
     return f"""\
 {indent}IF watch_resync IS NULL THEN
-{_notify(watch, f"watch_head || {row} || ']}}'", indent + "  ")}
+{indent}  PERFORM {_notify_call(watch, f"watch_head || {row} || ']}}'")};
 {indent}ELSE
-{_notify(watch, _RESYNC, indent + "  ")}
+{indent}  PERFORM {_notify_call(watch, _RESYNC)};
 {indent}END IF;
 {indent}watch_resync := NULL;
 {indent}{row} := NULL;
