@@ -30,8 +30,9 @@ INTRODUCTION = """\
 Made by `python -m benchmarks`, which starts a PostgreSQL of its own and runs everything that stands in one table
 interleaved (A B C A B C …) on one machine; figures are medians. Beside the library stand what people write themselves
 (a row-level plpgsql trigger with `jsonb_build_object`, a psycopg `notifies()` loop with `json.loads` and a blinker
-signal), a bare `notifies()` loop as the floor, and two packages, each as its manual says: SQLNotify (asyncpg; its logging,
-on by default, is off) and django-pgpubsub (psycopg 3). Absolute figures are this machine's; the ratios are what counts.
+signal), a bare `notifies()` loop as the floor, and two packages, each as its manual says: SQLNotify (asyncpg; its
+logging, on by default, is off) and django-pgpubsub (psycopg 3). Absolute figures are this machine's; the ratios are
+what counts.
 """
 
 
@@ -39,7 +40,8 @@ def main() -> None:
     """Run what was asked for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds; prints only")
-    parser.add_argument("--only", action="append", choices=GROUPS, metavar="NAME", help=f"of {', '.join(GROUPS)}; prints only")
+    only = f"one of {', '.join(GROUPS)}, repeatable; prints only"
+    parser.add_argument("--only", action="append", choices=GROUPS, metavar="NAME", help=only)
     options = parser.parse_args()
     tables: list[Table] = []
     load = os.getloadavg()[0]

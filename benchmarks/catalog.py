@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import statistics
 import time
-from typing import Any
 
 from sqlalchemy import Column, Integer, MetaData, Text, event
 from sqlalchemy import Table as SqlTable
 
 from sqlalchemy_watch import Watch, status, watch
 
+from . import alembic_500_tables
 from .harness import Table, Target
 from .server import Server
 
@@ -46,22 +45,14 @@ def run(server: Server, quick: bool) -> list[Table]:
         Target(f"`status` over {counts[-1]} tables", seconds, 1.0, unit=" s"),
         Target(f"queries more than over {counts[0]} tables", queries[-1] - queries[0], 0),
     ]
-    return [table, *_alembic(server, quick)]
+    return [table, alembic_500_tables.measure(server, counts[-1], 2 if quick else 5)]
 
 
 def _metadata(count: int) -> MetaData:
     metadata = MetaData()
     for i in range(count):
-        users = SqlTable(
-            f"users_{i}", metadata, Column("id", Integer, primary_key=True), Column("role_id", Integer), Column("name", Text)
-        )
-        watch(users, "inserted", Watch("updated", extra_columns=("role_id",), trigger_columns=("role_id",), label="moved"))
+        columns = (Column("id", Integer, primary_key=True), Column("role_id", Integer), Column("name", Text))
+        users = SqlTable(f"users_{i}", metadata, *columns)
+        moved = Watch("updated", label="moved", extra_columns=("role_id",), trigger_columns=("role_id",))
+        watch(users, "inserted", moved)
     return metadata
-
-
-def _alembic(server: Server, quick: bool) -> list[Any]:
-    """The comparison of migrations, where its benchmark is there."""
-    if importlib.util.find_spec("benchmarks.alembic_500_tables") is None:
-        return []
-    module = importlib.import_module("benchmarks.alembic_500_tables")
-    return list(module.run(server, quick)) if hasattr(module, "run") else []

@@ -12,8 +12,18 @@ import psycopg
 from .harness import Table, Target, interleave, number, percentile
 from .hearing import Hearing
 from .peers import (
-    BARE_LOOP, DURABLE, ONE_ROW_LOOP, ONE_ROW_PAYLOADS, PGPUBSUB, ROW_TRIGGER, SQLNOTIFY, WATCHED, create, table_name,
-)  # fmt: skip
+    BARE_LOOP,
+    DURABLE,
+    ONE_ROW_LOOP,
+    ONE_ROW_PAYLOADS,
+    ONE_ROW_SIGNALS,
+    PGPUBSUB,
+    ROW_TRIGGER,
+    SQLNOTIFY,
+    WATCHED,
+    create,
+    drop_slot,
+)
 from .server import Server
 
 #: Seconds after which a listener that has not heard everything is left alone.
@@ -31,7 +41,8 @@ def _bulk(server: Server, quick: bool) -> Table:
     table = Table(
         "One statement to the last receiver",
         f"An INSERT of {rows:,} rows in one statement: from its start until the receiver has been called with the last "
-        "row, commit included. The row trigger's loop decodes JSON and sends a blinker signal; the bare loop does nothing.",
+        "row, commit included. The row trigger's loop decodes JSON and sends a blinker signal; the bare loop does "
+        "nothing.",
         ("listener", "seconds", "rows/s", "times as fast as the row trigger's loop"),
     )
     found = interleave({peer: _bulk_run(server, peer, rows) for peer in peers}, rounds)
@@ -39,14 +50,15 @@ def _bulk(server: Server, quick: bool) -> Table:
     for peer in peers:
         _add_bulk(table, peer, found[peer], rows, base)
     ours = statistics.median(value for value, _ in found[WATCHED])
-    table.targets.append(Target("one statement: times as fast as the row trigger's loop", base / ours, 8, at_most=False))
+    what = "one statement to the last receiver: times as fast as the row trigger's loop"
+    table.targets.append(Target(what, base / ours, 8, at_most=False))
     return table
 
 
 def _add_bulk(table: Table, peer: str, runs: list[tuple[float, int]], rows: int, base: float) -> None:
     heard = min(count for _, count in runs)
     if heard < rows:
-        table.add(peer, f"gave up after {PATIENCE:g}", f"{heard / PATIENCE:,.0f}", "–")
+        table.add(peer, f"gave up after {PATIENCE:g}", f"{heard / PATIENCE:,.0f}", "-")
         table.notes.append(f"{peer} had heard {heard:,} of the {rows:,} rows by then.")
         return
     seconds = statistics.median(value for value, _ in runs)
@@ -66,7 +78,7 @@ def _bulk_run(server: Server, peer: str, rows: int) -> Callable[[], tuple[float,
             connection.execute(f"INSERT INTO {table} SELECT i, i % 7, 'n' FROM generate_series(1, {rows}) AS i")
             heard_at = hearing.wait(PATIENCE)
             outcome.append((PATIENCE, hearing.count()) if heard_at is None else (heard_at - started, rows))
-        _drop_slot(server, table)
+        drop_slot(server, table)
         return outcome[-1]
 
     return run
@@ -74,11 +86,11 @@ def _bulk_run(server: Server, peer: str, rows: int) -> Callable[[], tuple[float,
 
 def _notifications(server: Server, quick: bool) -> Table:
     count, rounds = (5_000, 3) if quick else (100_000, 7)
-    peers = (ONE_ROW_PAYLOADS, ONE_ROW_LOOP)
+    peers = (ONE_ROW_PAYLOADS, ONE_ROW_LOOP, ONE_ROW_SIGNALS)
     table = Table(
         "As many notifications as single-row transactions send",
         f"{count:,} notifications of one row each, as single-row transactions send them, from their commit to the last "
-        "receiver. Both listen to the same channel; the bare loop hands over the psycopg object, the library an event.",
+        "receiver. All listen to the same channel; the bare loop does nothing with what comes.",
         ("listener", "seconds", "microseconds a notification", "ratio"),
     )
     name = create(server, ONE_ROW_PAYLOADS, "inserted")
@@ -108,8 +120,8 @@ def _latency(server: Server, quick: bool) -> Table:
     blocks, each = (3, 50) if quick else (25, 100)
     table = Table(
         "Commit to receiver",
-        f"Single-row transactions, {blocks * each:,} for each listener in turns of {each}, one at a time: from just before "
-        "COMMIT until the receiver, in another process, is called.",
+        f"Single-row transactions, {blocks * each:,} for each listener in turns of {each}, one at a time: from just "
+        "before COMMIT until the receiver, in another process, is called.",
         ("listener", "median, ms", "99th percentile, ms", "median ratio", "99th percentile ratio"),
     )
     names = {peer: create(server, peer, "inserted") for peer in peers}
@@ -118,14 +130,12 @@ def _latency(server: Server, quick: bool) -> Table:
         try:
             for hearing in hearings.values():
                 hearing.__enter__()
-            turns = {
-                peer: lambda peer=peer: _commits(connection, hearings[peer], names[peer], each) for peer in peers
-            }
+            turns = {peer: lambda peer=peer: _commits(connection, hearings[peer], names[peer], each) for peer in peers}
             found = interleave(turns, blocks)
         finally:
             for hearing in hearings.values():
                 hearing.__exit__()
-    _drop_slot(server, names[DURABLE])
+    drop_slot(server, names[DURABLE])
     figures = {}
     for peer in peers:
         times = [value for turn in found[peer] for value in turn]
@@ -152,18 +162,3 @@ def _commits(connection: psycopg.Connection[Any], hearing: Hearing, table: str, 
             raise RuntimeError(f"{hearing.peer} did not hear a committed row within {number(PATIENCE)} s")
         times.append(heard_at - started)
     return times
-
-
-def _drop_slot(server: Server, table: str) -> None:
-    """Of a consumer group that is gone, named after its table."""
-    if table != table_name(DURABLE, "inserted"):
-        return
-    with server.connect() as connection:
-        for _ in range(100):
-            try:
-                connection.execute(
-                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", (table,)
-                )
-                return
-            except psycopg.errors.ObjectInUse:
-                time.sleep(0.05)  # until the server has noticed

@@ -89,7 +89,7 @@ def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 def number(value: float | int | None) -> str:
     """Three significant digits; whole numbers with their thousands apart."""
     if value is None:
-        return "–"
+        return "-"
     if isinstance(value, int) or abs(value) >= 100:
         return f"{value:,.0f}"
     if abs(value) >= 10:

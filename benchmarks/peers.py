@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -98,6 +99,9 @@ class WatchedTable(Peer):
 class RowTrigger(Peer):
     """A row-level trigger, a `notifies()` loop, `json.loads` and a blinker signal."""
 
+    def __init__(self, channel: str = "{table}_changes") -> None:
+        self.channel = channel
+
     def install(self, server: Server, table: str, kind: Kind) -> None:
         row = "OLD" if kind == "deleted" else "NEW"
         event = {"inserted": "INSERT", "updated": "UPDATE", "changed": "UPDATE", "deleted": "DELETE"}[kind]
@@ -119,7 +123,7 @@ class RowTrigger(Peer):
         changed = blinker.Signal()
         changed.connect(lambda sender, event: receive(sender, event), weak=False)
         with psycopg.connect(url, autocommit=True) as connection:
-            connection.execute(f"LISTEN {table}_changes")
+            connection.execute(f"LISTEN {self.channel.format(table=table)}")
             ready()
             for notify in connection.notifies():
                 changed.send(table, event=json.loads(notify.payload))
@@ -127,9 +131,6 @@ class RowTrigger(Peer):
 
 class BareLoop(RowTrigger):
     """The same trigger, and nothing done with what comes: the floor."""
-
-    def __init__(self, channel: str = "{table}_changes") -> None:
-        self.channel = channel
 
     def listen(self, url: str, table: str, kind: Kind, receive: Receive, ready: Callable[[], None]) -> None:
         with psycopg.connect(url, autocommit=True) as connection:
@@ -200,10 +201,10 @@ class DjangoPgPubSub(Peer):
                 DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
             )  # fmt: skip
             django.setup()
-        import pgtrigger
         import pgpubsub.channel
         import pgpubsub.listeners
         import pgpubsub.triggers
+        import pgtrigger
         from django.db import models
 
         meta = type("Meta", (), {"app_label": "benchmarks", "db_table": table, "managed": False})
@@ -215,9 +216,7 @@ class DjangoPgPubSub(Peer):
                 "role_id": models.IntegerField(null=True), "name": models.TextField(null=True),
             },
         )  # fmt: skip
-        channel = type(
-            f"Channel_{table}", (pgpubsub.channel.TriggerChannel,), {"__module__": __name__, "model": model}
-        )
+        channel = type(f"Channel_{table}", (pgpubsub.channel.TriggerChannel,), {"__module__": __name__, "model": model})
         trigger = pgpubsub.triggers.Notify(
             name=channel.listen_safe_name(),
             when=pgtrigger.After,
@@ -256,6 +255,7 @@ PGPUBSUB = "django-pgpubsub"
 UNWATCHED = "unwatched"
 ONE_ROW_PAYLOADS = "sqlalchemy_watch, one row a notification"
 ONE_ROW_LOOP = "bare notifies() loop, same notifications"
+ONE_ROW_SIGNALS = "row trigger's loop, same notifications"
 
 PEERS: dict[str, Peer] = {
     UNWATCHED: Unwatched(),
@@ -267,6 +267,7 @@ PEERS: dict[str, Peer] = {
     PGPUBSUB: DjangoPgPubSub(),
     ONE_ROW_PAYLOADS: WatchedTable(level="row"),
     ONE_ROW_LOOP: BareLoop("watch_{table}_inserted"),
+    ONE_ROW_SIGNALS: RowTrigger("watch_{table}_inserted"),
 }
 
 
@@ -281,3 +282,15 @@ def create(server: Server, peer: str, kind: Kind, *, unlogged: bool = True) -> s
     create_table(server, table, unlogged=unlogged)
     PEERS[peer].install(server, table, kind)
     return table
+
+
+def drop_slot(server: Server, table: str) -> None:
+    """The slot of a consumer group that is gone, where there was one; it is named after its table."""
+    drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s"
+    with server.connect() as connection:
+        for _ in range(100):
+            try:
+                connection.execute(drop, (table,))
+                return
+            except psycopg.errors.ObjectInUse:
+                time.sleep(0.05)  # until the server has noticed

@@ -6,10 +6,9 @@ import re
 from contextlib import ExitStack
 from functools import partial
 
-from .delivery import _drop_slot
 from .harness import Table, Target, interleave, medians
 from .hearing import Hearing
-from .peers import DURABLE, ROW_TRIGGER, UNWATCHED, WATCHED, create
+from .peers import DURABLE, ROW_TRIGGER, UNWATCHED, WATCHED, create, drop_slot
 from .server import Server
 
 PEER_NAMES = (UNWATCHED, WATCHED, DURABLE, ROW_TRIGGER)
@@ -21,8 +20,8 @@ def run(server: Server, quick: bool) -> list[Table]:
     table = Table(
         "Writers side by side",
         "Transactions per second of pgbench clients that insert one row each, a listener attached to every watched "
-        "table (of the durable one a consumer group's, which acknowledges). NOTIFY takes a lock of the whole cluster at "
-        "commit, so that commits queue behind each other, whoever sends it; durable delivery does not.",
+        "table (of the durable one a consumer group's, which acknowledges). NOTIFY takes a lock of the whole cluster "
+        "at commit, so that commits queue behind each other, whoever sends it; durable delivery does not.",
         ("clients", *PEER_NAMES, "durable / unwatched", "durable / row trigger"),
     )
     names = {peer: create(server, peer, "inserted", unlogged=False) for peer in PEER_NAMES}
@@ -53,7 +52,7 @@ def _throughput(server: Server, peer: str, table: str, clients: int, seconds: in
             "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", str(script),
             "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres",
         )  # fmt: skip
-    _drop_slot(server, table)
+    drop_slot(server, table)
     found = re.search(r"tps = ([\d.]+)", printed)
     assert found is not None, printed
     return float(found[1])

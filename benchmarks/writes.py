@@ -38,7 +38,7 @@ def run(server: Server, quick: bool) -> list[Table]:
         found = _measure(server, title, kind, rows, rounds)
         share = _add(table, title, found)
         table.targets.append(Target(f"{title}: share of the row trigger", share, limit or 1.0))
-    singles = 500 if quick else 3_000
+    singles = 1_000 if quick else 5_000
     found = _measure(server, "single-row transactions", "inserted", singles, rounds + 2)
     share = _add(table, f"single-row transactions ({singles:,} INSERTs)", found)
     table.targets.append(Target("single-row transactions: share of the row trigger", share, 1.0))
@@ -76,9 +76,7 @@ def _write(connection: psycopg.Connection[Any], table: str, title: str, rows: in
     return time.perf_counter() - started
 
 
-def _statement(
-    connection: psycopg.Connection[Any], table: str, title: str, rows: int, fill: str
-) -> Callable[[], None]:
+def _statement(connection: psycopg.Connection[Any], table: str, title: str, rows: int, fill: str) -> Callable[[], None]:
     if title == "COPY":
         data = "".join(f"{i}\t{i % 7}\tn\n" for i in range(1, rows + 1))
 
@@ -95,9 +93,10 @@ def _statement(
                 connection.execute(insert, (i, i % 7))
 
         return singles
-    statement = {"INSERT": fill, "DELETE": f"DELETE FROM {table}"}.get(title, f"UPDATE {table} SET role_id = role_id + 1")
-    return lambda: void(connection.execute(statement))
+    update = f"UPDATE {table} SET role_id = role_id + 1"
+    statement = {"INSERT": fill, "DELETE": f"DELETE FROM {table}"}.get(title, update)
 
+    def execute() -> None:
+        connection.execute(statement)
 
-def void(_: object) -> None:
-    """Nothing."""
+    return execute
