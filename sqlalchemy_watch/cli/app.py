@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ..errors import WatchError
 from . import dead_letters, demo, schema, slots, tail
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     name="sqlalchemy-watch",
     help="Hear about every row that changes in PostgreSQL, whoever changed it.",
     no_args_is_help=True,

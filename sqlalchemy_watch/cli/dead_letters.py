@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 from ..listener import dead_letters
 from .target import Url, connect
 
-app = typer.Typer(help="Events whose receivers kept failing.", no_args_is_help=True)
+app: typer.Typer = typer.Typer(help="Events whose receivers kept failing.", no_args_is_help=True)
 
 Group = Annotated[str, typer.Argument(help="The consumer group.", show_default=False)]
 Ids = Annotated[list[int] | None, typer.Argument(help="The letters' ids.", show_default=False)]

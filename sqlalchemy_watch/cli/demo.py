@@ -19,8 +19,9 @@ from sqlalchemy import Engine, text
 
 from ..errors import ConfigurationError
 from ..listener.listener import Listener
-from . import demo_shop, demo_writer
-from .demo_view import DemoView
+from . import _demo_shop as demo_shop
+from . import _demo_writer as demo_writer
+from ._demo_view import DemoView
 from .target import make_engine
 
 #: Seconds the writer may take; it needs about eight.

@@ -14,7 +14,7 @@ from ..listener import dead_letters
 from ..listener import slots as replication
 from .target import Url, connect
 
-app = typer.Typer(help="The replication slots of consumer groups.", no_args_is_help=True)
+app: typer.Typer = typer.Typer(help="The replication slots of consumer groups.", no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The consumer group.", show_default=False)]
 

@@ -1,6 +1,6 @@
 """The demo's other process: plain SQL through psycopg. It knows nothing of models, signals or this library.
 
-`python demo_writer.py URL SCHEMA` writes for some seconds and prints, as JSON, how many rows each signal
+`python _demo_writer.py URL SCHEMA` writes for some seconds and prints, as JSON, how many rows each signal
 should have told of.
 """
 
