@@ -1,0 +1,342 @@
+"""Whatever becomes of the connection, the listener comes back, LISTENs again, and says that there was a gap."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster
+from sqlalchemy import Engine, create_engine
+
+from sqlalchemy_watch import Listener, ListenerStartError
+from sqlalchemy_watch.listener.backoff import BACKOFF_MAX, Backoff
+
+from .conftest import MakeListener
+from .proxy import READY, Proxy
+from .support import LISTENER_PIDS, Journal, Writer
+
+
+def kill_listener(client: psycopg.Connection[Any]) -> None:
+    client.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
+    )
+
+
+def insert(client: psycopg.Connection[Any], *ids: int) -> None:
+    for id_ in ids:
+        client.execute("INSERT INTO users VALUES (%s)", [id_])
+
+
+def test_backend_terminated_20_times_under_load(
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], listening: MakeListener, journal: Journal
+) -> None:
+    listener = listening(cluster.port)
+    with Writer(cluster.url(database)) as writer:
+        for number in range(20):
+            writer.wait_for_more()
+            kill_listener(client)
+            journal.wait_for_count("connected", number + 2)
+        writer.wait_for_more()
+    listener.catch_up()
+    assert (journal.count("disconnected"), journal.count("resync"), listener.stats().reconnects) == (20, 20, 20)
+    journal.check(writer.last)
+
+
+def test_connection_cut_by_rst_under_load(
+    cluster: Cluster, database: str, proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    listener = listening(proxy.port)
+    with Writer(cluster.url(database)) as writer:
+        for number in range(5):
+            writer.wait_for_more()
+            proxy.cut()
+            journal.wait_for_count("connected", number + 2)
+    listener.catch_up()
+    assert journal.count("resync") == 5
+    journal.check(writer.last)
+
+
+def test_what_arrived_before_the_connection_ended_is_dispatched(
+    client: psycopg.Connection[Any], User: Any, proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    listener = listening(proxy.port, heartbeat_interval=60, heartbeat_timeout=60)
+    channel = User.watch.inserted.details.channel.encode()
+    for round_ in range(5):
+        proxy.freeze()
+        # In the server's stream the notifications lie right before the end.
+        insert(client, *range(round_ * 10 + 1, round_ * 10 + 11))
+        while proxy.waiting().count(channel + b"\0") < 10:
+            time.sleep(0.001)
+        kill_listener(client)
+        while client.execute(LISTENER_PIDS, [client.info.dbname]).fetchone():
+            time.sleep(0.001)
+        proxy.resume()
+        journal.wait_for_count("connected", round_ + 2)
+    listener.catch_up()
+    assert journal.ids() == list(range(1, 51))
+    assert journal.count("resync") == 5
+
+
+def test_frozen_connection_is_noticed_within_interval_and_timeout(
+    client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    listening(proxy.port)
+    proxy.freeze()
+    began = time.monotonic()
+    journal.wait_for_count("disconnected", 1)
+    assert time.monotonic() - began < 0.2 + 0.3 + 0.4
+    insert(client, 1)
+    proxy.resume(thaw=False)
+    journal.wait_for_count("resync", 1)
+    insert(client, 2)
+    journal.wait_for_count("event", 1)
+    assert journal.entries[1:] == [
+        ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
+    ]  # fmt: skip
+
+
+def test_lost_listen_is_noticed_though_queries_are_answered(
+    client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    listening(proxy.port)
+    proxy.inject("UNLISTEN *")
+    journal.wait_for_count("resync", 1)
+    insert(client, 1)
+    journal.wait_for_count("event", 1)
+    assert journal.count("disconnected") == 1
+
+
+def test_answer_that_stops_half_way_is_noticed(
+    client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    # The heartbeat's notification comes, and the end of the query behind it doesn't.
+    listening(proxy.port)
+    assert proxy.hold_back(READY).wait(5)
+    began = time.process_time()
+    journal.wait_for_count("disconnected", 1)
+    assert time.process_time() - began < 0.3  # nothing was spinning
+    proxy.resume(thaw=False)
+    journal.wait_for_count("resync", 1)
+
+
+def test_events_between_heartbeats_do_not_wait_for_one(
+    client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    listening(proxy.port, heartbeat_interval=600)
+    for id_ in range(1, 50):
+        insert(client, id_)
+        journal.wait_for_count("event", id_, 5)
+    journal.check(49)
+    assert journal.count("disconnected") == 0
+
+
+def test_slow_network_is_no_loss(
+    cluster: Cluster, database: str, proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    listener = listening(proxy.port)
+    proxy.delay = 0.08
+    with Writer(cluster.url(database)) as writer:
+        writer.wait_for_more(150)
+    listener.catch_up()
+    assert journal.ids() == list(range(1, writer.last + 1))
+    assert journal.count("disconnected") == 0
+
+
+def test_refused_connections_are_tried_again_with_backoff(
+    client: psycopg.Connection[Any],
+    proxy: Proxy,
+    listening: MakeListener,
+    journal: Journal,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listener = listening(proxy.port)
+    attempts = logging.getLogger("sqlalchemy_watch.listener.notify")
+    seen = threading.Event()
+
+    class Fourth(logging.Handler):
+        count = 0
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.count += 1
+            if self.count == 4:
+                seen.set()
+
+    attempts.addHandler(handler := Fourth())
+    proxy.refuse()
+    assert seen.wait(10)
+    attempts.removeHandler(handler)
+    assert listener.running
+    assert listener.stats().connected_since is None
+    insert(client, 1)
+    proxy.resume()
+    journal.wait_for_count("resync", 1)
+    insert(client, 2)
+    journal.wait_for_count("event", 1)
+    assert journal.entries[1:] == [
+        ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
+    ]  # fmt: skip
+    delays = [float(found[1]) for found in re.finditer(r"trying again in ([\d.]+) s", caplog.text)]
+    assert delays[3] > delays[0]
+    assert "Connection refused" in caplog.text
+
+
+def test_backoff_is_exponential_with_jitter_and_bounded() -> None:
+    rounds = []
+    for _ in range(50):
+        backoff = Backoff()
+        rounds.append([backoff.next() for _ in range(12)])
+    for number, delays in enumerate(zip(*rounds, strict=True)):
+        full = min(0.1 * 2**number, BACKOFF_MAX)
+        assert all(full / 2 <= delay <= full for delay in delays)
+        assert len(set(delays)) > 40
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.75, 0.9, 0.99])
+def test_server_that_falls_silent_while_connecting_is_given_up(
+    client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal, share: float
+) -> None:
+    listening(proxy.port)
+    # How much the server says until LISTEN is in force and the triggers have been looked at.
+    proxy.freeze_after = int(proxy.passed * share) + 1
+    proxy.cut()
+    accepted = proxy.accepted
+    while proxy.accepted == accepted:
+        time.sleep(0.01)
+    proxy.resume(thaw=False)
+    insert(client, 1)
+    journal.wait_for_count("resync", 1, 6)
+    insert(client, 2)
+    journal.wait_for_count("event", 1)
+    assert journal.entries[1:] == [
+        ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", [1, 700])
+def test_start_returns_though_the_server_falls_silent(database: str, User: Any, proxy: Proxy, at: int) -> None:
+    proxy.freeze_after = at
+    url = f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}"
+    listener = Listener(create_engine(url, connect_args={"connect_timeout": 2}), User, heartbeat_timeout=0.3)
+    began = time.monotonic()
+    with pytest.raises(ListenerStartError, match=r"not in force within 0\.5 s"):
+        listener.start(timeout=0.5)
+    assert time.monotonic() - began < 2
+    assert not listener.running
+    for thread in threading.enumerate():
+        if thread.name.startswith("sqlalchemy-watch"):
+            thread.join(5)
+            assert not thread.is_alive()
+    proxy.resume(thaw=False)
+    listener.start()
+    listener.stop()
+
+
+def test_stop_does_not_wait_for_a_silent_server(proxy: Proxy, listening: MakeListener) -> None:
+    listener = listening(proxy.port, heartbeat_timeout=60)
+    proxy.freeze()
+    began = time.monotonic()
+    listener.stop()
+    assert time.monotonic() - began < 1
+
+
+def test_catch_up_asked_for_while_disconnected_is_answered_afterwards(
+    client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal
+) -> None:
+    # More of them than one notification has space for.
+    listener = listening(proxy.port)
+    proxy.refuse()
+    journal.wait_for_count("disconnected", 1)
+    threads = [threading.Thread(target=listener.catch_up, args=[20]) for _ in range(400)]
+    for thread in threads:
+        thread.start()
+    proxy.resume()
+    for thread in threads:
+        thread.join(20)
+    assert not any(thread.is_alive() for thread in threads)
+    assert journal.count("connected") == 2
+
+
+def test_idle_session_timeout_does_not_end_the_listener(
+    engine: Engine,
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    database: str,
+    listening: MakeListener,
+    journal: Journal,
+) -> None:
+    if client.info.server_version >= 140_000:
+        client.execute(f"ALTER DATABASE {database} SET idle_session_timeout = '200ms'")
+    listener = listening(cluster.port, heartbeat_interval=600)
+    time.sleep(0.5)
+    listener.catch_up()
+    assert journal.count("disconnected") == 0
+
+
+def test_error_of_any_kind_while_reading_leads_to_a_new_connection(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    listening: MakeListener,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listener = listening(cluster.port)
+
+    def fail(*args: object) -> None:
+        monkeypatch.undo()
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(listener._source, "_on_heartbeat", fail)
+    journal.wait_for_count("resync", 1)
+    insert(client, 1)
+    listener.catch_up()
+    assert journal.entries[-1] == ("event", 1)
+
+
+def test_connection_lost_between_listen_and_reading_is_noticed(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    listening: MakeListener,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inspect = Listener.inspect_triggers
+
+    def inspect_and_lose(connection: psycopg.Connection[Any], tables: Any) -> Any:
+        monkeypatch.setattr(Listener, "inspect_triggers", inspect)
+        client.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
+        connection.execute("SELECT 1")
+
+    listening(cluster.port)
+    monkeypatch.setattr(Listener, "inspect_triggers", staticmethod(inspect_and_lose))
+    kill_listener(client)
+    journal.wait_for_count("resync", 1)
+    insert(client, 1)
+    journal.wait_for_count("event", 1)
+    journal.check(1)
+
+
+def test_resync_comes_before_events_committed_while_connecting(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    listening: MakeListener,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inspect = Listener.inspect_triggers
+    assert inspect is not None
+
+    def inspect_and_insert(connection: psycopg.Connection[Any], tables: Any) -> Any:
+        insert(client, 1)  # LISTEN is in force already
+        return inspect(connection, tables)
+
+    listening(cluster.port)
+    monkeypatch.setattr(Listener, "inspect_triggers", staticmethod(inspect_and_insert))
+    kill_listener(client)
+    journal.wait_for_count("event", 1)
+    assert [entry[0] for entry in journal.entries] == ["connected", "disconnected", "connected", "resync", "event"]
