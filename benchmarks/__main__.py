@@ -48,6 +48,7 @@ def main() -> None:
     with Server() as server:
         lines = describe(server)
         for name in options.only or GROUPS:
+            server.clean()
             for table in GROUPS[name](server, options.quick):
                 print(table.markdown(), end="\n\n", flush=True)
                 tables.append(table)

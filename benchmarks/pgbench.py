@@ -16,7 +16,7 @@ PEER_NAMES = (UNWATCHED, WATCHED, DURABLE, ROW_TRIGGER)
 
 def run(server: Server, quick: bool) -> list[Table]:
     """The table of transactions per second."""
-    clients, seconds, rounds = ((2, 32), 2, 2) if quick else ((1, 8, 32), 5, 5)
+    clients, seconds, rounds = ((2, 32), 2, 2) if quick else ((1, 8, 32), 4, 3)
     table = Table(
         "Writers side by side",
         "Transactions per second of pgbench clients that insert one row each, a listener attached to every watched "

@@ -68,6 +68,12 @@ class Server:
         """A connection in autocommit."""
         return psycopg.connect(self.url(), autocommit=True)
 
+    def clean(self) -> None:
+        """Leave an empty schema."""
+        with self.connect() as connection:
+            connection.execute("DROP SCHEMA public CASCADE")
+            connection.execute("CREATE SCHEMA public")
+
     def engine(self) -> Engine:
         return create_engine(self.url("psycopg"))
 
