@@ -148,14 +148,14 @@ class Dispatcher:
             for sender, signals in route.destinations(row.values):
                 event: Event[Any] | None = None
                 for signal in signals:
-                    plan = signal.plan(sender)
-                    if not plan and not signal.has_filters:
+                    plan, has_filters = signal.plan(sender), signal.has_filters
+                    if not plan and not has_filters:
                         continue
                     if event is None:
                         event = self._event(notification, sender, message, row, index)
                     if plan:
                         self._call(plan, sender, event)
-                    if signal.has_filters:
+                    if has_filters:
                         plans, unknown = signal.filtered_plans(sender, event)
                         undecided |= unknown
                         for filtered in plans:
@@ -170,8 +170,9 @@ class Dispatcher:
         """Call receivers; those that failed are dealt with when all have been called."""
         coroutines: list[Delivery] | None = None
         failures: list[tuple[Delivery, BaseException]] | None = None
+        queue = self._queue
         for delivery in plan:
-            if self._queue.closed:  # by the receiver before
+            if queue.closed:  # by the receiver before
                 break
             if delivery.is_async:
                 coroutines = [*(coroutines or ()), delivery]
@@ -179,7 +180,7 @@ class Dispatcher:
             if delivery.batch is not None:
                 self._gather(delivery.batch, sender, event)
                 continue
-            receiver = delivery.resolve()
+            receiver = delivery.receiver() if delivery.weak else delivery.receiver  # resolve(), without the call
             if receiver is None:
                 continue
             try:
@@ -189,7 +190,7 @@ class Dispatcher:
                     receiver(sender, event=event)
             except BaseException as error:
                 failures = [*(failures or ()), (delivery, error)]
-        if coroutines and not self._queue.closed:
+        if coroutines and not queue.closed:
             failures = [*(failures or ()), *self._await(coroutines, sender, event)]
         for delivery, raised in failures or ():
             self._failed(delivery, sender, event, raised)

@@ -90,7 +90,8 @@ class EventQueue:
         self._items: deque[Item] = deque()
         self._changed = threading.Condition()
         self._gap = False
-        self._closed = False
+        #: Whether `close` was called; looked at for each row, and so no property.
+        self.closed: bool = False
         #: How many notifications were dropped, in all.
         self.dropped: int = 0
 
@@ -98,7 +99,7 @@ class EventQueue:
         """Add notifications, or drop those that don't fit; never waits."""
         begins = False
         with self._changed:
-            if self._closed:
+            if self.closed:
                 return
             for notification in notifications:
                 if self._gap or self.full:
@@ -115,7 +116,7 @@ class EventQueue:
     def put_control(self, item: Control) -> None:
         """Add what must not be dropped."""
         with self._changed:
-            if self._closed:
+            if self.closed:
                 return
             self._close_gap()
             self._items.append(item)
@@ -143,7 +144,7 @@ class EventQueue:
             except IndexError:
                 pass
         with self._changed:
-            while not self._closed:
+            while not self.closed:
                 if deadline is not None and deadline <= time.monotonic():
                     return BatchesDue()
                 if self._items:
@@ -156,15 +157,10 @@ class EventQueue:
     def close(self) -> None:
         """Discard what waits, and let `get` return None."""
         with self._changed:
-            self._closed = True
+            self.closed = True
             self.dropped += sum(isinstance(item, Notification) for item in self._items)
             self._items.clear()
             self._changed.notify_all()
-
-    @property
-    def closed(self) -> bool:
-        """Whether `close` was called."""
-        return self._closed
 
     def __len__(self) -> int:
         return len(self._items)
