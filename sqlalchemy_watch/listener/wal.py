@@ -46,6 +46,10 @@ STANDBY_INTERVAL = 1.0
 #: Seconds between acknowledgements at the least, unless somebody waits for one.
 ACKNOWLEDGE_INTERVAL = 0.05
 
+#: Seconds that the server gets at the end to note the last acknowledgement; in the middle of a large transaction
+#: it sends the rest of that first.
+FINISH_SECONDS = 0.5
+
 SLOT_LOST = "the server gave up the log that the slot needed, or the slot was dropped: events in between are lost"
 SERVER_CHANGED = "the server's log is another one than before (restored, or failed over without this slot)"
 
@@ -356,9 +360,27 @@ class _Stream:
             self._take_all()
             self._send_due()
             self._wait()
-        self._send_status(reply_wanted=False)  # what was acknowledged last
+        self._finish()
+
+    def _finish(self) -> None:
+        """Send what was acknowledged last, and wait until the server has read it and let go of the slot.
+
+        A connection closed while something unread lies in it is reset, and what the server has not read is lost.
+        """
+        self._send_status(reply_wanted=False)
         self._pgconn.put_copy_end()
         self._pgconn.flush()
+        deadline = time.monotonic() + FINISH_SECONDS
+        ended = False
+        while time.monotonic() < deadline:
+            size = 0 if ended else self._pgconn.get_copy_data(1)[0]
+            ended = ended or size < 0
+            if ended and not self._pgconn.is_busy():
+                return
+            if size == 0:
+                if not self._readable(deadline - time.monotonic()):
+                    return
+                self._pgconn.consume_input()
 
     def _take_all(self) -> None:
         queue = self._source._queue
