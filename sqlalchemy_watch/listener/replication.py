@@ -7,9 +7,8 @@ Replication Message Formats" (chapter 54 of its manual), from libpq's COPY data.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from ..errors import PayloadError
 
@@ -23,16 +22,14 @@ _MESSAGE = struct.Struct("!BQ")
 _STATUS = struct.Struct("!cQQQqB")
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(NamedTuple):
     """A transaction begins; they come whole, in commit order."""
 
     commit_lsn: int
     txid: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogicalMessage:
+class LogicalMessage(NamedTuple):
     """What `pg_logical_emit_message` wrote."""
 
     prefix: str
@@ -40,24 +37,21 @@ class LogicalMessage:
     transactional: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(NamedTuple):
     """The transaction ends; acknowledging `end_lsn` acknowledges it."""
 
     commit_lsn: int
     end_lsn: int
 
 
-@dataclass(frozen=True, slots=True)
-class Keepalive:
+class Keepalive(NamedTuple):
     """All before `wal_end` has been sent."""
 
     wal_end: int
     reply_wanted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Other:
+class Other(NamedTuple):
     """Anything else: origins, relations, changes of tables, of which our publication has none."""
 
     kind: str

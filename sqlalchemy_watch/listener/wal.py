@@ -82,6 +82,8 @@ class WalSource:
         self._stopping: threading.Event = threading.Event()
         self._position = _Position()
         self._acknowledged = 0
+        #: Whether the thread waits without anything to acknowledge; otherwise it looks in a moment anyway.
+        self._wake_wanted = True
         self._had_slot = False
         self._was_active = False
         self._encoding = "utf-8"
@@ -100,7 +102,9 @@ class WalSource:
     def acknowledge(self, end_lsn: int) -> None:
         """All up to there has been dispatched; called by the dispatch thread, in order."""
         self._acknowledged = end_lsn
-        self._wake()
+        if self._wake_wanted:  # waking for each transaction would cost more than dispatching it
+            self._wake_wanted = False
+            self._wake()
 
     def send_token(self, done: threading.Event) -> None:
         """Set `done` when all that is committed by now has been dispatched and acknowledged."""
@@ -435,7 +439,9 @@ class _Stream:
         source = self._source
         now = time.monotonic()
         seconds = source._interval - (now - self._sent_at)
+        source._wake_wanted = True  # before looking, so that nothing is missed in between
         if self._acknowledgeable != self._sent_acknowledged:
+            source._wake_wanted = False
             seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
         if self._asked_at is not None:
             seconds = min(seconds, source._timeout - (now - self._asked_at))
