@@ -60,6 +60,8 @@ class Dispatcher:
         self._loop = loop
         self._gatherer = Gatherer()
         self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
+        #: Whether a receiver was left without something that it should have had, because of `stop()`.
+        self._abandoned = False
         self._warned_of_garbage = -GARBAGE_WARNING_SECONDS
         #: Since when, by `time.monotonic()`, one item has been handled; None between items.
         self.busy_since: float | None = None
@@ -266,6 +268,7 @@ class Dispatcher:
                 raised = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
                 if raised is not None:
                     failures.append((running[future], raised))
+        self._abandoned |= bool(pending)
         return failures
 
     def _has_no_loop(self, delivery: Delivery) -> bool:

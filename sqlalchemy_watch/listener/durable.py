@@ -125,9 +125,12 @@ class DurableDispatcher(Dispatcher):
         self._acknowledge_delivered()
 
     def _acknowledge_delivered(self) -> None:
-        """Acknowledge the transactions of which no event waits in a batch any more."""
+        """Acknowledge the transactions of which no event waits in a batch any more.
+
+        What `stop()` cut short comes again, and so does all behind it.
+        """
         delivered = self._gatherer.delivered_up_to
-        if delivered != self._acknowledged and not self._stopped.done():
+        if delivered != self._acknowledged and not self._abandoned:
             self._acknowledged = delivered
             self._acknowledge(delivered)
 
@@ -143,14 +146,14 @@ class DurableDispatcher(Dispatcher):
             self._stats.retries += 1
             self._pause(self._policy.delay(attempts))
             if self._stopped.done():
-                return
+                break
             failure = self._try(delivery, sender, event)
             if failure is None:
                 return
             error = failure
             attempts += 1
             super()._failed(delivery, sender, event, error)
-        return
+        self._abandoned = True
 
     def _try(self, delivery: Delivery, sender: Any, event: Any) -> BaseException | None:
         if delivery.is_async:
@@ -178,6 +181,7 @@ class DurableDispatcher(Dispatcher):
                 log.warning("can't write a dead letter (%s): trying again", str(failure).strip())
                 self._pause(self._policy.delay(tries))
         else:
+            self._abandoned = True
             return
         if exhausted:
             self._gave_up(receiver, event, error)

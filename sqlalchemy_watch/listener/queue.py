@@ -7,6 +7,7 @@ counted until it has been emptied, and then there is one `Resync` in their place
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -139,10 +140,12 @@ class EventQueue:
 
     def _next(self, deadline: float | None) -> Item | None:
         if deadline is None:
-            try:  # without the lock: nobody else takes items, and `close` leaves none
-                return self._items.popleft()
+            try:  # without the lock: nobody else takes items, but for `close`
+                item = self._items.popleft()
             except IndexError:
                 pass
+            else:
+                return None if self.closed else item
         with self._changed:
             while not self.closed:
                 if deadline is not None and deadline <= time.monotonic():
@@ -158,8 +161,9 @@ class EventQueue:
         """Discard what waits, and let `get` return None."""
         with self._changed:
             self.closed = True
-            self.dropped += sum(isinstance(item, Notification) for item in self._items)
-            self._items.clear()
+            while self._items:
+                with contextlib.suppress(IndexError):  # `get` took the last one
+                    self.dropped += isinstance(self._items.popleft(), Notification)
             self._changed.notify_all()
 
     def __len__(self) -> int:

@@ -1,0 +1,112 @@
+"""What is not dispatched is never acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from sqlalchemy_watch import Listener, RetryPolicy
+from sqlalchemy_watch.listener.queue import Committed, Item, Notification, WaitingQueue
+
+Make = Callable[..., Listener]
+
+
+def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
+    client.execute("INSERT INTO orders (id) SELECT * FROM generate_series(%s::int, %s)", [first, last])
+
+
+@pytest.fixture
+def switching_often() -> Iterator[None]:
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("switching_often")
+def test_a_closed_queue_gives_nothing_even_while_it_is_being_emptied() -> None:
+    # Otherwise a transaction's end could be taken after its last event was passed over.
+    for _ in range(5):
+        queue = WaitingQueue(1_000_000)
+        queue.put(Notification("channel", b"") for _ in range(100_000))
+        queue.put_control(Committed(1))
+        taken_late: list[Item | None] = []
+        begun = threading.Event()
+
+        def take(queue: WaitingQueue = queue, begun: threading.Event = begun) -> None:
+            while True:
+                begun.set()
+                was_closed = queue.closed
+                item = queue.get()
+                if was_closed:
+                    taken_late.append(item)  # noqa: B023
+                if item is None:
+                    return
+
+        taker = threading.Thread(target=take)
+        taker.start()
+        begun.wait()
+        queue.close()
+        taker.join()
+        assert [item for item in taken_late if item is not None] == []
+        assert len(queue) == 0
+
+
+def test_a_batch_that_is_given_up_by_stop_is_delivered_again(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    failed = threading.Event()
+    working = False
+    indexed: list[int] = []
+
+    def index_orders(sender: Any, events: list[Any]) -> None:
+        if not working:
+            failed.set()
+            raise ConnectionError("the search index is down")
+        indexed.extend(event.identity[0] for event in events)
+
+    Order.watch.inserted.batches(max_size=3, max_wait=60).connect(index_orders)
+    with durable(retry=RetryPolicy(first_delay=30)):
+        insert(client, 1, 1)
+        insert(client, 2, 2)
+        insert(client, 3, 3)
+        assert failed.wait(10)
+    working = True
+    with durable() as listener:
+        listener.catch_up()
+    assert indexed == [1, 2, 3]
+
+
+def test_a_batch_that_a_coroutine_had_not_taken_by_stop_is_delivered_again(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    async def main() -> list[int]:
+        begun, release = asyncio.Event(), asyncio.Event()
+        indexed: list[int] = []
+
+        async def index_orders(sender: Any, events: list[Any]) -> None:
+            begun.set()
+            await release.wait()
+            indexed.extend(event.identity[0] for event in events)
+
+        signal = Order.watch.inserted.batches(max_size=2, max_wait=60)
+        signal.connect(index_orders)
+        async with durable():
+            await asyncio.to_thread(insert, client, 1, 1)
+            await asyncio.to_thread(insert, client, 2, 2)
+            await begun.wait()
+        assert indexed == []
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()  # the process ended
+        release.set()
+        async with durable() as listener:
+            await listener.catch_up_async()
+        return indexed
+
+    assert asyncio.run(main()) == [1, 2]
