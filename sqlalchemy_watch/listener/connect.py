@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import inspect
-import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
-from weakref import WeakKeyDictionary
 
 import psycopg
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import URL, make_url
 
 from ..aio import sync_engine_of
@@ -46,16 +44,6 @@ _IGNORED = frozenset(
 )  # fmt: skip
 
 
-class _Captured(Exception):
-    """Carries the connect arguments out of SQLAlchemy's own creator."""
-
-    def __init__(self, args: list[Any], parameters: dict[str, Any]) -> None:
-        self.args_given, self.parameters = args, parameters
-
-
-_capturing = threading.local()
-
-
 def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None) -> Connect:
     """A function that opens a connection as the engine would, `do_connect` hooks included, each time anew.
 
@@ -73,12 +61,13 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None)
         return _connector_to(make_url(listen_url).set(drivername="postgresql+psycopg"), sync)
     if sync.dialect.name != "postgresql":
         raise ConfigurationError(f"only PostgreSQL can be listened to, and this engine is for {sync.dialect.name}")
-    captured = _capture(sync)
-    if captured is None:
+    found = _arguments_of(sync)
+    if found is None:
         return lambda *, replication=False: _created(sync, replication)
+    fixed_args, fixed_parameters = found
 
     def connect(*, replication: bool = False) -> psycopg.Connection[Any]:
-        hook_args, hook_parameters = list(captured.args_given), dict(captured.parameters)
+        hook_args, hook_parameters = list(fixed_args), dict(fixed_parameters)
         made = _call_hooks(sync, hook_args, hook_parameters)
         if made is not None:
             return _checked(made, "a do_connect hook", replication)
@@ -112,37 +101,17 @@ def _connector_to(url: URL, engine: Engine) -> Connect:
     return connect
 
 
-#: The engines asked already. The hook that asks stays with the engine, so there is one and no more.
-_captured: WeakKeyDictionary[Engine, _Captured | None] = WeakKeyDictionary()
+def _arguments_of(engine: Engine) -> tuple[list[Any], dict[str, Any]] | None:
+    """The arguments the engine connects with, URL and connect_args together; None with a `creator`.
 
-
-def _capture(engine: Engine) -> _Captured | None:
-    """The arguments the engine connects with, URL and connect_args together; None with a `creator`."""
-    if engine not in _captured:
-        found = _ask_engine(engine)
-        _captured[engine] = None if found is None else found.with_traceback(None)
-    return _captured[engine]
-
-
-def _ask_engine(engine: Engine) -> _Captured | None:
-    @event.listens_for(engine, "do_connect", insert=True)
-    def capture(dialect: Any, record: Any, args: list[Any], parameters: dict[str, Any]) -> None:
-        if getattr(_capturing, "now", False):
-            raise _Captured(list(args), dict(parameters))
-
-    _capturing.now = True
-    try:
-        # Of the pool's own making, so that its limits and its connections are left alone.
-        fairy = engine.pool.recreate().connect()
-        fairy.detach()
-        fairy.close()  # of a creator's making
-    except _Captured as captured:
-        return captured
-    except Exception:
-        return None  # a creator of the user's own, which failed; it is tried again at start
-    finally:
-        _capturing.now = False
-    return None
+    SQLAlchemy keeps them in a closure. Connecting in order to see them would call the hooks, which may ask a vault.
+    """
+    creator = engine.pool._creator
+    names = getattr(getattr(creator, "__code__", None), "co_freevars", ())
+    kept = dict(zip(names, getattr(creator, "__closure__", None) or (), strict=True))
+    if not {"cargs_tup", "cparams"} <= kept.keys():
+        return None
+    return list(kept["cargs_tup"].cell_contents), dict(kept["cparams"].cell_contents)
 
 
 def _created(engine: Engine, replication: bool) -> psycopg.Connection[Any]:

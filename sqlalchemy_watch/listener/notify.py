@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.pq import ConnStatus, ExecStatus
 from psycopg.pq.misc import PGnotify
 
-from ..errors import ConfigurationError, UnsupportedServerError
+from ..errors import ConfigurationError, UnsupportedServerError, WatchError
 from .backoff import Backoff
 from .connect import Connect
 from .queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, Resync
@@ -148,7 +148,7 @@ class NotifySource:
             while not self._stopping.is_set():
                 reader.step()
         except Exception as error:  # whatever it was, the answer is a new connection, and never silence
-            if not isinstance(error, (psycopg.Error, OSError, UnsupportedServerError, ConfigurationError)):
+            if connection is not None and not isinstance(error, (psycopg.Error, OSError, WatchError)):
                 log.exception("unexpected error while listening; going on with a new connection")
             failure = error
         self._note_loss(failure)
@@ -350,4 +350,4 @@ class _Reader:
 
 
 def _line(error: BaseException | None) -> str:
-    return str(error or "no reason given").strip().replace("\n", " ")
+    return (str(error).strip() or repr(error)).replace("\n", " ")

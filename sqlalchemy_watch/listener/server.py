@@ -64,7 +64,7 @@ def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect, time
             shared = _backend_pid(other) == pid
             pooled = shared or _backend_pid(connection) != pid  # the other one holds its session meanwhile
             other.rollback()
-            pooled = pooled or not _reaches(connection, other, min(timeout, PROBE_SECONDS))
+            pooled = pooled or not _reaches(connection, other, min(timeout / 2, PROBE_SECONDS))
     finally:
         other.close()
     if pooled:

@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 from postgres import Cluster, free_port
+from sqlalchemy import create_engine
 
 from sqlalchemy_watch import Listener
 
@@ -145,6 +146,13 @@ class Standby(Cluster):
             "-X", "stream", "-c", "fast", "-R",
         )  # fmt: skip
         self.configure(port=self.port)
+
+
+def create_tables(cluster: Cluster, base: Any) -> None:
+    """Tables and triggers, by an engine that is gone afterwards."""
+    engine = create_engine(cluster.url(driver="psycopg"))
+    base.metadata.create_all(engine)
+    engine.dispose()
 
 
 @contextmanager
