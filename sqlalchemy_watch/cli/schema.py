@@ -24,14 +24,14 @@ def status(
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
-    """Show how each watch stands in the database; exit status 1 unless all are installed."""
+    """Show how each watch stands in the database; exit status 1 unless all are installed and can work."""
     items = triggers.status(make_engine(url), load_target(target))
     if as_json:
         for item in items:
             print(json.dumps(_fields(item)))
     else:
         _print_table(items)
-    raise typer.Exit(0 if all(item.state == "installed" for item in items) else 1)
+    raise typer.Exit(0 if all(item.state == "installed" and not item.problems for item in items) else 1)
 
 
 def ddl(

@@ -54,6 +54,8 @@ WHERE p.prorettype = CAST('pg_catalog.trigger' AS pg_catalog.regtype)
 ORDER BY pn.nspname, p.proname, t.tgname, cn.nspname, c.relname
 """
 
+_WAL_LEVEL = "SELECT pg_catalog.current_setting('wal_level')"
+
 _EVENT_BITS = {"inserted": 4, "deleted": 8, "updated": 16, "truncated": 32}
 _ROW_BIT = 1
 
@@ -129,7 +131,8 @@ class WatchStatus:
     """How a watch, or a left-over, stands in the database.
 
     `state` is `"installed"`, `"outdated"` (the database has it in another form), `"missing"` (declared,
-    not there) or `"orphaned"` (there and ours, not declared). `problems` says in words what differs.
+    not there) or `"orphaned"` (there and ours, not declared). `problems` says in words what differs, and
+    of a durable watch that is installed, why nothing can be delivered.
     """
 
     state: State
@@ -197,6 +200,20 @@ def read_status(fetch: Fetch, tables: Iterable[Table]) -> list[WatchStatus]:
     """One item for each watch of these tables, and for each left-over."""
     tables = list(tables)
     return read_catalog(fetch, tables, {application_of(table.metadata) for table in tables}).items
+
+
+def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
+    """The items, where those of durable watches also say what hinders the server from delivering them."""
+    if not any(item.watch is not None and item.watch.is_durable for item in items):
+        return items
+    level = fetch(_WAL_LEVEL, {})[0][0]
+    if level == "logical":
+        return items
+    problem = f"wal_level is {level!r}, so durable delivery can't work: set wal_level = logical and restart the server"
+    return [
+        replace(item, problems=(*item.problems, problem)) if item.watch is not None and item.watch.is_durable else item
+        for item in items
+    ]
 
 
 def read_catalog(

@@ -14,7 +14,7 @@ from ..errors import ConfigurationError, OwnershipError
 from ..spec import TableWatch
 from ..targets import tables_of, watches_of_table
 from .body import qualified, quote
-from .catalog import InstalledFunction, WatchStatus, fetcher, read_functions, read_status
+from .catalog import InstalledFunction, WatchStatus, fetcher, read_functions, read_status, with_server_problems
 from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.
@@ -29,7 +29,8 @@ def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
     """
     tables = tables_of(*targets)
     with _connection(bind) as connection:
-        return read_status(fetcher(connection), tables)
+        fetch = fetcher(connection)
+        return with_server_problems(fetch, read_status(fetch, tables))
 
 
 def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = False) -> list[WatchStatus]:

@@ -1,0 +1,237 @@
+"""What a server has to be and to allow: errors at start that name the remedy, and slots that are lost."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import VERSION, Cluster, bin_path
+from sqlalchemy import create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, Watched, status
+
+from .conftest import wait_until
+
+Make = Callable[..., Listener]
+
+
+@pytest.fixture(scope="module")
+def own() -> Iterator[Cluster]:
+    """A server with room for three slots, whose settings may be changed."""
+    cluster = Cluster(max_replication_slots=3).start()
+    yield cluster
+    cluster.remove()
+
+
+@pytest.fixture(scope="module")
+def without_decoding() -> Iterator[Cluster]:
+    cluster = Cluster(wal_level="replica").start()
+    yield cluster
+    cluster.remove()
+
+
+def make_table(cluster: Cluster) -> type[DeclarativeBase]:
+    class Base(DeclarativeBase):
+        pass
+
+    class Order(Watched, Base):
+        __tablename__ = "orders"
+        __watch__ = ("inserted",)
+        __watch_delivery__ = "durable"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    engine = create_engine(cluster.url(driver="psycopg"))
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    engine.dispose()
+    return Base
+
+
+def test_without_logical_decoding_writes_succeed_start_raises_and_status_says_what_is_wrong(
+    without_decoding: Cluster,
+) -> None:
+    base = make_table(without_decoding)
+    engine = create_engine(without_decoding.url(driver="psycopg"))
+    with without_decoding.connect() as client:
+        assert client.execute("INSERT INTO orders VALUES (1) RETURNING id").fetchone() == (1,)
+    listener = Listener(engine, base, durable="mailer")
+    with pytest.raises(UnsupportedServerError, match="set wal_level = logical and restart"):
+        listener.start()
+    assert not listener.running
+    (item,) = status(engine, base)
+    assert (item.state, item.problems) == (
+        "installed",
+        ("wal_level is 'replica', so durable delivery can't work: set wal_level = logical and restart the server",),
+    )
+    engine.dispose()
+
+
+def test_where_logical_decoding_works_status_has_no_problem_to_tell(engine: Any, Base: Any, Order: Any) -> None:
+    assert [item.problems for item in status(engine, Base)] == [()] * 4
+
+
+def test_a_role_that_may_not_replicate_is_told_what_to_grant(
+    client: psycopg.Connection[Any], cluster: Cluster, database: str, Base: Any, Order: Any, group: str
+) -> None:
+    role = f"weak_{database}"
+    client.execute(f"CREATE ROLE {role} LOGIN")
+    client.execute("CREATE PUBLICATION sqlalchemy_watch")
+    engine = create_engine(f"postgresql+psycopg://{role}@127.0.0.1:{cluster.port}/{database}")
+    with pytest.raises(SlotError, match=f"may not create the slot.*REPLICATION.*slots create {group}"):
+        Listener(engine, Base, durable=group).start()
+    client.execute("DROP PUBLICATION sqlalchemy_watch")
+    with pytest.raises(SlotError, match="may not create the publication.*grant CREATE on the database"):
+        Listener(engine, Base, durable=group).start()
+    engine.dispose()
+    client.execute(f"DROP ROLE {role}")
+
+
+def test_a_server_without_room_for_a_slot_is_said(own: Cluster) -> None:
+    base = make_table(own)
+    engine = create_engine(own.url(driver="psycopg"))
+    with own.connect() as client:
+        for i in range(3):
+            client.execute("SELECT pg_create_physical_replication_slot(%s)", [f"taken_{i}"])
+        with pytest.raises(SlotError, match="no room for the slot 'mailer'.*raise max_replication_slots"):
+            Listener(engine, base, durable="mailer").start()
+        client.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+    engine.dispose()
+
+
+def test_a_slot_of_another_database_is_refused(
+    cluster: Cluster, client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+) -> None:
+    with cluster.connect() as elsewhere:
+        elsewhere.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [group])
+        try:
+            with pytest.raises(SlotError, match=f"{group}' is held by database 'postgres'.*choose another name"):
+                durable().start()
+            found = elsewhere.execute("SELECT count(*) FROM pg_replication_slots WHERE slot_name = %s", [group])
+            assert found.fetchone() == (1,)
+        finally:
+            elsewhere.execute("SELECT pg_drop_replication_slot(%s)", [group])
+
+
+# The only other output plugin that a server may come with.
+if any((bin_path(VERSION).parent / "lib").rglob("test_decoding.*")):
+
+    def test_a_slot_of_another_plugin_is_refused(
+        client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    ) -> None:
+        client.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [group])
+        with pytest.raises(SlotError, match="is of the plugin 'test_decoding', not pgoutput.*choose another name"):
+            durable().start()
+        found = client.execute("SELECT plugin FROM pg_replication_slots WHERE slot_name = %s", [group])
+        assert found.fetchone() == ("test_decoding",)
+
+
+def test_a_slot_dropped_by_hand_is_made_anew_with_a_resync(
+    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Any
+) -> None:
+    Order.watch.connect(recorder)
+    reasons: list[str] = []
+    resynced = threading.Event()
+
+    def note_resync(sender: Any, reason: str) -> None:
+        reasons.append(reason)
+        resynced.set()
+
+    with durable() as listener:
+        listener.resync.connect(note_resync)
+        client.execute("INSERT INTO orders VALUES (1)")
+        listener.catch_up()
+        client.execute(
+            "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", [group]
+        )
+        wait_until(client, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", group)
+        client.execute("SELECT pg_drop_replication_slot(%s)", [group])
+        assert resynced.wait(10)
+        client.execute("INSERT INTO orders VALUES (2)")
+        listener.catch_up()
+    assert len(reasons) == 1
+    assert "the slot was dropped: events in between are lost" in reasons[0]
+    assert recorder.heard() == [("inserted", (1,)), ("inserted", (2,))]
+
+
+def lose_slot(client: psycopg.Connection[Any]) -> None:
+    """Write so much log that the server gives up what lies behind by more than max_slot_wal_keep_size."""
+    for _ in range(5):
+        client.execute("SELECT pg_logical_emit_message(true, 'noise', repeat('x', 100))")
+        client.execute("SELECT pg_switch_wal()")
+    client.execute("CHECKPOINT")
+    wait_until(client, "SELECT wal_status = 'lost' FROM pg_replication_slots WHERE slot_name = 'mailer'")
+
+
+@pytest.fixture
+def keeping_little(own: Cluster) -> Iterator[psycopg.Connection[Any]]:
+    """A client of a server that keeps hardly any log for slots."""
+    with own.connect() as client:
+        client.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1MB'")
+        client.execute("SELECT pg_reload_conf()")
+        yield client
+        client.execute("ALTER SYSTEM RESET max_slot_wal_keep_size")
+        client.execute("SELECT pg_reload_conf()")
+        wait_until(client, "SELECT count(*) = 0 FROM pg_replication_slots WHERE active")
+        client.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+
+
+def test_a_slot_lost_while_nobody_listened_is_made_anew_with_a_resync(
+    own: Cluster, keeping_little: psycopg.Connection[Any], recorder: Any
+) -> None:
+    base = make_table(own)
+    model = next(iter(base.registry.mappers)).class_
+    model.watch.connect(recorder)
+    engine = create_engine(own.url(driver="psycopg"))
+    reasons: list[str] = []
+
+    def note_resync(sender: Any, reason: str) -> None:
+        reasons.append(reason)
+
+    with Listener(engine, base, durable="mailer"):
+        pass
+    keeping_little.execute("INSERT INTO orders VALUES (1)")
+    lose_slot(keeping_little)
+    listener = Listener(engine, base, durable="mailer")
+    listener.resync.connect(note_resync)
+    with listener:
+        keeping_little.execute("INSERT INTO orders VALUES (2)")
+        listener.catch_up()
+    assert len(reasons) == 1
+    assert "the server gave up the log that the slot needed" in reasons[0]
+    assert recorder.heard() == [("inserted", (2,))]
+    engine.dispose()
+
+
+def test_a_slot_lost_behind_a_receiver_that_is_too_slow_is_made_anew_with_a_resync(
+    own: Cluster, keeping_little: psycopg.Connection[Any], recorder: Any
+) -> None:
+    base = make_table(own)
+    model = next(iter(base.registry.mappers)).class_
+    engine = create_engine(own.url(driver="psycopg"))
+    begun, go_on, resynced = threading.Event(), threading.Event(), threading.Event()
+
+    @model.watch.inserted.connect
+    def send_receipt(sender: Any, event: Any) -> None:
+        begun.set()
+        assert go_on.wait(20)
+
+    def note_resync(sender: Any, reason: str) -> None:
+        resynced.set()
+
+    listener = Listener(engine, base, durable="mailer")
+    listener.resync.connect(note_resync)
+    model.watch.connect(recorder)
+    with listener:
+        keeping_little.execute("INSERT INTO orders VALUES (1)")
+        assert begun.wait(10)
+        lose_slot(keeping_little)
+        go_on.set()
+        assert resynced.wait(20)
+        keeping_little.execute("INSERT INTO orders VALUES (2)")
+        listener.catch_up()
+    assert recorder.heard()[-1] == ("inserted", (2,))
+    engine.dispose()
