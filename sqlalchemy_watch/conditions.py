@@ -92,7 +92,8 @@ def _compile(
     except Exception as error:
         raise ConfigurationError(
             f"{owner}: when could not be evaluated ({type(error).__name__}: {error}): it must be a function of the "
-            f"old and the new row that returns a SQL condition, such as lambda old, new: new.total > 100"
+            f"old and the new row that returns a SQL condition, such as lambda old, new: new.total > 100, with & and | "
+            f"in place of and, or"
         ) from error
     if not hasattr(clause, "compile") or not hasattr(clause, "self_group"):
         raise ConfigurationError(

@@ -28,7 +28,7 @@ from .spec import (
     Watch,
     application_of,
     check_delivery,
-    file_watch,
+    file_watches,
     parse_specs,
 )
 
@@ -156,24 +156,20 @@ def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any
     key = dict(table.primary_key.columns.items())
     if not key:
         raise ConfigurationError(f"{owner} has no primary key, which identifies its rows in events: add one")
-    signals: dict[str, WatchSignal[Any]] = {}
+    filings: list[_Filing] = []
     for spec in watches:
         _check_columns(owner, (table.key,), columns, spec)
         try:
             table_watch = _table_watch(owner, table, columns, key, spec)
         except conditions.UnknownColumn as error:
             raise ConfigurationError(f"{owner}: {spec!r}: when: {error}") from None
-        file_watch(table.metadata, table_watch)
-        signal = _signal(table.key, [table_watch])
-        endpoints_in(table.metadata).setdefault((table.key, spec.name), []).append(Endpoint(table, signal))
-        signals[spec.name] = signal
-    _signals[table] = collection = WatchSignals(owner, signals)
-    return collection
+        filings.append(_Filing(table, table_watch, Endpoint(table, _signal(table.key, [table_watch]))))
+    return _file(table, owner, filings)
 
 
 def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSignals[Any]:
     class_ = mapper.class_
-    signals: dict[str, WatchSignal[Any]] = {}
+    filings: list[_Filing] = []
     chain = hierarchy.tables_of(mapper) if watches else ()
     delivery = getattr(class_, "__watch_delivery__", None)
     discriminators = [hierarchy.discriminator(mapper, part) for part in chain]
@@ -197,12 +193,28 @@ def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSig
             raise ConfigurationError(
                 f"{class_.__name__}: {spec!r}: no table of the hierarchy has all the columns that `when` names"
             )
-        signal = signals[spec.name] = _signal(class_.__name__, filed)
-        for table_watch, part in ((w, p) for w in filed for p in chain if p.table.key == w.table_key):
-            file_watch(part.table.metadata, table_watch)
-            endpoints = endpoints_in(part.table.metadata).setdefault((part.table.key, spec.name), [])
-            endpoints.append(Endpoint(mapper, signal))
-    _signals[class_] = collection = WatchSignals(class_.__name__, signals)
+        endpoint = Endpoint(mapper, _signal(class_.__name__, filed))
+        tables = {part.table.key: part.table for part in chain}
+        filings += [_Filing(tables[table_watch.table_key], table_watch, endpoint) for table_watch in filed]
+    return _file(class_, class_.__name__, filings)
+
+
+class _Filing(NamedTuple):
+    """A watch of a table that is to be filed, and the signal it feeds."""
+
+    table: Table
+    watch: TableWatch
+    endpoint: Endpoint
+
+
+def _file(target: Any, owner: str, filings: list[_Filing]) -> WatchSignals[Any]:
+    """File the watches of a class or Table, all of them or none."""
+    file_watches((filing.table.metadata, filing.watch) for filing in filings)
+    signals: dict[str, WatchSignal[Any]] = {}
+    for table, table_watch, endpoint in filings:
+        endpoints_in(table.metadata).setdefault((table.key, table_watch.label), []).append(endpoint)
+        signals[table_watch.label] = endpoint.signal
+    _signals[target] = collection = WatchSignals(owner, signals)
     return collection
 
 

@@ -327,8 +327,27 @@ def check_delivery(owner: str, delivery: object) -> Delivery:
     return delivery
 
 
-def file_watch(metadata: MetaData, watch: TableWatch) -> None:
-    """File a watch, unless another one has its place or would have its names.
+def file_watches(filings: Iterable[tuple[MetaData, TableWatch]]) -> None:
+    """File watches, all of them or, where one can't be, none.
+
+    :raises ConfigurationError: as `file_watch` does.
+    """
+    filed: list[tuple[MetaData, TableWatch]] = []
+    try:
+        for metadata, watch in filings:
+            if file_watch(metadata, watch):
+                filed.append((metadata, watch))
+    except ConfigurationError:
+        for metadata, watch in filed:
+            by_label = watches_in(metadata)[watch.table_key]
+            del by_label[watch.label]
+            if not by_label:
+                del watches_in(metadata)[watch.table_key]
+        raise
+
+
+def file_watch(metadata: MetaData, watch: TableWatch) -> bool:
+    """File a watch, unless another one has its place or would have its names; False where it is there already.
 
     :raises ConfigurationError: for a label that the table has with other options, and for a trigger name
         that another watch of the schema has after cutting.
@@ -340,7 +359,7 @@ def file_watch(metadata: MetaData, watch: TableWatch) -> None:
                 f"table {watch.table_key!r}: the watch {watch.label!r} is already declared with other options: "
                 f"give this one a label= of its own"
             )
-        return
+        return False
     for other in iter_watches(metadata):
         if other.schema == watch.schema and other.function_name == watch.function_name:
             raise ConfigurationError(
@@ -348,3 +367,4 @@ def file_watch(metadata: MetaData, watch: TableWatch) -> None:
                 f"both have the trigger function {watch.function_name!r}: give one of them another label="
             )
     watches_in(metadata).setdefault(watch.table_key, {})[watch.label] = watch
+    return True

@@ -1,0 +1,224 @@
+"""Mapped hierarchies: which signals fire for a row, with which sender."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine, ForeignKey, Integer, case
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched
+
+ALL = ("inserted", "updated", "deleted")
+
+
+class Heard:
+    """Which signal heard what from whom."""
+
+    def __init__(self, *models: Any) -> None:
+        self.calls: list[tuple[str, str, Any]] = []
+        self.values: list[dict[str, Any]] = []
+        for model in models:
+            for signal in model.watch:
+                self._connect(signal)
+
+    def _connect(self, signal: Any) -> None:
+        def hear(sender: Any, event: Any) -> None:
+            self.calls.append((signal.name, sender.__name__, event.identity))
+            self.values.append(dict(event.values))
+            assert event.model is sender
+
+        signal.connect(hear, weak=False)
+
+    def after(self, engine: Engine, target: Any, client: psycopg.Connection[Any], *statements: str) -> list[Any]:
+        with Listener(engine, target) as listener:
+            for statement in statements:
+                client.execute(statement)
+            listener.catch_up()
+        return self.calls
+
+
+def test_single_table_rows_are_heard_by_their_class_and_its_ancestors(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Employee(Watched, Base):
+        __tablename__ = "employees"
+        __watch__ = ("inserted",)
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "employee"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+
+    class Manager(Employee):
+        __mapper_args__ = {"polymorphic_identity": "manager"}
+
+    class Director(Manager):
+        __watch__ = ("inserted", "deleted")
+        __mapper_args__ = {"polymorphic_identity": "director"}
+
+    Base.metadata.create_all(engine)
+    count = client.execute("SELECT count(*) FROM pg_trigger WHERE tgname = 'watch_employees_inserted'").fetchone()
+    assert count == (1,)
+    heard = Heard(Employee, Manager, Director)
+    calls = heard.after(
+        engine, Base, client,
+        "INSERT INTO employees VALUES (1, 'employee')",
+        "INSERT INTO employees VALUES (2, 'manager')",
+        "INSERT INTO employees VALUES (3, 'director')",
+        "INSERT INTO employees VALUES (4, 'of a newer deployment')",
+        "DELETE FROM employees WHERE id > 1",
+    )  # fmt: skip
+    assert calls == [
+        ("Employee.inserted", "Employee", (1,)),
+        ("Manager.inserted", "Manager", (2,)),
+        ("Employee.inserted", "Manager", (2,)),
+        ("Director.inserted", "Director", (3,)),
+        ("Manager.inserted", "Director", (3,)),
+        ("Employee.inserted", "Director", (3,)),
+        ("Employee.inserted", "Employee", (4,)),
+        ("Director.deleted", "Director", (3,)),
+    ]
+    assert heard.values[1] == {"id": 2, "kind": "manager"}
+
+
+def joined(Base: type[DeclarativeBase]) -> Any:
+    class Person(Watched, Base):
+        __tablename__ = "people"
+        __watch__ = ALL
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+        name: Mapped[str | None]
+
+    class Engineer(Person):
+        __tablename__ = "engineers"
+        __mapper_args__ = {"polymorphic_identity": "engineer"}
+        engineer_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), primary_key=True)
+        skill: Mapped[str | None]
+
+    class Chief(Engineer):
+        __tablename__ = "chiefs"
+        __mapper_args__ = {"polymorphic_identity": "chief"}
+        chief_id: Mapped[int] = mapped_column(ForeignKey("engineers.engineer_id", ondelete="CASCADE"), primary_key=True)
+        budget: Mapped[int | None]
+
+    return Person, Engineer, Chief
+
+
+CHIEF = (
+    "INSERT INTO people VALUES (1, 'chief', 'Ada')",
+    "INSERT INTO engineers VALUES (1, 'x')",
+    "INSERT INTO chiefs VALUES (1, 10)",
+)
+
+
+def test_joined_rows_are_inserted_and_deleted_once_and_updated_from_any_table(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    Person, Engineer, Chief = joined(Base)
+    Base.metadata.create_all(engine)
+    heard = Heard(Person, Engineer, Chief)
+    calls = heard.after(
+        engine, Base, client, *CHIEF,
+        "UPDATE chiefs SET budget = 11", "UPDATE engineers SET skill = 'y'", "UPDATE people SET name = 'Grace'",
+        "DELETE FROM people",
+    )  # fmt: skip
+
+    def all_three(operation: str) -> list[Any]:
+        return [(f"{name}.{operation}", "Chief", (1,)) for name in ("Chief", "Engineer", "Person")]
+
+    assert calls == all_three("inserted") + 3 * all_three("updated") + all_three("deleted")
+    assert all(values["id"] == 1 and values["kind"] == "chief" for values in heard.values)
+
+
+def test_a_joined_subclass_alone_is_watched_through_its_root(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Animal(Base):
+        __tablename__ = "animals"
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+
+    class Dog(Watched, Animal):
+        __tablename__ = "dogs"
+        __watch__ = ("inserted", Watch("updated", extra_columns=("name",)))
+        __mapper_args__ = {"polymorphic_identity": "dog"}
+        id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
+        name: Mapped[str | None]
+
+    Base.metadata.create_all(engine)
+    heard = Heard(Dog)
+    calls = heard.after(
+        engine, Dog, client,
+        "INSERT INTO animals VALUES (1, 'animal'), (2, 'dog')", "INSERT INTO dogs VALUES (2)",
+        "UPDATE dogs SET name = 'Rex'",
+    )  # fmt: skip
+    assert calls == [("Dog.inserted", "Dog", (2,)), ("Dog.updated", "Dog", (2,))]
+    assert heard.values[1] == {"id": 2, "kind": "dog", "name": "Rex"}
+
+
+def test_joined_updates_are_filtered_by_the_roots_key(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    _, Engineer, _ = joined(Base)
+    Base.metadata.create_all(engine)
+    got = []
+    Engineer.watch.updated.filter_by(id=1).connect(lambda sender, event: got.append(sender.__name__), weak=False)
+    with Listener(engine, Base) as listener:
+        for statement in (*CHIEF, "UPDATE engineers SET skill = 'y'"):
+            client.execute(statement)
+        listener.catch_up()
+    assert got == ["Chief"]
+
+
+def test_extra_columns_of_another_table_than_the_one_that_tells_are_refused(Base: type[DeclarativeBase]) -> None:
+    Person, _, _ = joined(Base)
+    with pytest.raises(ConfigurationError, match="'salary', which is not a column attribute of 'people'"):
+
+        class Clerk(Person):  # type: ignore[misc,valid-type]
+            __tablename__ = "clerks"
+            __mapper_args__ = {"polymorphic_identity": "clerk"}
+            __watch__ = (Watch("inserted", label="hired", extra_columns=("salary",)),)
+            id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
+            salary: Mapped[int]
+
+
+def test_concrete_classes_are_heard_apart(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Shape(Watched, Base):
+        __tablename__ = "shapes"
+        __watch__ = ("inserted",)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Circle(Shape):
+        __tablename__ = "circles"
+        __mapper_args__ = {"concrete": True}
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    Base.metadata.create_all(engine)
+    heard = Heard(Shape, Circle)
+    calls = heard.after(engine, Base, client, "INSERT INTO shapes VALUES (1)", "INSERT INTO circles VALUES (2)")
+    assert calls == [("Shape.inserted", "Shape", (1,)), ("Circle.inserted", "Circle", (2,))]
+
+
+def test_a_hierarchy_told_apart_by_an_expression_is_refused(Base: type[DeclarativeBase]) -> None:
+    with pytest.raises(ConfigurationError, match="its polymorphic_on is not a column of table 'things'"):
+
+        class Thing(Watched, Base):
+            __tablename__ = "things"
+            __watch__ = ("inserted",)
+            id: Mapped[int] = mapped_column(primary_key=True)
+            size = mapped_column(Integer)
+            __mapper_args__ = {"polymorphic_on": case((size > 5, "big"), else_="small")}
+
+
+def test_a_subclass_may_not_change_a_watch_of_the_shared_table(Base: type[DeclarativeBase]) -> None:
+    Person, _, _ = joined(Base)
+    with pytest.raises(ConfigurationError, match="'inserted' is already declared with other options: give this one a"):
+
+        class Visitor(Person):  # type: ignore[misc,valid-type]
+            __mapper_args__ = {"polymorphic_identity": "visitor"}
+            __watch__ = (Watch("inserted", extra_columns=("name",)),)
