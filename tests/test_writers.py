@@ -1,0 +1,162 @@
+"""`muted` and `context`: what a writer says about its own transaction."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from conftest import Recorder
+from postgres import Cluster
+from sqlalchemy import Engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+
+from sqlalchemy_watch import ConfigurationError, Listener, Watched, context, muted
+
+
+@pytest.fixture
+def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
+    class User(Watched, Base):
+        __tablename__ = "users"
+        __watch__ = ("inserted",)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    Base.metadata.create_all(engine)
+    return User
+
+
+@pytest.fixture
+def heard(engine: Engine, User: Any, recorder: Recorder) -> Iterator[Callable[[], list[Any]]]:
+    """What has been heard by now: (id, context)."""
+    User.watch.connect(recorder)
+    with Listener(engine, User) as listener:
+
+        def caught_up() -> list[Any]:
+            listener.catch_up()
+            return [(event.identity[0], dict(event.context)) for event in recorder.events]
+
+        yield caught_up
+
+
+def insert(number: int) -> Any:
+    return text(f"INSERT INTO users VALUES ({number})")
+
+
+def test_a_session_is_flushed_at_both_ends_of_the_block(engine: Engine, User: Any, heard: Any) -> None:
+    with Session(engine) as session:
+        session.add(User(id=1))
+        with muted(session):
+            session.add(User(id=2))
+        session.add(User(id=3))
+        with context(session, page=1):
+            session.add(User(id=4))
+        session.commit()
+    assert heard() == [(1, {}), (3, {}), (4, {"page": 1})]
+
+
+def test_connections_and_scoped_sessions_are_taken(engine: Engine, User: Any, heard: Any) -> None:
+    with engine.begin() as connection, muted(connection):
+        connection.execute(insert(1))
+    scoped = scoped_session(sessionmaker(engine))
+    with context(scoped, a="ü\n'\"\\"):
+        scoped.add(User(id=2))
+    scoped.commit()
+    scoped.remove()
+    assert heard() == [(2, {"a": "ü\n'\"\\"})]
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "asyncpg"])
+def test_asynchronous_sessions_and_connections_are_taken(
+    driver: str, cluster: Cluster, database: str, User: Any, heard: Any
+) -> None:
+    async def write() -> None:
+        engine = create_async_engine(cluster.url(database, driver))
+        async with AsyncSession(engine) as session:
+            async with muted(session):
+                session.add(User(id=1))
+            async with context(session, request="r"):
+                session.add(User(id=2))
+            await session.commit()
+        async with engine.begin() as connection, context(connection, x=[1, None]):
+            await connection.execute(insert(3))
+        await engine.dispose()
+
+    asyncio.run(write())
+    assert heard() == [(2, {"request": "r"}), (3, {"x": [1, None]})]
+
+
+def test_blocks_may_be_nested(engine: Engine, heard: Any) -> None:
+    with engine.begin() as connection, context(connection, a=1, b=1):
+        with context(connection, b=2), muted(connection), muted(connection):
+            connection.execute(insert(1))
+        with context(connection, b=2):
+            connection.execute(insert(2))
+        connection.execute(insert(3))
+    assert heard() == [(2, {"a": 1, "b": 2}), (3, {"a": 1, "b": 1})]
+
+
+def test_an_exception_ends_the_block_and_the_transaction_goes_on(engine: Engine, heard: Any) -> None:
+    with engine.begin() as connection:
+        with pytest.raises(KeyError), muted(connection):
+            raise KeyError
+        connection.execute(insert(1))
+    assert heard() == [(1, {})]
+
+
+def test_a_failed_statement_keeps_its_own_error(engine: Engine, client: psycopg.Connection[Any], heard: Any) -> None:
+    with engine.connect() as connection:
+        with pytest.raises(DBAPIError, match="no_such_table"), muted(connection):
+            connection.execute(text("SELECT * FROM no_such_table"))
+        connection.rollback()
+        connection.execute(insert(1))
+        connection.commit()
+    assert heard() == [(1, {})]
+
+
+def test_savepoints_take_the_setting_back(engine: Engine, heard: Any) -> None:
+    with engine.begin() as connection:
+        savepoint = connection.begin_nested()
+        with muted(connection):
+            connection.execute(insert(1))
+            savepoint.rollback()
+            connection.execute(insert(2))  # the mute was set after the savepoint, and went with it
+        connection.execute(insert(3))
+    assert heard() == [(2, {}), (3, {})]
+
+
+def test_a_commit_in_the_block_ends_it_and_leaves_nothing_on_the_pooled_connection(engine: Engine, heard: Any) -> None:
+    with Session(engine) as session:
+        with muted(session):
+            session.execute(insert(1))
+            session.commit()
+            session.execute(insert(2))
+        session.commit()
+    with engine.begin() as connection:
+        assert connection.scalar(text("SELECT current_setting('sqlalchemy_watch.muted', true)")) in ("", None)
+        connection.execute(insert(3))
+    assert heard() == [(2, {}), (3, {})]
+
+
+@pytest.mark.parametrize("make", [muted, lambda target: context(target, a=1)])
+def test_other_targets_are_refused_with_the_right_statement(make: Any, engine: Engine) -> None:
+    with pytest.raises(ConfigurationError, match="is no Session, AsyncSession, Connection"), make(engine):
+        pass
+    with pytest.raises(ConfigurationError, match="use `async with`, not `with`"), make(AsyncSession()):
+        pass
+
+    async def main() -> None:
+        with pytest.raises(ConfigurationError, match="use `with`, not `async with`"):
+            async with make(Session(engine)):
+                pass
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("values", [{"a": object()}, {"a": float("nan")}, {"a": "x" * 2000}])
+def test_contexts_that_cannot_travel_are_refused_at_once(engine: Engine, values: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="context: "), Session(engine) as session:
+        context(session, **values)
