@@ -7,161 +7,21 @@ the collection `User.watch`. Dispatching a row costs the same with one filtered 
 
 from __future__ import annotations
 
-import asyncio
-import inspect
-import os
-import threading
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Number
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Any, Generic, cast
 
-import blinker
 from blinker import ANY
-from blinker._utilities import make_id
-from blinker.base import ANY_ID
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .errors import ConfigurationError
 from .events import Event, T
+from .receivers import Delivery, F, ReceiverSignal, lock
 from .spec import CarriedColumn, Operation
 from .streams import EventStream
-
-F = TypeVar("F", bound=Callable[..., Any])
-
-#: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan.
-_lock = threading.RLock()
-
-if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread that it does not have
-    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
-
-
-class Delivery(NamedTuple):
-    """How one connected receiver is called."""
-
-    receiver: Any
-    weak: bool
-    #: Called as `receiver(sender, event)`: it takes no keyword `event`.
-    positional: bool
-    is_async: bool
-    #: The loop in which a coroutine receiver was connected; None where there was none.
-    loop: asyncio.AbstractEventLoop | None
-    #: Where events are gathered for the receivers of a `batches()`; then `receiver` is that signal itself.
-    batch: BatchSignal[Any] | None = None
-
-    def resolve(self) -> Callable[..., Any] | None:
-        """The receiver, or None where it was garbage collected."""
-        return cast("Callable[..., Any] | None", self.receiver() if self.weak else self.receiver)
-
-
-class _Style(NamedTuple):
-    positional: bool
-    is_async: bool
-    loop: asyncio.AbstractEventLoop | None
-
-
-def _is_async(receiver: Callable[..., Any]) -> bool:
-    return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(
-        getattr(receiver, "__call__", None)  # noqa: B004 - asks for the method itself
-    )
-
-
-def _style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword: str) -> _Style:
-    if not callable(receiver):
-        raise ConfigurationError(f"signal {signal.name!r}: the receiver {receiver!r} is not callable")
-    is_async = _is_async(receiver)
-    loop = None
-    if is_async:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None  # the listener's, if that is started in one
-    try:
-        signature = inspect.signature(receiver)
-    except (TypeError, ValueError):  # some builtins have none
-        return _Style(False, is_async, loop)
-    try:
-        signature.bind(None, **{keyword: None})
-        return _Style(False, is_async, loop)
-    except TypeError:
-        pass
-    try:
-        signature.bind(None, None)
-        return _Style(True, is_async, loop)
-    except TypeError:
-        raise ConfigurationError(
-            f"signal {signal.name!r}: the receiver {receiver!r} can't be called as receiver(sender, {keyword}): "
-            f"its signature is {signature}"
-        ) from None
-
-
-class ReceiverSignal(blinker.NamedSignal):
-    """A blinker signal that knows how each of its receivers is called."""
-
-    #: The keyword under which receivers get their argument.
-    keyword = "event"
-
-    def __init__(self, name: str, doc: str | None = None) -> None:
-        super().__init__(name, doc)
-        self._styles: dict[Any, _Style] = {}
-        self._plan: tuple[Delivery, ...] | None = ()
-
-    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver, to be called as `receiver(sender, event)`; returns it, so it decorates.
-
-        :param receiver: a function, or a coroutine function: that runs on the event loop in which it was
-            connected, or else the one in which the listener was started.
-        :param sender: only events of this model class; by default all.
-        :param weak: whether the receiver is disconnected when nothing else refers to it; use False for
-            functions defined inside functions.
-        :raises ConfigurationError: where the receiver can't be called that way.
-        """
-        style = _style_of(self, receiver, self.keyword)
-        with _lock:
-            self._styles[make_id(receiver)] = style
-            super().connect(receiver, sender, weak)
-            self._plan = None
-        return receiver
-
-    def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
-        """Disconnect a receiver; one that is not connected is ignored."""
-        with _lock:
-            super().disconnect(receiver, sender)
-
-    def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
-        # blinker's own hook: also called when a weakly connected receiver is garbage collected.
-        with _lock:
-            super()._disconnect(receiver_id, sender_id)
-            if receiver_id not in self.receivers:
-                self._styles.pop(receiver_id, None)
-            self._plan = None
-
-    def _extra_deliveries(self) -> list[Delivery]:
-        return []
-
-    def plan(self, sender: Any) -> tuple[Delivery, ...]:
-        """The receivers to call for this sender, in the order in which they were connected."""
-        if self.is_muted:
-            return ()
-        plan = self._plan
-        if plan is not None:
-            return plan
-        with _lock:
-            deliveries = []
-            everyone = True
-            for receiver_id, receiver in self.receivers.items():
-                if receiver_id not in self._by_sender[ANY_ID]:
-                    everyone = False
-                    if receiver_id not in self._by_sender.get(make_id(sender), ()):
-                        continue
-                style = self._styles[receiver_id]
-                deliveries.append(Delivery(receiver, isinstance(receiver, weakref.ref), *style))
-            plan = (*deliveries, *self._extra_deliveries())
-            if everyone:  # a plan for all senders alike can be kept
-                self._plan = plan
-            return plan
 
 
 @dataclass(frozen=True)
@@ -211,7 +71,7 @@ class EventSignal(ReceiverSignal, Generic[T]):
         `catch_up` and `stop` deliver what has been gathered. Batches have the events of one sender.
         """
         parameters = (max_size, max_wait, latest_only)
-        with _lock:
+        with lock:
             if self._batch_views is None:
                 self._batch_views = weakref.WeakValueDictionary()
             batch = self._batch_views.get(parameters)
@@ -259,13 +119,13 @@ class BatchSignal(ReceiverSignal, Generic[T]):
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         """Connect a receiver, to be called as `receiver(sender, events)`; see `EventSignal.connect`."""
-        with _lock:
+        with lock:
             super().connect(receiver, sender, weak)
             self._parent._keep_batch(self)
         return receiver
 
     def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
-        with _lock:
+        with lock:
             super()._disconnect(receiver_id, sender_id)
             if not self.receivers:
                 self._parent._drop_batch(self)
@@ -283,7 +143,7 @@ class FilteredSignal(EventSignal[T]):
         return self._parent
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        with _lock:
+        with lock:
             super().connect(receiver, sender, weak)
             self._keep()
         return receiver
@@ -291,7 +151,7 @@ class FilteredSignal(EventSignal[T]):
     connect.__doc__ = ReceiverSignal.connect.__doc__
 
     def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
-        with _lock:
+        with lock:
             super()._disconnect(receiver_id, sender_id)
             self._release()
 
@@ -342,12 +202,12 @@ class WatchSignal(EventSignal[T]):
 
     def attach(self, listener: object) -> None:
         """Called by a listener that starts to serve this signal."""
-        with _lock:
+        with lock:
             self._listeners.add(id(listener))
 
     def detach(self, listener: object) -> None:
         """Called by a listener that stopped: streams end with the last one."""
-        with _lock:
+        with lock:
             self._listeners.discard(id(listener))
             streams = [] if self._listeners else list(self.streams)
         for stream in streams:
@@ -359,7 +219,7 @@ class WatchSignal(EventSignal[T]):
 
     def missed(self, reason: str) -> None:
         """Called by a listener that may have missed events: streams say so at this place."""
-        with _lock:
+        with lock:
             streams = list(self.streams)
         for stream in streams:
             stream.missed(reason)
@@ -382,7 +242,7 @@ class WatchSignal(EventSignal[T]):
             )
         keys = tuple(sorted(values))
         frozen = freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
-        with _lock:
+        with lock:
             signal = self._views.get((keys, frozen))
             if signal is None:
                 signal = self._views[(keys, frozen)] = FilteredSignal(self, keys, frozen)

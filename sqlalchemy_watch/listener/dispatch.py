@@ -14,7 +14,8 @@ from typing import Any
 
 from ..errors import ListenerError, PayloadError, UnknownVersionError
 from ..events import Event, Message
-from ..signals import BatchSignal, Delivery
+from ..receivers import Delivery
+from ..signals import BatchSignal
 from .gather import Batch, Gatherer
 from .payload import Decoded, Row, read_fields
 from .queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync

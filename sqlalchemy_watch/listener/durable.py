@@ -13,7 +13,7 @@ import psycopg
 
 from ..errors import ConfigurationError
 from ..events import Event, Message
-from ..signals import Delivery
+from ..receivers import Delivery
 from . import dead_letters
 from .dispatch import Dispatcher, called
 from .gather import Batch
