@@ -88,7 +88,7 @@ def _bulk_run(server: Server, peer: str, rows: int) -> Callable[[], tuple[float,
 
 
 def _notifications(server: Server, quick: bool) -> Table:
-    count, rounds = (5_000, 3) if quick else (100_000, 7)
+    count, rounds = (5_000, 3) if quick else (100_000, 5)
     peers = (ONE_ROW_PAYLOADS, ONE_ROW_LOOP, ONE_ROW_SIGNALS)
     table = Table(
         "As many notifications as single-row transactions send",
@@ -120,7 +120,7 @@ def _one_row_each(server: Server, peer: str, table: str, count: int) -> float:
 
 def _latency(server: Server, quick: bool) -> Table:
     peers = (BARE_LOOP, WATCHED, DURABLE, ROW_TRIGGER, SQLNOTIFY, PGPUBSUB)
-    blocks, each = (3, 50) if quick else (25, 100)
+    blocks, each = (3, 50) if quick else (15, 100)
     table = Table(
         "Commit to receiver",
         f"Single-row transactions, {blocks * each:,} for each listener in turns of {each}, one at a time: from just "

@@ -40,6 +40,8 @@ class Target:
 
     @property
     def is_reached(self) -> bool:
+        if self.value < 0:  # a difference that got lost in the noise is no figure
+            return False
         return self.value <= self.limit if self.at_most else self.value >= self.limit
 
     def cells(self) -> tuple[str, str, str, str]:

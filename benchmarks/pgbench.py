@@ -16,7 +16,7 @@ PEER_NAMES = (UNWATCHED, WATCHED, DURABLE, ROW_TRIGGER)
 
 def run(server: Server, quick: bool) -> list[Table]:
     """The table of transactions per second."""
-    clients, seconds, rounds = ((2, 32), 2, 2) if quick else ((1, 8, 32), 4, 3)
+    clients, seconds, rounds = ((2, 32), 2, 2) if quick else ((1, 8, 32), 3, 3)
     table = Table(
         "Writers side by side",
         "Transactions per second of pgbench clients that insert one row each, a listener attached to every watched "
@@ -49,7 +49,7 @@ def _throughput(server: Server, peer: str, table: str, clients: int, seconds: in
         if peer != UNWATCHED:
             stack.enter_context(Hearing(peer, server.url(), table, "inserted", 1 << 60))
         printed = server.run(
-            "pgbench", "-n", "-M", "prepared", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", str(script),
+            "pgbench", "-n", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", str(script),
             "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres",
         )  # fmt: skip
     drop_slot(server, table)

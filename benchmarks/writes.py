@@ -24,14 +24,17 @@ WRITES: tuple[tuple[str, Kind, float | None], ...] = (
     ("UPDATE, trigger columns", "changed", 0.45),
 )
 
+SINGLE = "single-row transactions"
+
 
 def run(server: Server, quick: bool) -> list[Table]:
     """The table of added time per row."""
-    rows, rounds = (5_000, 3) if quick else (100_000, 7)
+    rows, rounds = (5_000, 3) if quick else (100_000, 5)
     table = Table(
         "Added write time",
         f"{rows:,} rows in one statement, commit included, nobody listening: microseconds per row, less those of the "
-        "unwatched table (first column). The key and one column are carried.",
+        "unwatched table (first column). The key and one column are carried. Single-row transactions are made by a "
+        "loop within the server, and so without the round trips of a client.",
         ("statement", *PEER_NAMES, "share of the row trigger"),
     )
     for title, kind, limit in WRITES:
@@ -39,9 +42,9 @@ def run(server: Server, quick: bool) -> list[Table]:
         share = _add(table, title, found)
         table.targets.append(Target(f"{title}: share of the row trigger", share, limit or 1.0))
     singles = 1_000 if quick else 5_000
-    found = _measure(server, "single-row transactions", "inserted", singles, rounds + 2)
-    share = _add(table, f"single-row transactions ({singles:,} INSERTs)", found)
-    table.targets.append(Target("single-row transactions: share of the row trigger", share, 1.0))
+    found = _measure(server, SINGLE, "inserted", singles, rounds + 2)
+    share = _add(table, f"{SINGLE} ({singles:,} INSERTs)", found)
+    table.targets.append(Target(f"{SINGLE}: share of the row trigger", share, 1.0))
     return [table]
 
 
@@ -85,14 +88,12 @@ def _statement(connection: psycopg.Connection[Any], table: str, title: str, rows
                 stream.write(data)
 
         return copy
-    if title == "single-row transactions":
-        insert = f"INSERT INTO {table} VALUES (%s, %s, 'n')"
-
-        def singles() -> None:
-            for i in range(rows):
-                connection.execute(insert, (i, i % 7))
-
-        return singles
+    if title == SINGLE:
+        # Within the server: over a connection the difference gets lost in the noise of the round trips.
+        fill = (
+            f"DO $$ BEGIN FOR i IN 1..{rows} LOOP INSERT INTO {table} VALUES (i, i % 7, 'n'); COMMIT; END LOOP; END $$"
+        )
+        title = "INSERT"
     update = f"UPDATE {table} SET role_id = role_id + 1"
     statement = {"INSERT": fill, "DELETE": f"DELETE FROM {table}"}.get(title, update)
 
