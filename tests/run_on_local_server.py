@@ -16,4 +16,4 @@ SELECTION = ["tests/test_main_job.py", "tests/test_triggers.py", "tests/test_val
 if not Path(f"/usr/lib/postgresql/{VERSION}/bin/initdb").exists():
     print(f"there are no server binaries of PostgreSQL {VERSION} on this machine: nothing to run")
     sys.exit(0)
-sys.exit(pytest.main(["-n", "2", *(sys.argv[1:] or SELECTION)]))
+sys.exit(pytest.main(["-n", "4", *(sys.argv[1:] or SELECTION)]))
