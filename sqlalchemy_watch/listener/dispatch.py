@@ -41,7 +41,7 @@ LOOP_CHECK_SECONDS = 1.0
 GARBAGE_WARNING_SECONDS = 10.0
 
 UNEXPECTED = "an unexpected error while dispatching"
-UNDECIDED = "an event was too large to carry the columns that filters compare"
+UNDECIDED = "an event came without a column that filters compare: too large, or of an outdated trigger"
 
 
 class Dispatcher:

@@ -242,16 +242,17 @@ class Listener:
         for part in (dispatcher, source, monitor):
             if part is not None:
                 part.stop()
-                self._join(part.thread, deadline)
+                self._join(part.thread, deadline, logging.WARNING if part is dispatcher else logging.INFO)
         for signal in self._router.signals:
             signal.detach(self)
         self._stats.connected_since = None
 
-    def _join(self, thread: threading.Thread, deadline: float) -> None:
+    def _join(self, thread: threading.Thread, deadline: float, level: int) -> None:
         if thread is not threading.current_thread() and thread.is_alive():
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                log.warning("thread %r did not end in time; it is %s", thread.name, _whereabouts(thread))
+                # The dispatch thread waits for a receiver; others, until an attempt to connect is over.
+                log.log(level, "thread %r did not end in time; it is %s", thread.name, _whereabouts(thread))
 
     def catch_up(self, timeout: float = 30.0) -> None:
         """Return when everything that was committed before the call has been dispatched.
@@ -329,19 +330,19 @@ class Listener:
     def _on_control(self, item: Control) -> None:
         if isinstance(item, Resync):
             self._stats.resyncs += 1
-            log.warning("events may have been missed: %s", item.reason)
             for signal in self._router.signals:
                 signal.missed(item.reason)
             self._send(self.resync, reason=item.reason)
+            log.warning("events may have been missed: %s", item.reason)
         elif isinstance(item, Connected):
             self._send(self.connected)
         elif isinstance(item, Disconnected):
             self._send(self.disconnected, error=item.error)
 
     def _on_failure(self, receiver: Any, event: Any, error: BaseException) -> None:
+        self._send(self.receiver_failed, receiver=receiver, event=event, error=error)
         one = event[0] if isinstance(event, list) else event
         log.error("receiver %r failed on %s.%s", receiver, one.model, one.label, exc_info=error)
-        self._send(self.receiver_failed, receiver=receiver, event=event, error=error)
 
     def _on_dead_letter(self, receiver: Any, event: Any, error: BaseException) -> None:
         self._send(self.dead_lettered, receiver=receiver, event=event, error=error)

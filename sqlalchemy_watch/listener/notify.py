@@ -8,6 +8,7 @@ make one up.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import select
@@ -128,7 +129,8 @@ class NotifySource:
                     self.settled.set()
                     return
                 delay = self._backoff.next()
-                log.warning("not listening (%s): trying again in %.1f s", _line(error), delay)
+                with contextlib.suppress(Exception):  # a failure to log must not end the thread
+                    log.warning("not listening (%s): trying again in %.1f s", _line(error), delay)
                 self._stopping.wait(delay)
         finally:
             self._wake_in.close()
@@ -149,7 +151,8 @@ class NotifySource:
                 reader.step()
         except Exception as error:  # whatever it was, the answer is a new connection, and never silence
             if connection is not None and not isinstance(error, (psycopg.Error, OSError, WatchError)):
-                log.exception("unexpected error while listening; going on with a new connection")
+                with contextlib.suppress(Exception):
+                    log.exception("unexpected error while listening; going on with a new connection")
             failure = error
         self._note_loss(failure)
         self._descriptor = None

@@ -78,6 +78,9 @@ log: logging.Logger = logging.getLogger(__name__)
 #: Payloads may be 8 KB each: so many bytes of them wait at the most.
 MAX_BYTES = 64 * 1024 * 1024
 
+#: Connections and losses in a row that are told one by one though the queue is full.
+MAX_LIFECYCLE_ITEMS = 12
+
 OVERFLOW = "the listener's queue was full, since receivers are slower than writers"
 
 
@@ -120,8 +123,26 @@ class EventQueue:
             if self.closed:
                 return
             self._close_gap()
+            if len(self._items) >= self._limit and isinstance(item, (Connected, Disconnected, Resync)):
+                self._summarize()
             self._items.append(item)
             self._changed.notify()
+
+    def _summarize(self) -> None:
+        """Of lifecycle items at the end that nobody has been told of, keep the last state and each reason.
+
+        A connection that comes and goes while a receiver blocks would otherwise fill the memory.
+        """
+        run: list[Connected | Disconnected | Resync] = []
+        try:
+            while isinstance(self._items[-1], (Connected, Disconnected, Resync)):
+                run.insert(0, self._items.pop())  # type: ignore[arg-type]
+        except IndexError:  # the other thread takes items meanwhile
+            pass
+        if len(run) > MAX_LIFECYCLE_ITEMS:
+            states = [item for item in run if not isinstance(item, Resync)]
+            run = states[-1:] + list(dict.fromkeys(item for item in run if isinstance(item, Resync)))
+        self._items.extend(run)
 
     @property
     def full(self) -> bool:
@@ -181,6 +202,12 @@ class WaitingQueue(EventQueue):
     def __init__(self, limit: int, max_bytes: int = 32 * 1024 * 1024) -> None:
         super().__init__(limit, max_bytes)
         self.on_space: Callable[[], None] = lambda: None
+        self._space_wanted = False
+
+    def lacks_space(self) -> bool:
+        """Whether it is full; then `on_space` is called as soon as it isn't."""
+        self._space_wanted = True  # first: `get` looks at the two in the other order
+        return self.full
 
     def put(self, notifications: Iterable[Notification]) -> None:
         """Add notifications; one more than fits, at the most, by whoever looked at `full`."""
@@ -191,9 +218,9 @@ class WaitingQueue(EventQueue):
             self._changed.notify()
 
     def get(self, deadline: float | None = None) -> Item | None:
-        was_full = self.full
         item = super().get(deadline)
-        if was_full and not self.full:
+        if self._space_wanted and not self.full:
+            self._space_wanted = False
             self.on_space()
         return item
 

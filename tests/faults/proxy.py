@@ -96,6 +96,11 @@ class Proxy:
             link = self._links[-1]
         return link.hold_back(marker)
 
+    def drop_requests(self) -> None:
+        """Pass nothing of the newest connection's client any more; what the server says still arrives."""
+        with self._lock:
+            self._links[-1].deaf = True
+
     def waiting(self) -> bytes:
         """What the server has said to the newest connection and a frozen proxy does not pass on."""
         with self._lock:
@@ -135,6 +140,7 @@ class _Link:
         self._swallowing = False
         self._injected: list[str] = []
         self._ended = False
+        self.deaf = False
         self.passed = 0
         self.server: socket.socket | None = None
         self._wake_in, self._wake_out = socket.socketpair()
@@ -193,7 +199,8 @@ class _Link:
         data = source.recv(65536)
         if self._proxy.delay:
             time.sleep(self._proxy.delay)
-        target.sendall(data)
+        if not self.deaf:
+            target.sendall(data)
         return bool(data)
 
     def _pass_to_client(self, server: socket.socket) -> bool:

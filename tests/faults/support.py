@@ -165,7 +165,7 @@ def removed_afterwards(cluster: Cluster) -> Iterator[Cluster]:
 
 PREAMBLE = """
 import os, sys, threading, time, logging
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy_watch import Listener, Watched
 
@@ -178,7 +178,7 @@ class User(Watched, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 url = sys.argv[1]
-engine = create_engine(url)
+engine = create_engine(url, poolclass=NullPool)  # nothing but the listener stays open
 Base.metadata.create_all(engine)
 heard = []
 came = threading.Event()
@@ -226,5 +226,6 @@ class Program:
 def run(url: str, code: str) -> str:
     """Run a program; it must end by itself, successfully, and without a word on stderr."""
     status, output, errors = Program(url, code).finish()
-    assert (status, errors) == (0, "")
+    assert status == 0, errors
+    assert not errors, errors
     return output

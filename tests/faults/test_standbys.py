@@ -26,7 +26,7 @@ class User(Watched, Base):
 
 
 @pytest.fixture(scope="module")
-def pair() -> Iterator[tuple[Cluster, Standby]]:
+def pair() -> Iterator[tuple[Cluster, Cluster]]:
     with removed_afterwards(Cluster()) as primary:
         create_tables(primary, Base)
         with removed_afterwards(Standby(primary)) as standby:
@@ -34,7 +34,7 @@ def pair() -> Iterator[tuple[Cluster, Standby]]:
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
-def test_standby_is_refused_at_start_with_the_remedy(pair: tuple[Cluster, Standby], driver: str) -> None:
+def test_standby_is_refused_at_start_with_the_remedy(pair: tuple[Cluster, Cluster], driver: str) -> None:
     make = create_async_engine if driver == "asyncpg" else create_engine
     listener = Listener(make(pair[1].url(driver=driver)), User)
     with pytest.raises(UnsupportedServerError, match=r"hot standby.*target_session_attrs=read-write.*listen_url="):
@@ -43,7 +43,7 @@ def test_standby_is_refused_at_start_with_the_remedy(pair: tuple[Cluster, Standb
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg"])
-def test_primary_is_found_among_several_hosts(pair: tuple[Cluster, Standby], driver: str) -> None:
+def test_primary_is_found_among_several_hosts(pair: tuple[Cluster, Cluster], driver: str) -> None:
     make = create_async_engine if driver == "asyncpg" else create_engine
     with Listener(make(url_of(driver, pair[1], pair[0])), User) as listener:
         journal = Journal()
@@ -54,7 +54,7 @@ def test_primary_is_found_among_several_hosts(pair: tuple[Cluster, Standby], dri
         assert journal.ids() == [1]
 
 
-def test_failover_to_the_second_host(pair: tuple[Cluster, Standby]) -> None:  # the last: it takes the pair apart
+def test_failover_to_the_second_host(pair: tuple[Cluster, Cluster]) -> None:  # the last: it takes the pair apart
     primary, standby = pair
     journal = Journal()
     listener = Listener(create_engine(url_of("psycopg", primary, standby)), User, heartbeat_interval=0.2)

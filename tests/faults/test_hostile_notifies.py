@@ -1,0 +1,200 @@
+"""Another role floods the channels: what it sends is counted, and changes nothing for anybody else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+import string
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster
+
+from sqlalchemy_watch import CatchUpTimeout, wire
+
+from .conftest import MakeListener
+from .proxy import Proxy
+from .support import Journal
+
+
+@pytest.fixture
+def stranger(cluster: Cluster, database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A connection of a role that owns nothing and may read nothing."""
+    with cluster.connect(database) as admin:
+        admin.execute(f"CREATE ROLE stranger_{database} LOGIN")
+    with cluster.connect(database, user=f"stranger_{database}") as connection:
+        yield connection
+    with cluster.connect(database) as admin:
+        admin.execute(f"DROP ROLE stranger_{database}")
+
+
+def random_payloads(chance: random.Random, genuine: dict[str, Any], number: int) -> Iterator[str]:
+    """Noise, JSON of any kind, and genuine payloads with something changed."""
+
+    def value(depth: int = 0) -> Any:
+        kind = chance.randrange(8 if depth < 3 else 6)
+        if kind == 6:
+            return [value(depth + 1) for _ in range(chance.randrange(4))]
+        if kind == 7:
+            return {chance.choice([*genuine, "x"]): value(depth + 1) for _ in range(chance.randrange(4))}
+        return [
+            None,
+            True,
+            chance.randrange(-(10**20), 10**20),
+            chance.random(),
+            "é\u0001🙂"[: chance.randrange(4)],
+            "",
+        ][kind]
+
+    for _ in range(number):
+        kind = chance.randrange(4)
+        if kind == 0:
+            yield "".join(chance.choices(string.printable + "é🙂", k=chance.randrange(60)))
+        elif kind == 1:
+            yield json.dumps(value())
+        elif kind == 2:
+            yield json.dumps({**genuine, chance.choice([*genuine]): value()})
+        else:
+            text = json.dumps(genuine)
+            at = chance.randrange(len(text))
+            yield text[:at] + chance.choice('{}[],:"0x') + text[at + chance.randrange(3) :]
+
+
+def test_100_000_random_payloads_change_nothing(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    stranger: psycopg.Connection[Any],
+    User: Any,
+    listening: MakeListener,
+    journal: Journal,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    watch = User.metadata.info["sqlalchemy_watch"]["users"]["inserted"]
+    genuine = {**wire.head_fields(watch), "schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "rows": [[666]]}
+    seed = random.randrange(10**9)
+    print("seed", seed)  # noqa: T201 - to repeat a failure with
+    listener = listening(cluster.port, max_queue=200_000, heartbeat_timeout=10)
+    channel = User.watch.inserted.details.channel
+    payloads = list(random_payloads(random.Random(seed), genuine, 100_000))
+    for start in range(0, 100_000, 10_000):
+        # Of payloads that are equal within a transaction the server sends one.
+        batch = payloads[start : start + 10_000]
+        stranger.execute("SELECT count(pg_notify(%s, p)) FROM unnest(%s::text[]) AS p", [channel, batch])
+        client.execute("INSERT INTO users VALUES (%s)", [1_000_000 + start // 10_000])
+    listener.catch_up()
+    stats = listener.stats()
+    assert stats.notifications > 60_000
+    assert stats.events == len(journal.ids())
+    assert stats.garbage > stats.notifications * 0.5
+    assert stats.dropped == 0
+    ours = list(range(1_000_000, 1_000_010))
+    assert [id_ for id_ in journal.ids() if id_ in ours] == ours  # what looks genuine comes too, and proves nothing
+    assert journal.count("disconnected") == 0
+    warnings = [
+        r for r in caplog.records if r.levelno >= logging.WARNING and "ignored a notification" in r.getMessage()
+    ]
+    assert 1 <= len(warnings) < 10  # the log isn't flooded too
+    assert not any(r.levelno >= logging.ERROR for r in caplog.records)
+
+
+def test_flood_of_large_payloads_does_not_delay_the_heartbeat_into_a_loss(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    stranger: psycopg.Connection[Any],
+    User: Any,
+    listening: MakeListener,
+    journal: Journal,
+) -> None:
+    listener = listening(cluster.port, heartbeat_interval=0.1, heartbeat_timeout=0.5)
+    channel = User.watch.inserted.details.channel
+    for number in range(10):
+        stranger.execute(
+            "SELECT count(pg_notify(%s, i || repeat('x', 7900))) FROM generate_series(1, 2000) AS i", [channel]
+        )
+        client.execute("INSERT INTO users VALUES (%s)", [number])
+    listener.catch_up()
+    assert listener.stats().notifications == 20_010
+    assert journal.ids() == list(range(10))
+    assert journal.count("disconnected") == 0
+
+
+def test_forged_answer_is_neither_a_heartbeat_nor_a_catch_up(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    stranger: psycopg.Connection[Any],
+    User: Any,
+    listening: MakeListener,
+    journal: Journal,
+) -> None:
+    # As if the stranger knew the listener's own channel, and LISTEN were lost on all others and its answers.
+    release = threading.Event()
+    User.watch.inserted.connect(lambda sender, event: release.wait(), weak=False)
+    listener = listening(cluster.port)
+    own: Any = listener._source
+    client.execute("INSERT INTO users VALUES (1)")
+    stop = threading.Event()
+
+    def forge() -> None:
+        while not stop.is_set():
+            for payload in ("beat", "", ",", "0" * 32):
+                stranger.execute("SELECT pg_notify(%s, %s)", [own._own_channel, payload])
+
+    forger = threading.Thread(target=forge)
+    forger.start()
+    try:
+        with pytest.raises(CatchUpTimeout):
+            listener.catch_up(0.5)
+    finally:
+        release.set()
+        stop.set()
+        forger.join()
+    listener.catch_up()
+    assert listener.stats().notifications == 1
+    assert journal.count("disconnected") == 0
+
+
+def test_forged_heartbeat_does_not_hide_that_nothing_else_is_heard(
+    cluster: Cluster,
+    stranger: psycopg.Connection[Any],
+    User: Any,
+    proxy: Proxy,
+    listening: MakeListener,
+    journal: Journal,
+) -> None:
+    # The listener's own round trips fail from now on; the forged ones arrive all the same.
+    listener = listening(proxy.port)
+    own: Any = listener._source
+    stop = threading.Event()
+
+    def forge() -> None:
+        while not stop.wait(0.01):
+            stranger.execute("SELECT pg_notify(%s, 'beat')", [own._own_channel])
+
+    forger = threading.Thread(target=forge)
+    forger.start()
+    try:
+        proxy.drop_requests()
+        journal.wait_for_count("disconnected", 1, 3)
+    finally:
+        stop.set()
+        forger.join()
+
+
+def test_own_channel_is_not_told_to_others(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    stranger: psycopg.Connection[Any],
+    listening: MakeListener,
+    journal: Journal,
+) -> None:
+    listener = listening(cluster.port)
+    listener.catch_up()
+    channel = listener._source._own_channel  # type: ignore[union-attr]
+    for connection in (client, stranger):  # even a superuser sees no more than this
+        assert connection.execute("SELECT * FROM pg_listening_channels()").fetchall() == []
+        queries = connection.execute("SELECT query FROM pg_stat_activity").fetchall()
+        assert not any(channel in (query or "") for (query,) in queries)

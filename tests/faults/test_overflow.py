@@ -1,0 +1,146 @@
+"""Receivers that are slower than writers cost the listener its memory's bound, and the server nothing."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import tracemalloc
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster
+from sqlalchemy import Engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqlalchemy_watch import Watch, Watched
+from sqlalchemy_watch.listener.queue import MAX_BYTES, OVERFLOW, EventQueue, Notification, Resync
+
+from .conftest import MakeListener
+from .support import Journal
+
+
+@pytest.fixture
+def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
+    """A notification for each row."""
+
+    class User(Watched, Base):
+        __tablename__ = "users"
+        __watch__ = (Watch("inserted", level="row"),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    Base.metadata.create_all(engine)
+    return User
+
+
+def test_queue_overflow_of_200_000_events(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    User: Any,
+    listening: MakeListener,
+    journal: Journal,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    go_on, called = threading.Event(), threading.Event()
+
+    def be_slow(sender: Any, event: Any) -> None:
+        called.set()
+        go_on.wait()
+
+    User.watch.inserted.connect(be_slow)
+    listener = listening(cluster.port, max_queue=1000, heartbeat_timeout=10)
+    client.execute("INSERT INTO users VALUES (1)")
+    assert called.wait(5)
+    tracemalloc.start()
+    for number in range(20):
+        client.execute(
+            "INSERT INTO users SELECT generate_series(%s::int, %s)", [number * 10_000 + 2, number * 10_000 + 10_001]
+        )
+    arrived = threading.Event()
+
+    def wait_for_all() -> None:
+        while listener.stats().notifications < 200_001 and not arrived.wait(0.01):
+            pass
+
+    waiting = threading.Thread(target=wait_for_all)
+    waiting.start()
+    waiting.join(30)
+    arrived.set()
+    held, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The receiver still blocks, and the server has been rid of everything.
+    assert client.execute("SELECT pg_notification_queue_usage()").fetchone() == (0.0,)
+    stats = listener.stats()
+    assert (stats.notifications, stats.dropped, stats.queue_depth) == (200_001, 199_000, 1000)
+    assert peak < 8_000_000
+    assert held < 2_000_000
+    assert journal.count("disconnected") == 0
+    assert caplog.messages.count(f"{OVERFLOW}: dropping what comes until it is empty (1000 are waiting)") == 1
+    go_on.set()
+    listener.catch_up()
+    client.execute("INSERT INTO users VALUES (300000)")
+    listener.catch_up()
+    assert [entry for entry in journal.entries if entry[0] != "event"] == [("connected",), ("resync", OVERFLOW)]
+    assert journal.entries[-2:] == [("resync", OVERFLOW), ("event", 300_000)]
+    assert journal.ids()[:1001] == list(range(1, 1002))
+
+
+def test_queue_is_bounded_in_bytes_too() -> None:
+    queue = EventQueue(1_000_000)
+    payload = b"x" * 8000
+    queue.put(Notification("c", payload) for _ in range(20_000))
+    assert MAX_BYTES <= len(queue) * 8000 < MAX_BYTES + 8000
+    assert queue.dropped == 20_000 - len(queue)
+    waiting = len(queue)
+    assert all(isinstance(queue.get(), Notification) for _ in range(waiting))
+    assert queue.get() == Resync(OVERFLOW)
+    queue.put([Notification("c", payload)])
+    assert queue.get() == Notification("c", payload)
+
+
+def test_nothing_is_taken_from_a_queue_that_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    queue = EventQueue(10)
+    queue.put([Notification("c", b"")])
+    queue.close()
+    queue.put([Notification("c", b"")])
+    queue.put_control(Resync("late"))
+    assert queue.get() is None
+    assert len(queue) == 0
+    assert queue.dropped == 1
+
+
+def test_stuck_receiver_and_a_flapping_connection_do_not_fill_the_memory(
+    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+) -> None:
+    go_on, called = threading.Event(), threading.Event()
+
+    def block(sender: Any, event: Any) -> None:
+        called.set()
+        go_on.wait()
+
+    User.watch.inserted.connect(block)
+    listener = listening(cluster.port, max_queue=10)
+    client.execute("INSERT INTO users VALUES (1)")
+    assert called.wait(5)
+    back = threading.Semaphore(0)
+
+    class Lost(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            back.release()
+
+    logging.getLogger("sqlalchemy_watch.listener.notify").addHandler(handler := Lost())
+    for number in range(15):
+        client.execute("INSERT INTO users VALUES (%s)", [number + 2])
+        client.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'"
+        )
+        assert back.acquire(timeout=5)
+        while listener.stats().reconnects == number:
+            threading.Event().wait(0.005)
+    logging.getLogger("sqlalchemy_watch.listener.notify").removeHandler(handler)
+    assert listener.stats().queue_depth <= 10 + 20
+    go_on.set()
+    listener.catch_up()
+    client.execute("INSERT INTO users VALUES (100)")
+    listener.catch_up()
+    assert (journal.entries[-2][0], journal.entries[-1]) == ("resync", ("event", 100))

@@ -1,0 +1,313 @@
+"""Fork, exit and Ctrl-C, each in processes of their own: no hang, no traceback, no thread left over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+import time
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster
+
+from .support import LISTENER_PIDS, Program, run
+
+
+@pytest.fixture
+def url(cluster: Cluster, database: str) -> str:
+    return cluster.url(database, "psycopg")
+
+
+def test_fork_leaves_the_parents_listener_alone_and_the_child_has_its_own(url: str) -> None:
+    output = run(
+        url,
+        """
+        listener = Listener(engine, User, heartbeat_interval=0.1, heartbeat_timeout=1)
+        listener.start()
+        insert(1)
+        listener.catch_up()
+        assert heard == [1]
+        child = os.fork()
+        if child == 0:
+            assert not listener.running
+            assert threading.active_count() == 1
+            insert(2)
+            own = Listener(engine, User)
+            with own:
+                insert(3)
+                own.catch_up()
+            assert heard == [1, 3], heard
+            heard.clear()
+            with listener:  # the inherited one starts anew
+                insert(4)
+                listener.catch_up()
+            assert heard == [4], heard
+            sys.exit(0)  # with all that an interpreter does at its end
+        _, status = os.waitpid(child, 0)
+        assert status == 0, status
+        time.sleep(0.3)  # some heartbeats
+        insert(5)
+        listener.catch_up()
+        assert heard == [1, 2, 3, 4, 5], heard
+        assert listener.stats().reconnects == 0
+        listener.stop()
+        print("done")
+        """,
+    )
+    assert output == "done"
+
+
+def test_workers_of_a_preloading_server_each_hear_everything(url: str) -> None:
+    output = run(
+        url,
+        """
+        listener = Listener(engine, User)
+        listener.start()
+        ready, go = os.pipe(), os.pipe()
+        workers = []
+        for number in range(4):
+            workers.append(os.fork())
+            if workers[-1] == 0:
+                with Listener(engine, User) as own:
+                    os.write(ready[1], b"x")
+                    os.read(go[0], 1)
+                    own.catch_up()
+                assert heard == list(range(1, 21)), heard
+                os._exit(0)  # as gunicorn's workers may end
+        for _ in workers:
+            os.read(ready[0], 1)
+        for id in range(1, 21):
+            insert(id)
+        os.write(go[1], b"xxxx")
+        assert [os.waitpid(worker, 0)[1] for worker in workers] == [0] * 4
+        listener.catch_up()
+        assert heard == list(range(1, 21)), heard
+        print(listener.stats().reconnects)
+        """,
+    )
+    assert output == "0"
+
+
+def test_child_does_not_keep_a_dead_parents_session_open(
+    url: str, database: str, client: psycopg.Connection[Any]
+) -> None:
+    # Nobody would read it, and the server would hold the NOTIFY queue of the whole cluster for it.
+    program = Program(
+        url,
+        """
+        listener = Listener(engine, User)
+        listener.start()
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
+        time.sleep(60)
+        """,
+    )
+    child = int(program.line())
+    try:
+        assert len(client.execute(LISTENER_PIDS, [database]).fetchall()) == 1
+        program.process.kill()
+        deadline = time.monotonic() + 5
+        while client.execute(LISTENER_PIDS, [database]).fetchall():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+        program.finish()
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "pass",
+        "sys.exit(0)",
+        "listener.stop(); listener.stop()",
+        "listener.stop(); listener.start(); insert(2); listener.catch_up(); assert heard == [1, 2]",
+        "threading.Thread(target=listener.stop).start()",
+        "import gc; del listener; gc.collect()",
+    ],
+)
+def test_interpreter_ends_at_once_and_silently(url: str, ending: str) -> None:
+    code = f"""
+    listener = Listener(engine, User)
+    listener.start()
+    insert(1)
+    listener.catch_up()
+    print(time.time(), flush=True)
+    {ending}
+    """
+    began = float(run(url, code).split()[0])
+    assert time.time() - began < 3
+
+
+@pytest.mark.parametrize("where", ["sender", "coroutine", "batches"])
+def test_interpreter_ends_while_receivers_are_at_work(url: str, where: str) -> None:
+    receivers = {
+        "sender": """
+            @User.watch.inserted.connect
+            def work(sender, event):
+                began.set()
+                time.sleep(0.2)
+        """,
+        "coroutine": """
+            import asyncio
+            loop = asyncio.new_event_loop()
+            threading.Thread(target=loop.run_forever, daemon=True).start()
+            async def work(sender, event):
+                began.set()
+                await asyncio.sleep(60)
+            async def connect():
+                User.watch.inserted.connect(work)
+            asyncio.run_coroutine_threadsafe(connect(), loop).result()
+        """,
+        "batches": """
+            @User.watch.inserted.batches(max_wait=60).connect
+            def work(sender, events):
+                pass
+            User.watch.inserted.connect(lambda sender, event: began.set(), weak=False)
+        """,
+    }
+    program = """
+    Listener(engine, User).start()
+    for id in range(1, 100):
+        insert(id)
+    began.wait()
+    print("end", flush=True)
+    """
+    code = "began = threading.Event()\n" + textwrap.dedent(receivers[where]) + textwrap.dedent(program)
+    assert run(url, code) == "end"
+
+
+def test_stop_from_a_receiver_leaves_no_thread(url: str) -> None:
+    output = run(
+        url,
+        """
+        listener = Listener(engine, User)
+        stopped = threading.Event()
+
+        @User.watch.inserted.connect
+        def stop(sender, event):
+            listener.stop()
+            stopped.set()
+
+        listener.start()
+        insert(1)
+        stopped.wait()
+        for thread in threading.enumerate():
+            if thread is not threading.main_thread():
+                thread.join(5)
+        print(threading.active_count())
+        """,
+    )
+    assert output == "1"
+
+
+@pytest.mark.parametrize("moment", ["listening", "starting"])
+def test_ctrl_c_ends_the_program(cluster: Cluster, url: str, moment: str) -> None:
+    program = Program(
+        url,
+        """
+        import socket
+        if "starting" in MOMENT:
+            silent = socket.create_server(("127.0.0.1", 0))
+            engine = create_engine(engine.url.set(port=silent.getsockname()[1]))
+        try:
+            listener = Listener(engine, User)
+            if "starting" in MOMENT:
+                print("ready", flush=True)
+            with listener:
+                print("ready", flush=True)
+                time.sleep(60)
+        except KeyboardInterrupt:
+            print("interrupted", listener.running, flush=True)
+        if "starting" in MOMENT:
+            silent.close()
+        """.replace("MOMENT", repr(moment)),
+    )
+    assert program.line() == "ready"
+    if moment == "starting":
+        time.sleep(0.2)  # it is waiting in start() by then, or as good as
+    program.process.send_signal(signal.SIGINT)
+    assert program.finish(8) == (0, "interrupted False", "")
+
+
+def test_suspended_process_comes_back(url: str, client: psycopg.Connection[Any]) -> None:
+    # Longer than the heartbeat's timeout; what had arrived meanwhile is read before anything is given up.
+    program = Program(
+        url,
+        """
+        listener = Listener(engine, User, heartbeat_interval=0.1, heartbeat_timeout=0.2)
+        listener.start()
+        insert(1)
+        came.wait()
+        came.clear()
+        print("ready", flush=True)
+        assert came.wait(10)
+        listener.catch_up()
+        print(heard)
+        """,
+    )
+    assert program.line() == "ready"
+    program.process.send_signal(signal.SIGSTOP)
+    time.sleep(0.6)
+    client.execute("INSERT INTO users VALUES (2)")
+    program.process.send_signal(signal.SIGCONT)
+    assert program.finish()[:2] == (0, "[1, 2]")
+
+
+def test_descriptors_beyond_1024_will_do(url: str) -> None:
+    output = run(
+        url,
+        """
+        import resource
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+        files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1500)]
+        with Listener(engine, User, heartbeat_interval=0.1) as listener:
+            assert listener._source._descriptor > 1024
+            insert(1)
+            listener.catch_up()
+            time.sleep(0.3)
+            assert listener.stats().reconnects == 0
+        print(heard)
+        """,
+    )
+    assert output == "[1]"
+
+
+def test_no_descriptors_left_is_no_end(url: str) -> None:
+    output = run(
+        url,
+        """
+        import resource
+        logging.getLogger("sqlalchemy_watch").addHandler(logging.NullHandler())
+        logging.getLogger("sqlalchemy_watch").propagate = False
+        listener = Listener(engine, User)
+        gone, back = threading.Event(), threading.Event()
+        listener.disconnected.connect(lambda *a, **k: gone.set(), weak=False)
+        listener.resync.connect(lambda *a, **k: back.set(), weak=False)
+        with listener, engine.connect() as connection:
+            hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 256), hard))
+            files = []
+            while True:
+                try:
+                    files.append(os.open(os.devnull, os.O_RDONLY))
+                except OSError:
+                    break
+            pids = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'"
+            connection.execute(text(pids))
+            assert gone.wait(5)
+            time.sleep(0.3)
+            for file in files:
+                os.close(file)
+            assert back.wait(10)
+        print("back")
+        """,
+    )
+    assert output == "back"
