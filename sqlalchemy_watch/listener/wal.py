@@ -73,6 +73,7 @@ class WalSource:
         self._connect, self._group, self._channels, self._routes = connect, group, channels, routes
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
+        self._status_interval = self._interval
         self._on_connected = on_connected
         self._tokens: dict[str, threading.Event] = {}
         self._lock = threading.Lock()
@@ -156,6 +157,7 @@ class WalSource:
                     stream = _Stream(connection, self)
                     if self._start_when_free(stream):
                         backoff = Backoff()
+                        self._note_what_is_new()
                         self._announce()
                         stream.run()
             except (UnsupportedServerError, SlotError, ConfigurationError) as error:
@@ -193,28 +195,46 @@ class WalSource:
             # Logical messages come in the database's own encoding.
             connection.execute("SELECT pg_catalog.set_config('client_encoding', getdatabaseencoding(), false)")
             self._encoding = connection.info.encoding
+            self._status_interval = self._find_status_interval(connection)
             resolve_schemas(connection, self._routes)
             self._on_connected(connection)
         if made and (self._had_slot or lost):
-            self._position = _Position()
-            self._queue.put_control(Resync(SLOT_LOST))
+            self._start_over(SLOT_LOST)
         elif made:
             log.info("made the slot %r: events from now on are kept for this consumer group", self._group)
         self._had_slot = True
+
+    def _start_over(self, reason: str) -> None:
+        """Forget positions in a log that is another one now, when nothing that was read there waits any more.
+
+        Otherwise what waits would be acknowledged in the new log, where it stands for something else.
+        """
+        dispatched = threading.Event()
+        self._queue.put_control(Resync(reason))
+        self._queue.put_control(CaughtUp(dispatched))
+        while not self._stopping.is_set() and not dispatched.wait(0.1):
+            pass
+        self._position = _Position()
+        self._acknowledged = 0
+
+    def _find_status_interval(self, connection: psycopg.Connection[Any]) -> float:
+        """Seconds between status updates: the server ends a connection that is silent for `wal_sender_timeout`."""
+        row = connection.execute(
+            "SELECT setting::bigint / 1000.0 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
+        ).fetchone()
+        allowed = float(row[0]) if row is not None else 0.0  # 0 is no limit
+        return min(self._interval, allowed / 4) if allowed else self._interval
 
     def _check_server(self, connection: psycopg.Connection[Any]) -> None:
         result = connection.pgconn.exec_(b"IDENTIFY_SYSTEM")
         if result.status != ExecStatus.TUPLES_OK:
             raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
-        identity = bytes(result.get_value(0, 0) or b"").decode()
+        # A server that was promoted goes on in a timeline of its own.
+        identity = b"/".join(bytes(result.get_value(0, column) or b"") for column in (0, 1)).decode()
         written = parse_lsn(bytes(result.get_value(0, 2) or b"0/0").decode())
         if self._position.identity not in (None, identity) or written < self._acknowledged:
-            self._position = _Position()
-            self._acknowledged = 0
-            self._queue.put_control(Resync(SERVER_CHANGED))
+            self._start_over(SERVER_CHANGED)
         self._position.identity = identity
-        if self._position.known_new_from is None:
-            self._position.known_new_from = written
 
     def _start_when_free(self, stream: _Stream) -> bool:
         """Start reading; while another consumer is active, stand by."""
@@ -227,9 +247,17 @@ class WalSource:
                 if not waiting:
                     log.info("another consumer of %r is active: standing by", self._group)
                 waiting = True
+                self._stats.active = False
                 self.settled.set()
                 self._stopping.wait(STANDBY_INTERVAL * random.uniform(0.5, 1.0))
         return False
+
+    def _note_what_is_new(self) -> None:
+        """Asked once no other consumer can be active any more."""
+        with self._connect() as connection:
+            row = connection.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").fetchone()
+        assert row is not None
+        self._position.known_new_from = parse_lsn(row[0])
 
     def _announce(self) -> None:
         if self._was_active:
@@ -278,7 +306,7 @@ class _Position:
 
     def __init__(self) -> None:
         self.identity: str | None = None
-        #: Commits after this can't have been delivered to an earlier process.
+        #: Commits after this can't have been delivered by another consumer.
         self.known_new_from: int | None = None
         self.in_transaction = False
         self.commit_lsn = 0
@@ -416,7 +444,7 @@ class _Stream:
             self._send_status(reply_wanted=False)
         if (
             now - max(self._heard_at, self._asked_at or 0.0) >= source._interval
-            or now - self._sent_at >= source._interval
+            or now - self._sent_at >= source._status_interval
         ):
             self._send_status(reply_wanted=True)
             self._asked_at = self._asked_at or now
@@ -438,14 +466,14 @@ class _Stream:
     def _wait(self) -> None:
         source = self._source
         now = time.monotonic()
-        seconds = source._interval - (now - self._sent_at)
+        seconds = min(source._interval, source._status_interval) - (now - self._sent_at)
         source._wake_wanted = True  # before looking, so that nothing is missed in between
         if self._acknowledgeable != self._sent_acknowledged:
             source._wake_wanted = False
             seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
         if self._asked_at is not None:
             seconds = min(seconds, source._timeout - (now - self._asked_at))
-        watched = [source._wake_out] if source._queue.full else [source._wake_out, self._pgconn.socket]
+        watched = [source._wake_out] if source._queue.lacks_space() else [source._wake_out, self._pgconn.socket]
         ready = _poll(watched, max(0.0, seconds))
         if source._wake_out.fileno() in ready:
             _drain(source._wake_out)
