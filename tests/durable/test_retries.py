@@ -1,0 +1,271 @@
+"""Receivers that raise: tried again in order, given up to the dead letters, or parked while the line moves on."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import Engine
+from sqlalchemy.orm import DeclarativeBase
+
+from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
+
+from .conftest import wait_until
+
+Make = Callable[..., Listener]
+
+QUICK = {"first_delay": 0.01, "max_delay": 0.05}
+
+
+def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
+    client.execute("INSERT INTO orders (id) SELECT * FROM generate_series(%s::int, %s)", [first, last])
+
+
+class Flaky:
+    """A receiver that fails on some orders so many times."""
+
+    def __init__(self, failures: dict[int, int]) -> None:
+        self._left = dict(failures)
+        self.calls: list[int] = []
+        self.sent: list[int] = []
+        self.times: list[float] = []
+
+    def __call__(self, sender: Any, event: Any) -> None:
+        number = event.identity[0]
+        self.calls.append(number)
+        self.times.append(time.monotonic())
+        if self._left.get(number, 0):
+            self._left[number] -= 1
+            raise ConnectionError("the mail server is down")
+        self.sent.append(number)
+
+
+def letters(client: psycopg.Connection[Any]) -> list[Any]:
+    query = "SELECT payload::json->'rows'->0->>0, error, attempts, retry_at IS NULL FROM sqlalchemy_watch.dead_letters"
+    return client.execute(f"{query} ORDER BY lsn, position, receiver").fetchall()
+
+
+def test_an_event_is_tried_again_with_growing_delays_while_those_behind_wait(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    send_receipt = Flaky({2: 3})
+    Order.watch.inserted.connect(send_receipt)
+    with durable(retry=RetryPolicy(first_delay=0.02, max_delay=10)) as listener:
+        insert(client, 1, 3)
+        insert(client, 4, 4)
+        listener.catch_up()
+        assert (listener.stats().retries, listener.stats().failed_receivers) == (3, 3)
+    assert send_receipt.calls == [1, 2, 2, 2, 2, 3, 4]
+    times = send_receipt.times
+    assert [times[i + 1] - times[i] >= delay for i, delay in ((1, 0.02), (2, 0.04), (3, 0.08))] == [True] * 3
+
+
+def test_only_the_receiver_that_failed_is_called_again(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    flaky, steady = Flaky({1: 2}), Flaky({})
+    Order.watch.inserted.connect(flaky)
+    Order.watch.inserted.connect(steady)
+    with durable(retry=RetryPolicy(**QUICK)) as listener:
+        insert(client, 1, 2)
+        listener.catch_up()
+    assert (flaky.calls, steady.calls) == ([1, 1, 1, 2], [1, 2])
+
+
+def test_after_max_attempts_an_event_is_a_dead_letter_and_the_line_moves_on(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    send_receipt = Flaky({2: 99})
+    given_up: list[Any] = []
+
+    def note_dead_letter(sender: Any, receiver: Any, event: Any, error: BaseException) -> None:
+        given_up.append((receiver, event.identity, str(error)))
+
+    Order.watch.inserted.connect(send_receipt)
+    listener = durable(retry=RetryPolicy(max_attempts=3, **QUICK))
+    listener.dead_lettered.connect(note_dead_letter)
+    with listener:
+        insert(client, 1, 3)
+        listener.catch_up()
+        assert listener.stats().dead_letters == 1
+    assert send_receipt.calls == [1, 2, 2, 2, 3]
+    assert given_up == [(send_receipt, (2,), "the mail server is down")]
+    assert letters(client) == [("2", "ConnectionError: the mail server is down", 3, True)]
+
+
+def test_max_attempts_alone_is_a_policy(client: psycopg.Connection[Any], Order: Any, durable: Make) -> None:
+    send_receipt = Flaky({1: 99})
+    Order.watch.inserted.connect(send_receipt)
+    with durable(max_attempts=1) as listener:
+        insert(client, 1, 2)
+        listener.catch_up()
+    assert send_receipt.calls == [1, 2]
+    assert len(letters(client)) == 1
+
+
+def test_out_of_order_an_event_is_parked_and_tried_again_from_the_table(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    send_receipt = Flaky({2: 1})
+    Order.watch.inserted.connect(send_receipt)
+    with durable(retry=RetryPolicy(in_order=False, **QUICK)) as listener:
+        insert(client, 1, 4)
+        listener.catch_up()
+        assert send_receipt.sent[:3] == [1, 3, 4]
+        wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters")
+    assert send_receipt.sent == [1, 3, 4, 2]
+
+
+def test_out_of_order_an_event_is_given_up_after_max_attempts_as_well(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    send_receipt = Flaky({2: 99})
+    Order.watch.inserted.connect(send_receipt)
+    with durable(retry=RetryPolicy(in_order=False, max_attempts=2, **QUICK)) as listener:
+        insert(client, 1, 3)
+        wait_until(client, "SELECT count(*) = 1 FROM sqlalchemy_watch.dead_letters WHERE retry_at IS NULL")
+        listener.catch_up()
+        assert listener.stats().dead_letters == 1
+    assert send_receipt.calls == [1, 2, 3, 2]
+    assert letters(client) == [("2", "ConnectionError: the mail server is down", 2, True)]
+
+
+def test_a_parked_event_is_tried_again_by_the_next_process(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    send_receipt = Flaky({1: 1})
+    Order.watch.inserted.connect(send_receipt)
+    with durable(retry=RetryPolicy(in_order=False, first_delay=0.2)) as listener:
+        insert(client, 1, 1)
+        listener.catch_up()
+    assert send_receipt.sent == []
+    with durable(retry=RetryPolicy(in_order=False, **QUICK)):
+        wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters")
+    assert send_receipt.sent == [1]
+
+
+def test_receivers_of_filtered_signals_are_retried_too(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    parked, in_line = Flaky({2: 1}), Flaky({2: 1})
+    insert(client, 1, 3)
+    Order.watch.updated.filter_by(id=2).connect(in_line)
+    with durable(retry=RetryPolicy(**QUICK)) as listener:
+        client.execute("UPDATE orders SET note = 'x'")
+        listener.catch_up()
+    assert in_line.calls == [2, 2]
+    Order.watch.updated.filter_by(id=2).disconnect(in_line)
+    Order.watch.updated.filter_by(id=2).connect(parked)
+    with durable(retry=RetryPolicy(in_order=False, **QUICK)) as listener:
+        client.execute("UPDATE orders SET note = 'y'")
+        listener.catch_up()
+        wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters")
+    assert parked.calls == [2, 2]
+
+
+@pytest.mark.parametrize("in_order", [True, False])
+def test_coroutine_receivers_are_retried_too(
+    client: psycopg.Connection[Any], Order: Any, durable: Make, in_order: bool
+) -> None:
+    async def main() -> list[int]:
+        calls: list[int] = []
+
+        async def send_receipt(sender: Any, event: Any) -> None:
+            calls.append(event.identity[0])
+            if calls == [1]:
+                raise ConnectionError("the mail server is down")
+
+        Order.watch.inserted.connect(send_receipt)
+        async with durable(retry=RetryPolicy(in_order=in_order, **QUICK)) as listener:
+            await asyncio.to_thread(insert, client, 1, 2)
+            await listener.catch_up_async()
+            if not in_order:
+                empty = "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters"
+                await asyncio.to_thread(wait_until, client, empty)
+        return calls
+
+    assert asyncio.run(main()) == ([1, 1, 2] if in_order else [1, 2, 1])
+
+
+def test_stop_ends_the_retries_and_the_event_comes_again(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    failed = threading.Event()
+
+    def note_failure(sender: Any, receiver: Any, event: Any, error: BaseException) -> None:
+        failed.set()
+
+    send_receipt = Flaky({1: 1})
+    Order.watch.inserted.connect(send_receipt)
+    listener = durable(retry=RetryPolicy(first_delay=60))
+    listener.receiver_failed.connect(note_failure)
+    with listener:
+        insert(client, 1, 2)
+        assert failed.wait(10)
+    assert send_receipt.calls == [1]
+    with durable() as again:
+        again.catch_up()
+    assert send_receipt.calls == [1, 1, 2]
+
+
+def test_the_line_waits_while_a_dead_letter_cannot_be_written(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    send_receipt = Flaky({1: 99})
+    Order.watch.inserted.connect(send_receipt)
+    with durable(retry=RetryPolicy(max_attempts=1, **QUICK)) as listener:
+        client.execute("ALTER TABLE sqlalchemy_watch.dead_letters ADD CONSTRAINT full_up CHECK (attempts > 99)")
+        insert(client, 1, 2)
+        with pytest.raises(TimeoutError, match="not caught up"):
+            listener.catch_up(timeout=0.5)
+        assert send_receipt.calls == [1]
+        assert listener.stats().dead_letters == 0
+        client.execute("ALTER TABLE sqlalchemy_watch.dead_letters DROP CONSTRAINT full_up")
+        listener.catch_up()
+        assert listener.stats().dead_letters == 1
+    assert send_receipt.calls == [1, 2]
+    assert len(letters(client)) == 1
+
+
+def test_a_letter_whose_receiver_is_gone_is_kept(
+    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+) -> None:
+    send_receipt = Flaky({1: 99})
+    Order.watch.inserted.connect(send_receipt)
+    with durable(retry=RetryPolicy(in_order=False, first_delay=0.01)) as listener:
+        insert(client, 1, 1)
+        listener.catch_up()
+    Order.watch.inserted.disconnect(send_receipt)
+    with durable(retry=RetryPolicy(in_order=False)):
+        wait_until(client, "SELECT retry_at IS NULL FROM sqlalchemy_watch.dead_letters")
+    ((_, error, _, _),) = letters(client)
+    assert error == "no such receiver is connected any more"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"max_attempts": 0}, {"max_attempts": 1.5}, {"first_delay": 0}, {"first_delay": 5, "max_delay": 1}],
+)
+def test_a_policy_out_of_range_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match="must be"):
+        RetryPolicy(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_attempts": 3}, "add durable='a_group'"),
+        ({"retry": RetryPolicy()}, "add durable='a_group'"),
+        ({"durable": "mailer", "max_attempts": 3, "retry": RetryPolicy()}, "give one of them"),
+    ],
+)
+def test_a_policy_without_a_group_or_given_twice_is_refused(
+    engine: Engine, Base: type[DeclarativeBase], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        Listener(engine, Base, **options)
