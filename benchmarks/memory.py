@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import multiprocessing
-import resource
+import re
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import create_engine
@@ -23,7 +24,7 @@ def run(server: Server, quick: bool) -> list[Table]:
     table = Table(
         "Memory",
         f"A process with a listener alone, through an UPDATE of {rows:,} rows in one statement.",
-        ("resident before, MB", "peak, MB", "rows heard", "seconds"),
+        ("peak before, MB", "peak, MB", "rows heard", "seconds"),
     )
     create(server, WATCHED, "updated")
     name = table_name(WATCHED, "updated")
@@ -61,4 +62,8 @@ def _listen(pipe: Connection, url: str, table: str) -> None:
 
 
 def _megabytes() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The peak of this process, in Linux's own words: `ru_maxrss` begins with that of the parent."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None, status
+    return int(found[1]) / 1024
