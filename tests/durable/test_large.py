@@ -1,0 +1,97 @@
+"""Much at once: a long absence, and a transaction that is larger than memory should be."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster
+from sqlalchemy import Engine
+
+from sqlalchemy_watch import Listener
+
+from .consumers import Base
+
+Make = Callable[..., Listener]
+
+
+def test_after_100_000_transactions_of_absence_all_are_heard(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    with durable():
+        pass
+    client.execute("DO $$ BEGIN FOR i IN 1..100000 LOOP INSERT INTO orders VALUES (i); COMMIT; END LOOP; END $$")
+    heard: list[int] = []
+    places: list[tuple[int, int]] = []
+
+    @Order.watch.inserted.connect
+    def send_receipt(sender: Any, event: Any) -> None:
+        heard.append(event.identity[0])
+        places.append((event.lsn, event.position))
+
+    with durable() as listener:
+        listener.catch_up(timeout=60)
+    assert heard == list(range(1, 100_001))
+    assert places == sorted(set(places))
+    assert len({lsn for lsn, _ in places}) == 100_000
+
+
+CONSUMER = """
+import json, resource, sys
+sys.path.insert(0, sys.argv[3])
+from durable.consumers import Base, Payment
+from sqlalchemy import create_engine
+from sqlalchemy_watch import Listener
+
+count = last = in_order = 0
+
+@Payment.watch.inserted.connect
+def book_payment(sender, event):
+    global count, last, in_order
+    count += 1
+    in_order += event.identity[0] == last + 1 and event.position == last
+    last = event.identity[0]
+
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with Listener(create_engine(sys.argv[1]), Base, durable=sys.argv[2]) as listener:
+    listener.catch_up(timeout=90)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps({"count": count, "in_order": in_order, "grown_kilobytes": after - before}))
+"""
+
+
+@pytest.fixture
+def slot(engine: Engine, group: str) -> str:
+    """A group's slot, made before anything is written."""
+    Base.metadata.create_all(engine)
+    with Listener(engine, Base, durable=group):
+        pass
+    return group
+
+
+def test_a_transaction_of_a_million_rows_is_heard_in_full_with_bounded_memory(
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], slot: str, request: pytest.FixtureRequest
+) -> None:
+    client.execute("INSERT INTO payments SELECT generate_series(1, 1000000)")
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            CONSUMER,
+            cluster.url(database, "psycopg"),
+            slot,
+            str(request.config.rootpath / "tests"),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    result = json.loads(done.stdout)
+    assert (result["count"], result["in_order"]) == (1_000_000, 1_000_000)
+    # 32 MB may wait in the queue, which is more than the whole transaction takes here.
+    assert result["grown_kilobytes"] < 64 * 1024
