@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -98,6 +99,36 @@ def test_restarts_under_load_lose_nothing(own: Cluster, recorder: Recorder) -> N
     assert set(writer.committed) <= set(heard)
     assert listener.stats().reconnects >= 4
     assert listener.stats().resyncs == 0
+    engine.dispose()
+
+
+def test_of_a_server_restored_from_a_backup_nothing_new_is_skipped_and_a_resync_says_that_it_is_another(
+    own: Cluster, recorder: Recorder
+) -> None:
+    engine = create_engine(own.url(driver="psycopg"))
+    Base.metadata.drop_all(engine)
+    Base.metadata.create_all(engine)
+    active = "SELECT active FROM pg_replication_slots WHERE slot_name = 'bookkeeper'"
+    backup = own.data.with_name("backup")
+    with Payment.watch.inserted.connected_to(recorder), Listener(engine, Base, durable="bookkeeper") as listener:
+        own.stop("fast")
+        subprocess.run(["cp", "-a", own.data, backup], check=True)
+        own.start()
+        with own.connect() as client:
+            wait_until(client, active)
+            client.execute("INSERT INTO payments SELECT generate_series(1, 5000)")
+            listener.catch_up()
+        own.stop("fast")
+        subprocess.run(["rm", "-r", own.data], check=True)
+        backup.rename(own.data)
+        own.start()
+        with own.connect() as client:
+            wait_until(client, active)
+            client.execute("INSERT INTO payments VALUES (7)")  # at a position that was acknowledged before
+            listener.catch_up()
+        assert listener.stats().resyncs == 1
+    assert [event.identity[0] for event in recorder.events] == [*range(1, 5001), 7]
+    assert recorder.events[-1].lsn < recorder.events[0].lsn
     engine.dispose()
 
 
