@@ -301,7 +301,7 @@ def test_backlog_that_takes_longer_than_the_heartbeat_timeout_does_not_cost_the_
     Base.metadata.create_all(engine)
     recorder = Recorder()
     Item.watch.inserted.connect(recorder)
-    with Listener(engine, Base, heartbeat_timeout=0.5, heartbeat_interval=0.2, max_queue=200_000) as listener:
+    with Listener(engine, Base, heartbeat_timeout=1.5, heartbeat_interval=0.2, max_queue=200_000) as listener:
         reasons = Reasons(listener)
         client.execute("INSERT INTO items SELECT i FROM generate_series(1, 150000) AS i")
         listener.catch_up()
