@@ -216,9 +216,7 @@ class Listener:
             queue, self._router, self._stats, self._on_control, self._on_failure, self._loop
         )
         dispatcher.configure(group, self._retry, self._connect, source.acknowledge, self._on_dead_letter)
-        self._monitor = SlotMonitor(
-            self._connect, group, queue, self._stats, self._heartbeat[0], self._retry.needs_table
-        )
+        self._monitor = SlotMonitor(self._connect, group, queue, self._stats, self._heartbeat, self._retry.needs_table)
         return source
 
     def stop(self, timeout: float = 10.0) -> None:

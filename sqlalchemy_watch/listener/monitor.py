@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from typing import Any
@@ -12,6 +13,7 @@ from . import dead_letters, slots
 from .connect import Connect
 from .queue import EventQueue, RetryDue
 from .stats import Stats
+from .watchdog import Watchdog
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -26,8 +28,15 @@ class SlotMonitor:
     """Keeps the slot's part of `stats()` up to date, and warns well before the server drops the slot."""
 
     def __init__(
-        self, connect: Connect, group: str, queue: EventQueue, stats: Stats, interval: float, has_table: bool
+        self,
+        connect: Connect,
+        group: str,
+        queue: EventQueue,
+        stats: Stats,
+        heartbeat: tuple[float, float],
+        has_table: bool,
     ) -> None:
+        interval, self._timeout = heartbeat
         self._connect, self._group, self._queue, self._stats = connect, group, queue, stats
         self._interval = min(interval, RETRY_INTERVAL) if has_table else interval
         self._has_table = has_table
@@ -42,14 +51,15 @@ class SlotMonitor:
     def _run(self) -> None:
         while not self._stopping.wait(self._interval):
             try:
-                with self._connect() as connection:
+                with contextlib.closing(self._connect()) as connection:
                     self._look_until_lost(connection)
             except Exception as error:  # the source says what is wrong with the server
                 log.debug("can't look at slot %r: %s", self._group, error)
 
     def _look_until_lost(self, connection: psycopg.Connection[Any]) -> None:
         while True:
-            self._look(connection)
+            with Watchdog(connection, self._timeout):
+                self._look(connection)
             if self._stopping.wait(self._interval):
                 return
 

@@ -34,6 +34,7 @@ from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, p
 from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
+from .watchdog import Watchdog, limited
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ class WalSource:
         token = uuid.uuid4().hex
         with self._lock:
             self._tokens[token] = done
-        with self._connect() as connection:
+        with limited(self._connect(), self._timeout) as (connection, _):
             connection.execute(
                 "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [DURABLE_PREFIX + TOKENS, token]
             )
@@ -120,8 +121,9 @@ class WalSource:
     def confirm(self, deadline: float) -> bool:
         """Wait until the server has noted what is acknowledged by now; False where it has not by the deadline."""
         wanted = self._acknowledged
-        with self._connect() as connection:
+        with limited(self._connect(), self._timeout) as (connection, watchdog):
             while time.monotonic() < deadline:
+                watchdog.pat()
                 found = slots.read_slots(connection, self._group)
                 if found and found[0].acknowledged and parse_lsn(found[0].acknowledged) >= wanted:
                     return True
@@ -185,7 +187,7 @@ class WalSource:
 
     def _prepare(self) -> None:
         """Have publication and slot, and say so where the slot had to be made anew."""
-        with self._connect() as connection:
+        with limited(self._connect(), self._timeout) as (connection, watchdog):
             check_server(connection)
             slots.ensure_publication(connection)
             if self._needs_table:
@@ -197,6 +199,7 @@ class WalSource:
             self._encoding = connection.info.encoding
             self._status_interval = self._find_status_interval(connection)
             resolve_schemas(connection, self._routes)
+            watchdog.pat()
             self._on_connected(connection)
         if made and (self._had_slot or lost):
             self._start_over(SLOT_LOST)
@@ -226,7 +229,8 @@ class WalSource:
         return min(self._interval, allowed / 4) if allowed else self._interval
 
     def _check_server(self, connection: psycopg.Connection[Any]) -> None:
-        result = connection.pgconn.exec_(b"IDENTIFY_SYSTEM")
+        with Watchdog(connection, self._timeout):
+            result = connection.pgconn.exec_(b"IDENTIFY_SYSTEM")
         if result.status != ExecStatus.TUPLES_OK:
             raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
         # A server that was promoted goes on in a timeline of its own.
@@ -254,7 +258,7 @@ class WalSource:
 
     def _note_what_is_new(self) -> None:
         """Asked once no other consumer can be active any more."""
-        with self._connect() as connection:
+        with limited(self._connect(), self._timeout) as (connection, _):
             row = connection.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").fetchone()
         assert row is not None
         self._position.known_new_from = parse_lsn(row[0])

@@ -6,9 +6,11 @@ timeout of its own. Shutting the socket down ends it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -64,6 +66,13 @@ class Watchdog:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:  # it is gone already
             pass
+
+
+@contextlib.contextmanager
+def limited(connection: psycopg.Connection[Any], seconds: float) -> Iterator[tuple[psycopg.Connection[Any], Watchdog]]:
+    """A connection with its watchdog, closed at the end whatever state it is in."""
+    with contextlib.closing(connection), Watchdog(connection, seconds) as watchdog:
+        yield connection, watchdog
 
 
 def _duplicate(descriptor: int) -> socket.socket:
