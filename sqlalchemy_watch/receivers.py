@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan.
-lock = threading.RLock()
+lock: threading.RLock = threading.RLock()
 
 if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread that it does not have
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -48,6 +49,11 @@ def bin_path(version: int) -> Path:
     if not (local / "initdb").exists():
         raise RuntimeError(f"no server binaries of PostgreSQL {version} in {local}")
     return local
+
+
+def restore_interrupts() -> None:
+    """For a child process that is to be interrupted: a shell's background jobs inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 class Cluster:

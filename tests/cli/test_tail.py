@@ -8,6 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
+from postgres import restore_interrupts
 
 from .conftest import HERE, Run
 
@@ -19,6 +20,7 @@ class Tail:
         self.process = subprocess.Popen(
             [*command, "tail", "shop:Base", *args],
             cwd=HERE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=restore_interrupts,
         )  # fmt: skip
         assert self.process.stderr is not None
         for line in self.process.stderr:  # warnings may come first

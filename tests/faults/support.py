@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from postgres import Cluster, free_port
+from postgres import Cluster, free_port, restore_interrupts
 from sqlalchemy import create_engine
 
 from sqlalchemy_watch import Listener
@@ -205,8 +205,9 @@ class Program:
         # A fork of a process with threads is what is tested here; Python 3.12 warns of it.
         options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
         self.process = subprocess.Popen(
-            [sys.executable, *options, str(script), url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [sys.executable, *options, str(script), url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            preexec_fn=restore_interrupts,
+        )  # fmt: skip
 
     def line(self) -> str:
         assert self.process.stdout is not None
