@@ -12,13 +12,14 @@ from sqlalchemy.engine import URL, make_url
 
 from ..aio import sync_engine_of
 from ..errors import ConfigurationError
+from .watchdog import Watchdog
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 APPLICATION_NAME = "sqlalchemy-watch"
 
-#: In seconds, where the engine's settings don't say.
+#: In seconds, where the engine's settings don't say; and for what is asked of a ready-made connection.
 CONNECT_TIMEOUT = 10
 
 
@@ -137,7 +138,12 @@ def _checked(connection: Any, source: str, replication: bool) -> psycopg.Connect
             f"psycopg 3 connection: {_LISTEN_URL_HINT}"
         )
     connection.autocommit = True
-    connection.execute(f"SET application_name = '{APPLICATION_NAME}'; SET client_encoding = 'UTF8'")
+    try:
+        with Watchdog(connection, CONNECT_TIMEOUT):
+            connection.execute(f"SET application_name = '{APPLICATION_NAME}'; SET client_encoding = 'UTF8'")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

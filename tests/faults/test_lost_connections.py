@@ -237,6 +237,41 @@ def test_start_returns_though_the_server_falls_silent(database: str, User: Any, 
     listener.stop()
 
 
+def test_ready_made_connection_to_a_server_that_falls_silent_is_given_up(
+    database: str,
+    client: psycopg.Connection[Any],
+    User: Any,
+    proxy: Proxy,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("sqlalchemy_watch.listener.connect.CONNECT_TIMEOUT", 0.3)
+    silent, asked = threading.Event(), threading.Event()
+
+    def create() -> psycopg.Connection[Any]:
+        made = psycopg.connect(f"postgresql://postgres@127.0.0.1:{proxy.port}/{database}", connect_timeout=2)
+        if silent.is_set():
+            proxy.freeze()
+            asked.set()
+        return made
+
+    engine = create_engine("postgresql+psycopg://", creator=create)
+    User.watch.inserted.connect(journal)
+    listener = Listener(engine, User, heartbeat_interval=0.2, heartbeat_timeout=0.3)
+    journal.attach(listener)
+    with listener:
+        silent.set()
+        proxy.cut()
+        assert asked.wait(5)
+        silent.clear()
+        proxy.resume(thaw=False)
+        journal.wait_for_count("resync", 1, 6)
+        insert(client, 1)
+        listener.catch_up()
+    assert journal.entries[-1] == ("event", 1)
+    engine.dispose()
+
+
 def test_stop_does_not_wait_for_a_silent_server(proxy: Proxy, listening: MakeListener) -> None:
     listener = listening(proxy.port, heartbeat_timeout=60)
     proxy.freeze()
