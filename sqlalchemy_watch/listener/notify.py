@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import select
 import socket
 import threading
@@ -32,7 +31,7 @@ from .queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, 
 from .routes import Route
 from .server import check_not_pooled, check_server, keep_alive_when_idle, resolve_schemas
 from .stats import Stats
-from .watchdog import Watchdog
+from .watchdog import Watchdog, let_go
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -107,10 +106,9 @@ class NotifySource:
         Were the child to keep it open, the server would not notice the parent's death, and would wait for
         somebody to read, with the NOTIFY queue of the whole cluster held up behind that.
         """
-        if self._descriptor is not None:
-            null = os.open(os.devnull, os.O_RDWR)
-            os.dup2(null, self._descriptor)
-            os.close(null)
+        let_go(self._descriptor)
+        if self._watchdog is not None:
+            self._watchdog.disown()
 
     def _wake(self) -> None:
         try:

@@ -42,6 +42,10 @@ class Watchdog:
             self._wake.notify_all()
             self._cut()
 
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's socket."""
+        let_go(self._socket.fileno())
+
     def __enter__(self) -> Watchdog:
         self._thread.start()
         return self
@@ -73,6 +77,17 @@ def limited(connection: psycopg.Connection[Any], seconds: float) -> Iterator[tup
     """A connection with its watchdog, closed at the end whatever state it is in."""
     with contextlib.closing(connection), Watchdog(connection, seconds) as watchdog:
         yield connection, watchdog
+
+
+def let_go(descriptor: int | None) -> None:
+    """In a forked child: give up a socket of the parent's without a byte being sent.
+
+    Closing it would not do: the object it belongs to may use its number once more, for another file by then.
+    """
+    if descriptor is not None and descriptor >= 0:
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, descriptor)
+        os.close(null)
 
 
 def _duplicate(descriptor: int) -> socket.socket:

@@ -121,6 +121,49 @@ def test_child_does_not_keep_a_dead_parents_session_open(
         program.finish()
 
 
+def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open(
+    url: str, database: str, client: psycopg.Connection[Any]
+) -> None:
+    # LISTEN is in force by then, and a second descriptor of the socket is open, to cut it with.
+    program = Program(
+        url,
+        """
+        looking, forked = threading.Event(), threading.Event()
+
+        def look(connection, tables):
+            looking.set()
+            forked.wait()
+            return []
+
+        Listener.inspect_triggers = staticmethod(look)
+        listener = Listener(engine, User)
+        threading.Thread(target=listener.start, daemon=True).start()
+        looking.wait()
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        forked.set()
+        insert(1)
+        came.wait()  # the parent's goes on
+        print(child, flush=True)
+        time.sleep(60)
+        """,
+    )
+    child = int(program.line())
+    try:
+        assert len(client.execute(LISTENER_PIDS, [database]).fetchall()) == 1
+        program.process.kill()
+        deadline = time.monotonic() + 5
+        while client.execute(LISTENER_PIDS, [database]).fetchall():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+        program.finish()
+
+
 @pytest.mark.parametrize(
     "ending",
     [
