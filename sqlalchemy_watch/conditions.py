@@ -8,7 +8,10 @@ from typing import Any
 from sqlalchemy import Column, literal_column
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.selectable import SelectBase
+from sqlalchemy.types import NullType, UserDefinedType
 
 from .errors import ConfigurationError
 from .spec import Condition
@@ -100,10 +103,32 @@ def _compile(
             f"{owner}: when returned {clause!r}, not a SQL condition: combine conditions with & and | "
             f"(not with and, or), and use text() for SQL of your own"
         )
+    if any(isinstance(element, BindParameter) and element.required for element in visitors.iterate(clause)):
+        raise ConfigurationError(
+            f"{owner}: when has a bindparam() without a value: a trigger is given none, write it in"
+        )
     try:
         sql = str(clause.compile(dialect=_PG, compile_kwargs={"literal_binds": True}))
     except (SQLAlchemyError, NotImplementedError) as error:
         raise ConfigurationError(
             f"{owner}: when can't be rendered with its values ({error}): write them as text('...') or literal_column()"
         ) from error
+    if not _may_be_boolean(clause):
+        raise ConfigurationError(
+            f"{owner}: when returned {sql}, which is no condition, true or false: compare it with something, "
+            f"or use exists() around a select()"
+        )
     return sql, old._used
+
+
+def _may_be_boolean(clause: Any) -> bool:
+    """Where the type is not known, as of text() and func.name(), the server knows."""
+    if isinstance(clause, SelectBase):
+        return False
+    type_ = getattr(clause, "type", None)
+    if type_ is None or isinstance(type_, (NullType, UserDefinedType)):
+        return True
+    try:
+        return bool(type_.python_type is bool)
+    except NotImplementedError:
+        return True

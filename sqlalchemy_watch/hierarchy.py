@@ -16,6 +16,7 @@ from sqlalchemy.orm import Mapper
 from sqlalchemy.orm.exc import UnmappedColumnError
 from sqlalchemy.sql import operators, visitors
 from sqlalchemy.sql.elements import BinaryExpression, ColumnElement
+from sqlalchemy.sql.selectable import FromClause
 
 from .errors import ConfigurationError
 from .spec import CarriedColumn, Discriminator, RootLookup, Watch
@@ -41,19 +42,27 @@ def tables_of(mapper: Mapper[Any]) -> tuple[Part, ...]:
     """
     mappers = list(_joined_mappers(mapper))
     tables = [_local_table(m) for m in mappers]
-    key: tuple[Any, ...] = tuple(mappers[-1].primary_key)
-    keys = {tables[-1].key: key}
-    for below, table in reversed(list(zip(mappers, tables, strict=True))[:-1]):
-        if table.key not in keys:
-            pairs = _join_pairs(below.inherit_condition, table)
-            key = tuple(pairs.get(column, column) for column in key)
-            keys[table.key] = key
+    keys = _keys(mapper)
     root = tables[-1]
     key_attributes = tuple(_attribute_of(mappers[-1], column) for column in mappers[-1].primary_key)
     return tuple(
-        Part(table, _columns(mapper, table), keys[table.key], key_attributes, table is root)
+        Part(table, _columns(mapper, table), keys[table], key_attributes, table is root)
         for table in dict.fromkeys(tables)
     )
+
+
+def _keys(mapper: Mapper[Any]) -> dict[FromClause, tuple[Any, ...]]:
+    """The columns that identify a row in each table of the class, through the joins from the topmost one."""
+    above = list(mapper.iterate_to_root())
+    above = above[: next((n for n, m in enumerate(above, 1) if m.concrete), len(above))]
+    key: tuple[Any, ...] = tuple(above[-1].primary_key)
+    keys = {above[-1].local_table: key}
+    for below in reversed(above[:-1]):
+        if below.local_table not in keys:
+            pairs = _join_pairs(below.inherit_condition, below.local_table)
+            key = tuple(pairs.get(column, column) for column in key)
+            keys[below.local_table] = key
+    return keys
 
 
 def is_heard_from(part: Part, spec: Watch) -> bool:
@@ -75,7 +84,10 @@ def discriminator(mapper: Mapper[Any], part: Part) -> Discriminator | None:
     column: Any = mapper.polymorphic_on
     if column is None:
         return None
-    root = _local_table(list(_joined_mappers(mapper))[-1])
+    topmost = list(_joined_mappers(mapper))[-1]
+    root = _local_table(topmost)
+    if topmost.concrete and getattr(column, "table", None) is not root:
+        return None  # a union's column, which tells concrete classes apart: the table does
     if not isinstance(column, Column) or column.table is not root:
         raise ConfigurationError(
             f"{mapper.class_.__name__}: its polymorphic_on is not a column of table {root.key!r}, so a trigger can't "
@@ -84,7 +96,7 @@ def discriminator(mapper: Mapper[Any], part: Part) -> Discriminator | None:
     carried = CarriedColumn(_attribute_of(mapper, column), column.name, column.type)
     if part.is_root:
         return Discriminator(carried)
-    root_key = tuple(c.name for c in list(_joined_mappers(mapper))[-1].primary_key)
+    root_key = tuple(c.name for c in topmost.primary_key)
     return Discriminator(carried, RootLookup(root.schema, root.name, root_key))
 
 
@@ -122,7 +134,7 @@ def _attribute_of(mapper: Mapper[Any], column: Any) -> str:
         return str(column.key)
 
 
-def _join_pairs(condition: ColumnElement[Any] | None, table: Table) -> dict[Any, Column[Any]]:
+def _join_pairs(condition: ColumnElement[Any] | None, table: FromClause) -> dict[Any, Column[Any]]:
     """From the columns of the table above to those of this table, by the inheritance join."""
     pairs: dict[Any, Column[Any]] = {}
     if condition is not None:

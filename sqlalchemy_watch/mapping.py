@@ -7,13 +7,14 @@ A mapper event does the work when a class is mapped, so that a migration's env.p
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast, overload
 
 from sqlalchemy import Column, MetaData, Table, event
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.exc import NoInspectionAvailable
-from sqlalchemy.orm import Mapper
+from sqlalchemy.ext.declarative import AbstractConcreteBase
+from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from . import conditions, hierarchy, wire
 from .errors import ConfigurationError
@@ -55,8 +56,12 @@ class _WatchAttribute:
         try:
             return _signals[owner]
         except KeyError:
+            if "__mapper__" not in vars(owner) or issubclass(owner, AbstractConcreteBase):
+                raise AttributeError(
+                    f"{owner.__name__} has no table, and so no signals: use the mapped subclass"
+                ) from None
             raise AttributeError(
-                f"{owner.__name__} is not mapped, so it has no signals: use the mapped subclass"
+                f"{owner.__name__} has no signals: declare them with watch({owner.__name__}, ...)"
             ) from None
 
 
@@ -74,14 +79,20 @@ class Watched:
     watch: ClassVar[_WatchAttribute] = _WatchAttribute()
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        if isinstance(cls.__watch__, Iterator):  # it is read again when the class is mapped
+            cls.__watch__ = tuple(cls.__watch__)
         # Before the class is mapped, and so before its table exists.
         parse_specs(cls.__name__, cls.__watch__)
-        if not isinstance(_static(cls, "watch"), _WatchAttribute):
-            raise ConfigurationError(
-                f"{cls.__name__}: the attribute 'watch' hides the signals: rename it, or don't use Watched and "
-                f"declare with watch({cls.__name__}, ...), which returns the signals"
-            )
+        _refuse_hidden(cls)
         super().__init_subclass__(**kwargs)
+
+
+def _refuse_hidden(cls: type) -> None:
+    if not isinstance(_static(cls, "watch"), _WatchAttribute):
+        raise ConfigurationError(
+            f"{cls.__name__}: the attribute 'watch' hides the signals: rename it, or don't use Watched and "
+            f"declare with watch({cls.__name__}, ...), which returns the signals"
+        )
 
 
 def _static(cls: type, name: str) -> object:
@@ -90,6 +101,9 @@ def _static(cls: type, name: str) -> object:
 
 @event.listens_for(Watched, "after_mapper_constructed", propagate=True)
 def _declare_class(mapper: Mapper[Any], class_: type) -> None:
+    _refuse_hidden(class_)  # by an annotation, or a column of the table
+    if issubclass(class_, AbstractConcreteBase) and not isinstance(mapper.local_table, Table):
+        return  # a union of its subclasses, each of which has a table of its own
     _declare_mapper(mapper, parse_specs(class_.__name__, getattr(class_, "__watch__", ())))
 
 
@@ -120,8 +134,8 @@ def watch(target: Any, *specs: Any) -> WatchSignals[Any]:
     watches = parse_specs(target.__name__, specs)
     _refuse_second(target, target.__name__)
     signals = _declare_mapper(mapper, watches)
-    if not hasattr(target, "watch"):
-        target.watch = signals
+    if _static(target, "watch") is None:
+        target.watch = _WatchAttribute()
     return signals
 
 
@@ -240,8 +254,13 @@ def _check_attributes(owner: str, chain: tuple[hierarchy.Part, ...], spec: Watch
 
 def _check_columns(owner: str, tables: Iterable[str], columns: Mapping[str, Column[Any]], spec: Watch) -> None:
     for option in ("extra_columns", "trigger_columns"):
+        names = set()
         for reference in getattr(spec, option):
-            if _attribute(reference, columns) is None:
+            name = _attribute(reference, columns)
+            if name in names:
+                raise ConfigurationError(f"{owner}: {spec!r}: {option} names {name!r} twice: remove one")
+            names.add(name)
+            if name is None:
                 raise ConfigurationError(
                     f"{owner}: {spec!r}: {option} names {_spelled(reference)}, which is not a column attribute of "
                     f"{' or '.join(map(repr, tables))}: allowed are {', '.join(map(repr, columns))}"
@@ -319,12 +338,11 @@ def _attribute(reference: Any, columns: Mapping[str, Column[Any]]) -> str | None
     """The attribute name a reference stands for: a name, an instrumented attribute, a Column."""
     if isinstance(reference, str):
         return reference if reference in columns else None
-    for candidate in (reference, getattr(reference, "column", None)):  # mapped_column() has a Column inside
-        for attribute, column in columns.items():
-            if candidate is column:
-                return attribute
-    key = getattr(reference, "key", None)
-    return key if isinstance(key, str) and key in columns and hasattr(reference, "parent") else None
+    if isinstance(reference, InstrumentedAttribute):
+        candidates = getattr(reference.property, "columns", ())
+    else:
+        candidates = (reference, getattr(reference, "column", None))  # mapped_column() has a Column inside
+    return next((name for name, column in columns.items() for c in candidates if c is column), None)
 
 
 def _spelled(reference: Any) -> str:

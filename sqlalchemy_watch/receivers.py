@@ -58,6 +58,8 @@ class _Style(NamedTuple):
 
 
 def _is_async(receiver: Callable[..., Any]) -> bool:
+    if isinstance(receiver, type):  # called, it makes an instance
+        return False
     return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(
         getattr(receiver, "__call__", None)  # noqa: B004 - asks for the method itself
     )
@@ -66,6 +68,11 @@ def _is_async(receiver: Callable[..., Any]) -> bool:
 def _style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword: str) -> _Style:
     if not callable(receiver):
         raise ConfigurationError(f"signal {signal.name!r}: the receiver {receiver!r} is not callable")
+    if inspect.isgeneratorfunction(receiver) or inspect.isasyncgenfunction(receiver):
+        raise ConfigurationError(
+            f"signal {signal.name!r}: the receiver {receiver!r} is a generator, whose body would never run: "
+            f"remove its yield"
+        )
     is_async = _is_async(receiver)
     loop = None
     if is_async:
@@ -146,13 +153,15 @@ class ReceiverSignal(blinker.NamedSignal):
         with lock:
             deliveries = []
             everyone = True
-            for receiver_id, receiver in self.receivers.items():
+            # A copy: a garbage collection meanwhile may disconnect receivers, in this very thread.
+            for receiver_id, receiver in self.receivers.copy().items():
                 if receiver_id not in self._by_sender[ANY_ID]:
                     everyone = False
                     if receiver_id not in self._by_sender.get(make_id(sender), ()):
                         continue
-                style = self._styles[receiver_id]
-                deliveries.append(Delivery(receiver, isinstance(receiver, weakref.ref), *style))
+                style = self._styles.get(receiver_id)
+                if style is not None:
+                    deliveries.append(Delivery(receiver, isinstance(receiver, weakref.ref), *style))
             plan = (*deliveries, *self._extra_deliveries())
             if everyone:  # a plan for all senders alike can be kept
                 self._plan = plan

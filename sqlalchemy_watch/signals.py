@@ -80,7 +80,7 @@ class EventSignal(ReceiverSignal, Generic[T]):
             return batch
 
     def _extra_deliveries(self) -> list[Delivery]:
-        return [Delivery(batch, False, False, False, None, batch) for batch in self._batches.values()]
+        return [Delivery(batch, False, False, False, None, batch) for batch in self._batches.copy().values()]
 
     @property
     def in_use(self) -> bool:
@@ -224,7 +224,7 @@ class WatchSignal(EventSignal[T]):
         for stream in streams:
             stream.missed(reason)
 
-    def filter_by(self, **values: Any) -> FilteredSignal[T]:
+    def filter_by(self, /, **values: Any) -> FilteredSignal[T]:
         """A signal for the rows alone that have these values, all of them.
 
         :param values: attribute name and value, compared as Python values of the column's type.
@@ -242,6 +242,13 @@ class WatchSignal(EventSignal[T]):
             )
         keys = tuple(sorted(values))
         frozen = freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
+        try:
+            hash(frozen)
+        except TypeError as error:
+            raise ConfigurationError(
+                f"signal {self.name!r}: can't filter by {', '.join(map(repr, keys))}: {error}: give the type a "
+                f"__hash__ that goes with its __eq__, or look at event.values in the receiver"
+            ) from None
         with lock:
             signal = self._views.get((keys, frozen))
             if signal is None:
@@ -267,13 +274,16 @@ class WatchSignal(EventSignal[T]):
         plans = []
         undecided = False
         values = event.values
-        for keys, index in tuple(self._filters.items()):
+        for keys, index in self._filters.copy().items():  # a garbage collection may change it meanwhile
             try:
-                found = freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
+                signal = index.get(
+                    freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
+                )
             except KeyError:
                 undecided = True
                 continue
-            signal = index.get(found)
+            except TypeError:  # a value that can't be hashed can't be filtered by either
+                continue
             if signal is not None:
                 plans.append(signal.plan(sender))
         return plans, undecided
@@ -301,6 +311,8 @@ def freeze(value: Any) -> Hashable:
         return ("dict", frozenset((k, freeze(v)) for k, v in value.items()))
     if isinstance(value, set):
         return frozenset(map(freeze, value))
+    if type(value) is tuple:
+        return tuple(map(freeze, value))
     return cast(Hashable, value)
 
 

@@ -7,6 +7,7 @@ the migrations find it (`watches_in`).
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -100,10 +101,10 @@ class Watch:
                     f"{self.operation!r} says: add label='a_name'"
                 )
             return
-        if not isinstance(label, str) or not label.isidentifier() or label.startswith("_"):
+        if not isinstance(label, str) or not label.isidentifier() or keyword.iskeyword(label) or label.startswith("_"):
             raise ConfigurationError(
-                f"{self!r}: label {label!r} must be a Python name that does not start with an underscore, "
-                f"since it becomes an attribute of Model.watch"
+                f"{self!r}: label {label!r} must be a Python name, no keyword, that does not start with an "
+                f"underscore, since it becomes an attribute of Model.watch"
             )
         if label in RESERVED_LABELS:
             raise ConfigurationError(f"{self!r}: label {label!r} is a method of Model.watch: choose another")

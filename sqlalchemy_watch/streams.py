@@ -23,7 +23,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
     """
 
     def __init__(self, signal: EventSignal[T], max_queue: int) -> None:
-        if not isinstance(max_queue, int) or max_queue < 1:
+        if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
             raise ConfigurationError(
                 f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}"
             )
@@ -36,8 +36,9 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         self._signal = signal
         self._max_queue = max_queue
         self._lock = threading.Lock()
-        self._events: deque[Event[T] | EventsDropped] = deque()
-        self._gap: EventsDropped | None = None
+        #: Events, and gaps where some are missing: never two gaps side by side, so that both are bounded.
+        self._items: deque[Event[T] | EventsDropped] = deque()
+        self._waiting = 0  # how many of them are events
         self._arrived = asyncio.Event()
         self._waking = False
         self._ended = False
@@ -48,18 +49,20 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
 
     def _receive(self, sender: Any, event: Event[T]) -> None:
         with self._lock:
-            if self._gap is None and len(self._events) < self._max_queue:
-                self._events.append(event)
+            if self._waiting < self._max_queue:
+                self._items.append(event)
+                self._waiting += 1
             else:
                 self.dropped += 1
                 self._mark_gap(f"the stream's queue of {self._max_queue} events was full", 1)
         self._wake()
 
     def _mark_gap(self, reason: str, dropped: int) -> None:
-        if self._gap is None:
-            self._gap = EventsDropped(reason)
-            self._events.append(self._gap)
-        self._gap.dropped += dropped
+        gap = self._items[-1] if self._items else None
+        if not isinstance(gap, EventsDropped):
+            gap = EventsDropped(reason)
+            self._items.append(gap)
+        gap.dropped += dropped
 
     def missed(self, reason: str) -> None:
         """Called by the listener where it may have missed something itself."""
@@ -90,9 +93,8 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
             with self._lock:
                 self._arrived.clear()
                 self._waking = False
-                item = self._events.popleft() if self._events else None
-                if item is not None and item is self._gap:
-                    self._gap = None
+                item = self._items.popleft() if self._items else None
+                self._waiting -= isinstance(item, Event)
             if isinstance(item, EventsDropped):
                 raise item
             if item is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError, UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session
 
 from . import wire
@@ -54,13 +54,20 @@ class _Setting:
         await _unscoped(self._target).run_sync(lambda target: self._end(target, failed))
 
     def _begin(self, target: Any) -> None:
+        if self._connection is not None:
+            raise ConfigurationError("the block is entered already: call muted() or context() for each `with`")
         if isinstance(target, Connection):
             connection = target
         else:
             target.flush()  # what was changed before the block is not of it
-            connection = target.connection()
+            connection = _connection_of(target)
         if connection.dialect.name != "postgresql":
             raise ConfigurationError(f"only PostgreSQL has triggers to speak to, and this is {connection.dialect.name}")
+        if getattr(connection.connection.dbapi_connection, "autocommit", False):
+            raise ConfigurationError(
+                "the connection is in autocommit, where no transaction lasts as long as the block: use one with "
+                "another isolation_level"
+            )
         self._previous = connection.scalar(_GET, {"name": self._name}) or ""
         connection.execute(_SET, {"name": self._name, "value": self._value(self._previous)})
         self._connection, self._transaction = connection, connection.get_transaction()
@@ -68,6 +75,7 @@ class _Setting:
     def _end(self, target: Any, failed: bool) -> None:
         connection = self._connection
         assert connection is not None
+        self._connection = None
         transaction = None if connection.closed else connection.get_transaction()
         if transaction is None or transaction is not self._transaction or not transaction.is_active:
             return  # the setting went with its transaction
@@ -78,6 +86,17 @@ class _Setting:
         except SQLAlchemyError:
             if not failed:  # after a failed statement the rollback to come takes the setting back
                 raise
+
+
+def _connection_of(session: Any) -> Connection:
+    try:
+        connection: Connection = session.connection()
+    except UnboundExecutionError as error:
+        raise ConfigurationError(
+            f"{type(session).__name__} has several engines ({error}): pass the connection meant, "
+            f"session.connection(bind_arguments={{'mapper': User}})"
+        ) from error
+    return connection
 
 
 def _unscoped(target: Any) -> Any:
@@ -92,7 +111,7 @@ def _wrong(target: object, statement: str) -> str:
     return f"{target!r} is no Session, AsyncSession, Connection or AsyncConnection ({statement})"
 
 
-def muted(target: Any) -> _Setting:
+def muted(target: Any, /) -> _Setting:
     """`with muted(session):` nothing is emitted in this transaction from there to the end of the block.
 
     :param target: a Session or Connection; with `async with`, an AsyncSession or AsyncConnection.
@@ -101,7 +120,7 @@ def muted(target: Any) -> _Setting:
     return _Setting(target, wire.MUTED_SETTING, lambda previous: "on")
 
 
-def context(target: Any, **values: Any) -> _Setting:
+def context(target: Any, /, **values: Any) -> _Setting:
     """`with context(session, request_id=...):` these values travel with the events, as `event.context`.
 
     :param target: as for `muted`.

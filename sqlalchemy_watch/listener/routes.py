@@ -73,8 +73,9 @@ class Route:
 
     def _resolve(self, kind: Any) -> Iterable[Destination]:
         polymorphic: set[Mapper[Any]] = set()
+        is_truncated = self.watch.operation == "truncated"  # the rows of every class are gone
         for owner, signal in self.endpoints:
-            if isinstance(owner, Table) or owner.polymorphic_on is None:
+            if isinstance(owner, Table) or owner.polymorphic_on is None or is_truncated:
                 yield (owner if isinstance(owner, Table) else owner.class_), (signal,)
             else:
                 polymorphic.add(owner.base_mapper)
@@ -85,6 +86,8 @@ class Route:
                 collection = signals_of(mapper.class_)
                 if collection is not None and self.watch.label in collection:
                     signals.append(collection[self.watch.label])
+                if mapper.concrete:  # the classes above have other tables
+                    break
             if signals:
                 yield row_mapper.class_, tuple(signals)
 

@@ -23,7 +23,7 @@ State = Literal["installed", "outdated", "missing", "orphaned"]
 Fetch = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
 
 _TABLES = """
-SELECT t.schema, t.name, c.oid, n.nspname, c.relname
+SELECT t.schema, t.name, c.oid, n.nspname, c.relname, c.relkind IN ('v', 'm')
 FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS t(schema, name)
 JOIN pg_catalog.pg_class AS c ON c.relname = CAST(t.name AS pg_catalog.name)
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -54,6 +54,9 @@ WHERE p.prorettype = CAST('pg_catalog.trigger' AS pg_catalog.regtype)
 ORDER BY pn.nspname, p.proname, t.tgname, cn.nspname, c.relname
 """
 
+NO_TABLE = "the table does not exist"
+IS_VIEW = "it is a view, which can't have such triggers"
+
 _WAL_LEVEL = "SELECT pg_catalog.current_setting('wal_level')"
 
 _EVENT_BITS = {"inserted": 4, "deleted": 8, "updated": 16, "truncated": 32}
@@ -67,6 +70,7 @@ class Relation:
     oid: int
     schema: str
     name: str
+    is_view: bool = False
 
 
 @dataclass(frozen=True)
@@ -274,7 +278,7 @@ def _read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) ->
     if not places:
         return {}
     rows = fetch(_TABLES, {"schemas": [schema for schema, _ in places], "names": [name for _, name in places]})
-    return {(schema, name): Relation(oid, in_schema, relname) for schema, name, oid, in_schema, relname in rows}
+    return {(schema, name): Relation(*found) for schema, name, *found in rows}
 
 
 def _marked_place(function: InstalledFunction) -> tuple[str | None, str] | None:
@@ -333,7 +337,9 @@ def _watch_status(
         )  # fmt: skip
 
     if relation is None:
-        return item("missing", "the table does not exist")
+        return item("missing", NO_TABLE)
+    if relation.is_view:
+        return item("missing", IS_VIEW)
     if found is None:
         return item("missing", "there is no such trigger")
     for function in (found, displaced):

@@ -14,7 +14,16 @@ from ..errors import ConfigurationError, OwnershipError
 from ..spec import TableWatch
 from ..targets import tables_of, watches_of_table
 from .body import qualified, quote
-from .catalog import InstalledFunction, WatchStatus, fetcher, read_functions, read_status, with_server_problems
+from .catalog import (
+    IS_VIEW,
+    NO_TABLE,
+    InstalledFunction,
+    WatchStatus,
+    fetcher,
+    read_functions,
+    read_status,
+    with_server_problems,
+)
 from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.
@@ -40,7 +49,7 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
 
     :param bind: as for `status`.
     :param remove_orphaned: whether left-overs of ours go as well.
-    :raises ConfigurationError: where a table does not exist.
+    :raises ConfigurationError: where a table does not exist, or is a view.
     :raises OwnershipError: where something that is not ours has a name we need; nothing is changed.
     """
     tables = tables_of(*targets)
@@ -97,8 +106,10 @@ def _check_dialect(bind: Engine | Connection) -> None:
 
 
 def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -> None:
-    if "the table does not exist" in item.problems:
+    if NO_TABLE in item.problems:
         raise ConfigurationError(f"table {item.table!r} does not exist: create it first (metadata.create_all)")
+    if IS_VIEW in item.problems:
+        raise ConfigurationError(f"{item.table!r} can't be watched: {IS_VIEW}: watch the tables it selects from")
     if item.installed is not None:
         for found in (item.installed, item.displaced):
             if found is not None:
