@@ -83,6 +83,45 @@ def test_what_arrived_before_the_connection_ended_is_dispatched(
     assert journal.count("resync") == 5
 
 
+def test_burst_right_before_a_rst_is_dispatched(
+    client: psycopg.Connection[Any],
+    User: Any,
+    proxy: Proxy,
+    listening: MakeListener,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # With its large buffer libpq reads on behind what it has, and reports the RST instead of what it read.
+    def look_at_much(connection: psycopg.Connection[Any], tables: Any) -> list[str]:
+        connection.execute("SELECT repeat('x', 300000)")
+        return []
+
+    monkeypatch.setattr(Listener, "inspect_triggers", staticmethod(look_at_much))
+    listener = listening(proxy.port)
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        held.set()
+        go_on.wait()
+
+    monkeypatch.setattr(listener._source, "_on_heartbeat", hold)
+    try:
+        assert held.wait(5)
+        passed = proxy.passed
+        client.execute("INSERT INTO users SELECT generate_series(1, 10000)")
+        while proxy.passed - passed < 45_000:
+            time.sleep(0.001)
+        total = -1
+        while total != proxy.passed:  # all of it is in the listener's socket
+            total = proxy.passed
+            time.sleep(0.05)
+        proxy.cut()
+    finally:
+        go_on.set()
+    journal.wait_for_count("resync", 1)
+    assert journal.ids() == list(range(1, 10_001))
+
+
 def test_frozen_connection_is_noticed_within_interval_and_timeout(
     client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal
 ) -> None:
