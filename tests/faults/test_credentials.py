@@ -160,8 +160,12 @@ def test_ssl_context_is_refused_with_the_remedy(guarded: Cluster) -> None:
         Listener(engine, User).start()
 
 
-def test_burst_over_tls_is_read_to_its_end(guarded: Cluster, tls: TlsProxy, journal: Journal) -> None:
-    # What OpenSSL has decrypted already, no poll() tells of; and there is no heartbeat to help.
+def test_burst_over_tls_is_read_to_its_end(
+    guarded: Cluster, tls: TlsProxy, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What OpenSSL has decrypted already, no poll() tells of; and there is no heartbeat to help. Looking at the
+    # triggers would leave libpq with a buffer that takes any record whole.
+    monkeypatch.setattr(Listener, "inspect_triggers", None)
     url = f"postgresql+psycopg://postgres@127.0.0.1:{tls.port}/postgres"
     engine = create_engine(url, connect_args={"sslmode": "require"})
     with (
@@ -169,12 +173,14 @@ def test_burst_over_tls_is_read_to_its_end(guarded: Cluster, tls: TlsProxy, jour
         Listener(engine, User, heartbeat_interval=600),
         guarded.connect() as client,
     ):
+        tls.gathering = True
+        last = 0
         for round_ in range(20):
-            first, last = round_ * 3000 + 1, (round_ + 1) * 3000
+            first, last = last + 1, last + 4500 + round_ * 97  # the last record is of another size each time
             client.execute("INSERT INTO users SELECT generate_series(%s::int, %s)", [first, last])
             journal.wait_for(lambda last=last: len(journal.entries) == last, 5)  # type: ignore[misc]
         client.execute("TRUNCATE users")
-    assert journal.ids() == list(range(1, 60_001))
+    assert journal.ids() == list(range(1, last + 1))
 
 
 def test_creator_of_psycopg_connections_is_used(guarded: Cluster, journal: Journal) -> None:

@@ -38,6 +38,8 @@ class TlsProxy:
         self.port: int = self._listening.getsockname()[1]
         #: How many connections there were, and how many of them encrypted.
         self.connections = self.encrypted = 0
+        #: Whether to gather what the server says, so that it goes in records as large as there are (16 KiB).
+        self.gathering = False
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -87,6 +89,11 @@ class TlsProxy:
                     data = source.recv(1 << 18)
                     if not data:
                         return
+                    while self.gathering and source is server and select.select([server], [], [], 0.02)[0]:
+                        more = server.recv(1 << 18)
+                        if not more:
+                            break
+                        data += more
                     target.sendall(data)
 
 
