@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, Computed, ForeignKey, Integer, MetaData, Table, Text, select
+from sqlalchemy import Column, Computed, Engine, ForeignKey, Integer, MetaData, Table, Text, bindparam, select, text
 from sqlalchemy.ext.hybrid import hybrid_property
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import (
+    DeclarativeBase,
+    Mapped,
+    column_property,
+    composite,
+    mapped_column,
+    registry,
+    relationship,
+    synonym,
+)
 
-from sqlalchemy_watch import ConfigurationError, Watch, Watched, watch
+from sqlalchemy_watch import ConfigurationError, Watch, Watched, install, status, watch
 from sqlalchemy_watch.spec import watches_in
+
+
+@dataclass
+class Place:
+    lat: int
+    lon: int
 
 
 def declare(specs: Any, **attributes: Any) -> Any:
@@ -33,6 +49,9 @@ def declare(specs: Any, **attributes: Any) -> Any:
             role_id: Mapped[int] = mapped_column(ForeignKey("roles.id"))
             role: Mapped[Role] = relationship(Role)
             virtual: Mapped[int] = mapped_column(Computed("total + 1", persisted=False))
+            alias: Mapped[str] = synonym("email")
+            place: Mapped[Place] = composite(mapped_column("lat"), mapped_column("lon"))
+            doubled: Mapped[int] = column_property(role_id.column * 2)  # type: ignore[attr-defined]
             locals().update(attributes)
 
             @hybrid_property
@@ -60,11 +79,27 @@ W = Watch
         (lambda: ("inserted", W("updated", extra_columns=("nope",))), ["User", "'nope'", "allowed are"]),
         (lambda: (W("updated", extra_columns=("role",)),), ["'role'", "not a column attribute", "'role_id'"]),
         (lambda: (W("updated", extra_columns=("shout",)),), ["'shout'", "not a column attribute"]),
+        (lambda: (W("updated", extra_columns=("alias",)),), ["'alias'", "not a column attribute", "'email'"]),
+        (lambda: (W("updated", extra_columns=("place",)),), ["'place'", "not a column attribute"]),
+        (lambda: (W("updated", extra_columns=("doubled",)),), ["'doubled'", "not a column attribute"]),
+        (lambda: (W("updated", extra_columns=(42,)),), ["User", "'42'", "not a column attribute"]),
+        (lambda: (W("updated", extra_columns=(None,)),), ["User", "'None'", "not a column attribute"]),
         (lambda: (W("updated", label="x", trigger_columns=("nope",)),), ["trigger_columns", "'nope'", "allowed are"]),
         (lambda: (W("updated", extra_columns=("virtual",)),), ["'virtual'", "virtual generated", "persisted=True"]),
         (lambda: (W("updated", label="x", when=lambda o, n: True),), ["when returned True", "not a SQL condition"]),
         (lambda: (W("updated", label="x", when=lambda o, n: n.nope > 1),), ["when", "'nope'", "'total'"]),
         (lambda: (W("updated", label="x", when=lambda o, n: n.total > 1 and o.total > 1),), ["when", "&"]),
+        (lambda: (W("updated", label="x", when=lambda o, n: n.total),), ["returned r.total", "compare it with"]),
+        (lambda: (W("updated", label="x", when=lambda o, n: n.total + 1),), ["returned r.total + 1", "no condition"]),
+        (lambda: (W("updated", label="x", when=lambda o, n: select(n.total)),), ["no condition", "exists()"]),
+        (
+            lambda: (W("updated", label="x", when=lambda o, n: n.total > bindparam("x")),),
+            ["without a value", "write it"],
+        ),
+        (lambda: (W("updated", label="x", when=lambda o, n: None),), ["when returned None", "not a SQL condition"]),
+        (lambda: (W("updated", label="x", when=lambda o, n: "total > 1"),), ["not a SQL condition", "text()"]),
+        (lambda: (W("updated", label="x", when=lambda o, n: 1 / 0),), ["ZeroDivisionError", "such as lambda old, new"]),
+        (lambda: (W("updated", label="x", when=lambda n: n.total > 1),), ["TypeError", "such as lambda old, new"]),
         (lambda: (W("inserted", label="x", when=lambda o, n: o.total > 1),), ["uses old", "use new"]),
         (lambda: (W("deleted", label="x", when=lambda o, n: n.total > 1),), ["uses new", "use old"]),
     ],
@@ -84,6 +119,14 @@ def test_wrong_watch_is_refused_in_the_class_statement(specs: Any, words: list[s
         (lambda: W("updated", when=lambda o, n: n.a > 1), ["needs a label"]),
         (lambda: W("updated", label="not a name"), ["'not a name'", "Python name"]),
         (lambda: W("updated", label="_private"), ["underscore"]),
+        (lambda: W("updated", label="class"), ["'class'", "no keyword"]),
+        (lambda: W("updated", label=""), ["label ''", "Python name"]),
+        (lambda: W("updated", label=5), ["label 5", "Python name"]),  # type: ignore[arg-type]
+        (lambda: W(None), ["unknown operation None"]),  # type: ignore[arg-type]
+        (lambda: W("updated", extra_columns=None), ["extra_columns must be a sequence"]),  # type: ignore[arg-type]
+        (lambda: W("truncated", old=True), ["no previous values"]),
+        (lambda: W("deleted", label="x", trigger_columns=("a",)), ["trigger_columns are for 'updated' only"]),
+        (lambda: W("truncated", label="x", when=lambda o, n: n.a > 1), ["TRUNCATE names no rows"]),
         (lambda: W("updated", label="connect"), ["is a method of Model.watch"]),
         (lambda: W("updated", label="deleted"), ["another operation"]),
         (lambda: W("inserted", label="x", trigger_columns=("a",)), ["trigger_columns are for 'updated' only"]),
@@ -114,6 +157,91 @@ def test_an_attribute_called_watch_is_in_the_way() -> None:
         declare(("inserted",), watch=mapped_column(Text))
 
 
+@pytest.mark.parametrize("how", ["annotation", "column of the table", "imperative"])
+def test_a_column_called_watch_is_in_the_way_however_it_is_declared(how: str) -> None:
+    mapper_registry = registry()
+    metadata = mapper_registry.metadata
+
+    def map_it() -> None:
+        if how == "annotation":
+
+            class Base(DeclarativeBase):
+                registry = mapper_registry
+
+            class User(Watched, Base):
+                __tablename__ = "users"
+                __watch__ = ("inserted",)
+                id: Mapped[int] = mapped_column(primary_key=True)
+                watch: Mapped[str]  # type: ignore[assignment]
+
+            return
+        users = Table("users", metadata, Column("id", Integer, primary_key=True), Column("watch", Text))
+        if how == "imperative":
+            User2 = type("User", (Watched,), {"__watch__": ("inserted",)})
+            mapper_registry.map_imperatively(User2, users)
+        else:
+            Base2 = mapper_registry.generate_base()
+            type("User", (Watched, Base2), {"__table__": users, "__watch__": ("inserted",)})
+
+    with pytest.raises(ConfigurationError, match="User: the attribute 'watch' hides the signals: rename it"):
+        map_it()
+    assert not watches_in(metadata)
+
+
+def test_attributes_of_another_class_are_refused(Base: type[DeclarativeBase]) -> None:
+    class Role(Base):
+        __tablename__ = "roles"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    class User(Base):
+        __tablename__ = "users"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    with pytest.raises(ConfigurationError, match=r"names 'Role\.name', which is not a column attribute of 'users'"):
+        watch(User, Watch("updated", extra_columns=(Role.name,)))
+    with pytest.raises(ConfigurationError, match="names 'roles.name', which is not a column attribute of 'users'"):
+        watch(User, Watch("updated", extra_columns=(Role.__table__.c.name,)))
+    assert not watches_in(Base.metadata)
+
+
+def test_a_column_named_twice_in_two_ways_is_refused(Base: type[DeclarativeBase]) -> None:
+    class User(Base):
+        __tablename__ = "users"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str]
+
+    with pytest.raises(ConfigurationError, match="extra_columns names 'name' twice: remove one"):
+        watch(User, Watch("updated", extra_columns=(User.name, "name")))
+
+
+def test_conditions_whose_type_only_the_server_knows_pass() -> None:
+    from sqlalchemy import func
+
+    User = declare(
+        (
+            W("updated", label="a", when=lambda o, n: text("true")),
+            W("updated", label="b", when=lambda o, n: func.is_due(n.total)),
+            W("updated", label="c", when=lambda o, n: select(n.total).where(n.total > 1).exists()),
+        )
+    )
+    assert [signal.name for signal in User.watch] == ["User.a", "User.b", "User.c"]
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_views_are_refused_when_installing(engine: Engine, client: Any, kind: str, level: Any) -> None:
+    client.execute("CREATE TABLE users (id int PRIMARY KEY)")
+    client.execute(f"CREATE {kind} active_users AS SELECT * FROM users")
+    view = Table("active_users", MetaData(), Column("id", Integer, primary_key=True))
+    watch(view, Watch("inserted", level=level))
+    with pytest.raises(ConfigurationError, match="'active_users' can't be watched: it is a view.*watch the tables"):
+        install(engine, view)
+    (item,) = status(engine, view)
+    assert (item.state, item.problems) == ("missing", ("it is a view, which can't have such triggers",))
+
+
 def test_tables_without_a_primary_key_are_refused() -> None:
     table = Table("logs", MetaData(), Column("line", Text))
     with pytest.raises(ConfigurationError, match="table 'logs' has no primary key.*add one"):
@@ -129,6 +257,20 @@ def test_a_class_mapped_to_a_select_is_refused(Base: type[DeclarativeBase]) -> N
             __table__ = select(table).subquery()
             __watch__ = ("inserted",)
             __mapper_args__ = {"primary_key": [__table__.c.id]}
+
+
+def test_a_class_mapped_to_a_join_is_refused(Base: type[DeclarativeBase]) -> None:
+    users = Table("users", Base.metadata, Column("id", Integer, primary_key=True))
+    pages = Table("pages", Base.metadata, Column("id", Integer, ForeignKey("users.id"), primary_key=True))
+
+    with pytest.raises(ConfigurationError, match="Joined is mapped to Join, and only tables can have triggers"):
+
+        class Joined(Watched, Base):
+            __table__ = users.join(pages)
+            __watch__ = ("inserted",)
+            id = column_property(users.c.id, pages.c.id)
+
+    assert not watches_in(Base.metadata)
 
 
 @pytest.mark.parametrize("target", [None, 42, "users", int, MetaData()])

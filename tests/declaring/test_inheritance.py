@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Any
 
 import psycopg
 import pytest
+from conftest import Recorder
 from sqlalchemy import Engine, ForeignKey, Integer, case
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.ext.declarative import AbstractConcreteBase, ConcreteBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
 
-from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched
+from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, watch
+from sqlalchemy_watch.spec import watches_in
 
 ALL = ("inserted", "updated", "deleted")
+
+
+class Kind(enum.Enum):
+    employee = 1
+    manager = 2
 
 
 class Heard:
@@ -202,6 +211,218 @@ def test_concrete_classes_are_heard_apart(
     heard = Heard(Shape, Circle)
     calls = heard.after(engine, Base, client, "INSERT INTO shapes VALUES (1)", "INSERT INTO circles VALUES (2)")
     assert calls == [("Shape.inserted", "Shape", (1,)), ("Circle.inserted", "Circle", (2,))]
+
+
+def test_classes_of_a_concrete_union_are_heard_apart(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Shape(Watched, ConcreteBase, Base):
+        __tablename__ = "shapes"
+        __watch__ = ("inserted",)
+        __mapper_args__ = {"polymorphic_identity": "shape", "concrete": True}
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Circle(Shape):
+        __tablename__ = "circles"
+        __mapper_args__ = {"polymorphic_identity": "circle", "concrete": True}
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    configure_mappers()
+    Base.metadata.create_all(engine)
+    heard = Heard(Shape, Circle)
+    calls = heard.after(engine, Base, client, "INSERT INTO shapes VALUES (1)", "INSERT INTO circles VALUES (2)")
+    assert calls == [("Shape.inserted", "Shape", (1,)), ("Circle.inserted", "Circle", (2,))]
+
+
+def test_a_concrete_class_can_be_watched_after_its_union_was_made(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Shape(ConcreteBase, Base):
+        __tablename__ = "shapes"
+        __mapper_args__ = {"polymorphic_identity": "shape", "concrete": True}
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    configure_mappers()
+    watch(Shape, "inserted")
+    Base.metadata.create_all(engine)
+    assert Heard(Shape).after(engine, Base, client, "INSERT INTO shapes VALUES (1)") == [
+        ("Shape.inserted", "Shape", (1,))
+    ]
+
+
+def test_an_abstract_concrete_base_hands_its_watches_down(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Shape(Watched, AbstractConcreteBase, Base):
+        strict_attrs = True
+        __watch__ = ("inserted",)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Circle(Shape):
+        __tablename__ = "circles"
+        __mapper_args__ = {"polymorphic_identity": "circle", "concrete": True}
+
+    configure_mappers()
+    with pytest.raises(AttributeError, match="Shape has no table, and so no signals: use the mapped subclass"):
+        Shape.watch
+    Base.metadata.create_all(engine)
+    calls = Heard(Circle).after(engine, Base, client, "INSERT INTO circles VALUES (2)")
+    assert calls == [("Circle.inserted", "Circle", (2,))]
+
+
+def test_joined_classes_without_a_discriminator_are_heard_from_their_own_tables(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Person(Watched, Base):
+        __tablename__ = "people"
+        __watch__ = ALL
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None]
+
+    class Engineer(Person):
+        __tablename__ = "engineers"
+        engineer_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), primary_key=True)
+        skill: Mapped[str | None]
+
+    Base.metadata.create_all(engine)
+    heard = Heard(Person, Engineer)
+    calls = heard.after(
+        engine, Base, client,
+        "INSERT INTO people VALUES (1)", "INSERT INTO engineers VALUES (1)",
+        "UPDATE people SET name = 'Ada'", "UPDATE engineers SET skill = 'x'",
+        "DELETE FROM engineers", "DELETE FROM people",
+    )  # fmt: skip
+    assert calls == [
+        (f"{name}.{operation}", name, (1,))
+        for name, operation in [
+            ("Person", "inserted"), ("Engineer", "inserted"), ("Person", "updated"), ("Engineer", "updated"),
+            ("Engineer", "deleted"), ("Person", "deleted"),
+        ]
+    ]  # fmt: skip
+    assert heard.values == [{"id": 1}] * 6
+
+
+def test_truncating_a_single_table_is_heard_by_every_class_of_it(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Employee(Base):
+        __tablename__ = "employees"
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "employee"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+
+    class Manager(Watched, Employee):
+        __watch__ = ("truncated",)
+        __mapper_args__ = {"polymorphic_identity": "manager"}
+
+    class Director(Manager):
+        __mapper_args__ = {"polymorphic_identity": "director"}
+
+    Base.metadata.create_all(engine)
+    calls = Heard(Manager, Director).after(engine, Base, client, "TRUNCATE employees")
+    assert calls == [("Manager.truncated", "Manager", None), ("Director.truncated", "Director", None)]
+
+
+def test_an_enum_may_tell_the_classes(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Employee(Watched, Base):
+        __tablename__ = "employees"
+        __watch__ = ("inserted",)
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": Kind.employee}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[Kind] = mapped_column("k")
+
+    class Manager(Employee):
+        __mapper_args__ = {"polymorphic_identity": Kind.manager}
+
+    Base.metadata.create_all(engine)
+    heard = Heard(Manager)
+    calls = heard.after(engine, Base, client, "INSERT INTO employees VALUES (1, 'employee'), (2, 'manager')")
+    assert calls == [("Manager.inserted", "Manager", (2,))]
+    assert heard.values == [{"id": 2, "kind": Kind.manager}]
+
+
+def test_unknown_classes_of_a_joined_hierarchy_are_heard_as_the_class_of_the_table(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    Person, Engineer, Chief = joined(Base)
+    Base.metadata.create_all(engine)
+    calls = Heard(Person, Engineer, Chief).after(
+        engine, Base, client,
+        "INSERT INTO people VALUES (1, 'of a newer deployment')", "INSERT INTO engineers VALUES (1, 'x')",
+        "UPDATE engineers SET skill = 'y'",
+    )  # fmt: skip
+    assert calls == [
+        ("Person.inserted", "Person", (1,)),
+        ("Engineer.updated", "Engineer", (1,)),
+        ("Person.updated", "Engineer", (1,)),
+    ]
+
+
+def test_classes_of_a_hierarchy_declared_by_watch_have_signals_of_their_own(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Employee(Base):
+        __tablename__ = "employees"
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "employee"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+
+    class Manager(Employee):
+        __mapper_args__ = {"polymorphic_identity": "manager"}
+
+    class Intern(Employee):
+        __mapper_args__ = {"polymorphic_identity": "intern"}
+
+    watch(Employee, "inserted")
+    watch(Manager, "inserted", "deleted")
+    assert [signal.name for signal in Manager.watch] == [  # type: ignore[attr-defined]
+        "Manager.inserted", "Manager.deleted",
+    ]  # fmt: skip
+    with pytest.raises(AttributeError, match=r"Intern has no signals: declare them with watch\(Intern, \.\.\.\)"):
+        Intern.watch  # type: ignore[attr-defined]
+    Base.metadata.create_all(engine)
+    calls = Heard(Employee, Manager).after(
+        engine,
+        Base,
+        client,
+        "INSERT INTO employees VALUES (1, 'manager')",
+        "INSERT INTO employees VALUES (2, 'intern')",
+    )
+    assert calls == [
+        ("Manager.inserted", "Manager", (1,)),
+        ("Employee.inserted", "Manager", (1,)),
+        ("Employee.inserted", "Intern", (2,)),
+    ]
+
+
+def test_a_receiver_may_be_connected_to_one_class_of_the_hierarchy_as_sender(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], recorder: Recorder
+) -> None:
+    Person, Engineer, _ = joined(Base)
+    Base.metadata.create_all(engine)
+    Person.watch.inserted.connect(recorder, sender=Engineer)
+    with Listener(engine, Base) as listener:
+        client.execute("INSERT INTO people VALUES (1, 'person'), (2, 'engineer'), (3, 'chief')")
+        listener.catch_up()
+    assert recorder.heard() == [("inserted", (2,))]
+
+
+def test_what_failed_in_a_subclass_leaves_the_hierarchy_as_it_was(Base: type[DeclarativeBase]) -> None:
+    Person, _, _ = joined(Base)
+    before = {key: dict(watches) for key, watches in watches_in(Base.metadata).items()}
+    with pytest.raises(ConfigurationError):
+
+        class Clerk(Person):  # type: ignore[misc,valid-type]
+            __tablename__ = "clerks"
+            __mapper_args__ = {"polymorphic_identity": "clerk"}
+            # The first is right, and would be filed for three tables.
+            __watch__ = (Watch("updated", label="moved"), Watch("inserted", extra_columns=("name",)))
+            id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
+
+    assert watches_in(Base.metadata) == before
+    assert not [key for key in Base.metadata.info["sqlalchemy_watch_endpoints"] if key[1] == "moved"]
 
 
 def test_a_hierarchy_told_apart_by_an_expression_is_refused(Base: type[DeclarativeBase]) -> None:

@@ -13,6 +13,7 @@ from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, Table, Text
 from sqlalchemy.ext.automap import automap_base
+from sqlalchemy.ext.declarative import DeferredReflection
 from sqlalchemy.orm import (
     DeclarativeBase,
     Mapped,
@@ -148,7 +149,21 @@ def flask_sqlalchemy() -> Any:
 
 
 def sqlmodel() -> Any:
-    class Base(SQLModel):
+    class Base(SQLModel, registry=registry()):
+        metadata = MetaData()
+
+    class User(Watched, Base, table=True):
+        __tablename__ = "users"
+        __watch__ = SPECS
+        id: int | None = Field(default=None, primary_key=True)
+        name: str | None = Field(default=None, sa_column=Column("user name", Text))
+
+    assert User(name="Ada").model_dump() == {"id": None, "name": "Ada"}
+    return User
+
+
+def sqlmodel_by_watch() -> Any:
+    class Base(SQLModel, registry=registry()):
         metadata = MetaData()
 
     class User(Base, table=True):
@@ -172,6 +187,57 @@ def imperative() -> Any:
         Column("user name", Text, key="name"),
     )
     mapper_registry.map_imperatively(User, table)
+    return User
+
+
+def decorated() -> Any:
+    @registry().mapped
+    class User(Watched):
+        __tablename__ = "users"
+        __watch__ = SPECS
+        id = Column(Integer, primary_key=True)
+        name = Column("user name", Text)
+
+    return User
+
+
+def decorated_as_dataclass() -> Any:
+    @registry().mapped_as_dataclass
+    class User(Watched):
+        __tablename__ = "users"
+        __watch__ = SPECS
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None] = mapped_column("user name", default=None)
+
+    assert User(id=1) == User(id=1, name=None)
+    return User
+
+
+def watched_by_a_generator() -> Any:
+    class Base(DeclarativeBase):
+        pass
+
+    class User(Watched, Base):
+        __tablename__ = "users"
+        __watch__ = (spec for spec in SPECS)
+        id: Mapped[int] = mapped_column(primary_key=True)
+        name: Mapped[str | None] = mapped_column("user name")
+
+    return User
+
+
+def column_of_a_mixin() -> Any:
+    class Base(DeclarativeBase):
+        pass
+
+    class Named:
+        name: Mapped[str | None] = mapped_column("user name")
+
+    class User(Watched, Named, Base):
+        __tablename__ = "users"
+        __watch__ = SPECS
+        id: Mapped[int] = mapped_column(primary_key=True)
+
     return User
 
 
@@ -203,7 +269,8 @@ def attributes_as_references() -> Any:
 
 KINDS = [
     declarative, classic, mixin_after_the_base, as_dataclass, dataclass_mixin, abstract_base, watched_base,
-    flask_sqlalchemy, sqlmodel, imperative, third_party, attributes_as_references,
+    flask_sqlalchemy, sqlmodel, sqlmodel_by_watch, imperative, decorated, decorated_as_dataclass,
+    watched_by_a_generator, column_of_a_mixin, third_party, attributes_as_references,
 ]  # fmt: skip
 
 
@@ -256,6 +323,52 @@ def test_reflected_tables_are_heard(engine: Engine, client: psycopg.Connection[A
     install(engine, users)
     hear_changes(engine, client, users, recorder)
     assert recorder.senders == [users, users]
+
+
+def test_deferred_reflection_is_heard_and_says_that_it_is_not_prepared(
+    engine: Engine, client: psycopg.Connection[Any], recorder: Recorder, Base: type[DeclarativeBase]
+) -> None:
+    from sqlalchemy_watch import install
+
+    class Reflected(DeferredReflection):
+        __abstract__ = True
+
+    class User(Watched, Reflected, Base):
+        __tablename__ = "users"
+        __watch__ = SPECS
+        name = mapped_column("user name", Text)
+
+    with pytest.raises(AttributeError, match="User has no table, and so no signals"):
+        User.watch
+    client.execute("""CREATE TABLE users (id int PRIMARY KEY, "user name" text)""")
+    Reflected.prepare(engine)
+    User.watch.connect(recorder)
+    install(engine, Base)
+    hear_changes(engine, client, User, recorder)
+
+
+def test_two_classes_of_one_table_both_hear(
+    engine: Engine, client: psycopg.Connection[Any], recorder: Recorder, Base: type[DeclarativeBase]
+) -> None:
+    users = Table("users", Base.metadata, Column("id", Integer, primary_key=True))
+
+    class User(Watched, Base):
+        __table__ = users
+        __watch__ = ("inserted",)
+
+    class Login(Watched, Base):
+        __table__ = users
+        __watch__ = ("inserted",)
+
+    Base.metadata.create_all(engine)
+    User.watch.connect(recorder)
+    Login.watch.connect(recorder)
+    watch(users, "inserted").connect(recorder)
+    with Listener(engine, Base) as listener:
+        client.execute("INSERT INTO users VALUES (1)")
+        listener.catch_up()
+        assert listener.stats().notifications == 1
+    assert recorder.senders == [User, Login, users]
 
 
 def test_specs_are_in_the_metadata_before_mappers_are_configured() -> None:
