@@ -8,11 +8,17 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres import Cluster
+from postgres import Cluster, ensure_system_user
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase
 
 _numbers = itertools.count(1)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """As root, the server runs as a user of its own: workers that make it side by side would fail."""
+    if not hasattr(config, "workerinput"):
+        ensure_system_user()
 
 
 @pytest.fixture(scope="session")

@@ -51,6 +51,12 @@ def bin_path(version: int) -> Path:
     return local
 
 
+def ensure_system_user() -> None:
+    """Make the user that servers run as, where this process is root's and there is none."""
+    with tempfile.TemporaryDirectory() as directory:
+        PostgresServer(Path(directory), cleanup_mode=None)
+
+
 def restore_interrupts() -> None:
     """For a child process that is to be interrupted: a shell's background jobs inherit that SIGINT is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
