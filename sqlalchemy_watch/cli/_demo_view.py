@@ -15,13 +15,21 @@ from rich.table import Table
 from rich.text import Text
 
 from ..events import Event
-from .tail import event_text, model_name
+from .tail import event_text, signal_name
 
 _COLOURS = {"inserted": "green", "updated": "yellow", "deleted": "red", "truncated": "magenta"}
 
-#: Events shown at once; elsewhere, how many of a transaction are printed for each signal.
+#: Events shown at once, where the terminal is high enough.
 TAIL = 14
+
+#: Elsewhere: how many of a transaction are printed for each signal.
 PLAIN_LINES = 3
+
+#: Columns from which on counters and events stand side by side.
+WIDE = 110
+
+#: Seconds for which a counter that has moved is marked.
+GLOW = 0.5
 
 
 class DemoView:
@@ -29,13 +37,17 @@ class DemoView:
 
     def __init__(self, console: Console, signals: list[str], where: str) -> None:
         self.heard: Counter[str] = Counter(dict.fromkeys(signals, 0))
+        self.broken = False  # the reader of our output has left
         self._console, self._where = console, where
+        self._width = max(map(len, signals))
+        self._statement = ""
+        self._moved: dict[str, float] = {}
         self._latest: deque[Event[Any]] = deque(maxlen=TAIL)
         self._delays: deque[float] = deque(maxlen=500)
-        self._recent: deque[tuple[float, int]] = deque(maxlen=50)
+        self._recent: deque[tuple[float, int]] = deque(maxlen=24)  # two seconds of frames
         self._printed: Counter[tuple[int, str]] = Counter()
         self._lock = threading.Lock()
-        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=12, transient=True)
+        self._live = Live(get_renderable=self._render, console=console, refresh_per_second=12)
 
     def __enter__(self) -> DemoView:
         if self._console.is_terminal:
@@ -49,51 +61,88 @@ class DemoView:
     def show_event(self, sender: Any, event: Event[Any]) -> None:
         """The receiver."""
         with self._lock:
-            self.heard[f"{model_name(event)}.{event.label}"] += 1
+            name = signal_name(event)
+            self.heard[name] += 1
+            self._moved[name] = time.monotonic()
             self._delays.append((datetime.now(UTC) - event.emitted_at).total_seconds() * 1000)
             self._latest.append(event)
-        if not self._console.is_terminal:
-            self._print_plain(event)
+        if not self._console.is_terminal and not self.broken:
+            try:
+                self._print_plain(event)
+            except BrokenPipeError:
+                self.broken = True
+
+    def show_statement(self, sql: str) -> None:
+        """What the other process runs now."""
+        with self._lock:
+            self._statement = sql
 
     def _print_plain(self, event: Event[Any]) -> None:
         group = (event.txid, event.label)
         self._printed[group] += 1
         if self._printed[group] <= PLAIN_LINES:
-            print(event_text(event), flush=True)
+            print(event_text(event, self._width), flush=True)
         elif self._printed[group] == PLAIN_LINES + 1:
             print("              ... and more of this statement", flush=True)
 
     def _render(self) -> RenderableType:
+        wide, height = self._console.width >= WIDE, self._console.height
         with self._lock:
-            total = sum(self.heard.values())
-            self._recent.append((time.monotonic(), total))
-            counters = Table.grid(padding=(0, 2))
-            for name, count in self.heard.items():
-                counters.add_row(
-                    Text(name, "bold" if count else "dim"), Text(f"{count:>7,}", "cyan" if count else "dim")
-                )
-            delays = sorted(self._delays)
-            median = f"{delays[len(delays) // 2]:.1f} ms" if delays else "-"
-            since, before = self._recent[0]
-            rate = (total - before) / max(time.monotonic() - since, 0.1)
-            summary = Text.assemble(
-                ("events ", "dim"), (f"{total:,}", "bold"), ("   per second ", "dim"), (f"{rate:,.0f}", "bold"),
-                ("   emitted to heard, median ", "dim"), (median, "bold"),
-            )  # fmt: skip
-            lines = [
-                Text(event_text(event), _COLOURS[event.operation], no_wrap=True, overflow="ellipsis")
-                for event in self._latest
-            ]
-            lines += [Text("")] * (TAIL - len(lines))
-        body = Table.grid(expand=True, padding=(0, 1))
-        body.add_column(width=38)
-        body.add_column(ratio=1)
-        body.add_row(
-            Panel(counters, title="signals", border_style="dim"),
-            Panel(Group(*lines), title="latest events", border_style="dim"),
-        )
+            summary, statement = self._render_summary(), self._render_statement()
+            counters = self._render_counters(1 if wide else 2)
+            # Borders, summary, statement, and the cursor's line take 7 lines; counters above the events 6 more.
+            events = self._render_events(max(3, min(TAIL, height - (7 if wide else 13))))
+        body: RenderableType = Group(counters, events)
+        if wide:
+            side_by_side = Table.grid(expand=True, padding=(0, 1))
+            side_by_side.add_column(width=38)
+            side_by_side.add_column(ratio=1)
+            side_by_side.add_row(counters, events)
+            body = side_by_side
         return Panel(
-            Group(summary, body, Text(f"another process writes plain SQL to {self._where}", "dim")),
+            Group(summary, body, statement),
             title="[bold]sqlalchemy_watch[/] demo",
+            subtitle=Text(f"plain SQL from another process, to {self._where}", "dim"),
             border_style="blue",
         )
+
+    def _render_summary(self) -> Text:
+        total = sum(self.heard.values())
+        since, before = self._recent[0] if self._recent else (time.monotonic(), 0)
+        self._recent.append((time.monotonic(), total))
+        rate = (total - before) / max(time.monotonic() - since, 0.1)
+        delays = sorted(self._delays)
+        median = f"{delays[len(delays) // 2]:.1f} ms" if delays else "-"
+        return Text.assemble(
+            ("events ", "dim"), (f"{total:<8,}", "bold"), ("per second ", "dim"), (f"{rate:<8,.0f}", "bold"),
+            ("emitted to heard, median ", "dim"), (median, "bold"),
+        )  # fmt: skip
+
+    def _render_statement(self) -> Text:
+        return Text.assemble(("SQL> ", "bold blue"), self._statement, no_wrap=True, overflow="ellipsis")
+
+    def _render_counters(self, columns: int) -> Panel:
+        now = time.monotonic()
+        cells = []
+        for name, count in self.heard.items():
+            glows = now - self._moved.get(name, -GLOW) < GLOW
+            mark = Text("●" if glows else " ", "cyan")
+            style = "dim" if not count else "bold cyan" if glows else "cyan"
+            cells.append((mark, Text(name, style if glows or not count else ""), Text(f"{count:>7,}", style)))
+        grid = Table.grid(padding=(0, 1))
+        rows = -(-len(cells) // columns)
+        for row in range(rows):
+            grid.add_row(*(cell for column in cells[row::rows] for cell in column))
+        return Panel(grid, title="signals", border_style="dim")
+
+    def _render_events(self, count: int) -> Panel:
+        lines = [self._render_event(event) for event in list(self._latest)[-count:]]
+        lines += [Text("")] * (count - len(lines))
+        return Panel(Group(*lines), title="latest events", border_style="dim")
+
+    def _render_event(self, event: Event[Any]) -> Text:
+        clock, name, rest = event_text(event).split("  ", 2)
+        return Text.assemble(
+            (clock, "dim"), "  ", (f"{name:<{self._width}}", _COLOURS[event.operation]), "  ", rest,
+            no_wrap=True, overflow="ellipsis",
+        )  # fmt: skip

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..errors import ConfigurationError
 from ..listener import dead_letters
+from .output import print_table
 from .target import Url, connect
 
 app: typer.Typer = typer.Typer(help="Events whose receivers kept failing.", no_args_is_help=True)
@@ -41,7 +41,7 @@ def list_letters(
             str(letter.id), letter.consumer_group, letter.receiver, letter.channel, row, str(letter.attempts),
             f"{letter.failed_at:%Y-%m-%d %H:%M:%S}", letter.error, f"{letter.retry_at or 'given up'}",
         )  # fmt: skip
-    Console().print(table if letters else "there are no dead letters")
+    print_table(table, "there are no dead letters")
 
 
 @app.command("retry")

@@ -6,14 +6,15 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from sqlalchemy.dialects import postgresql
 
 from ..targets import watches_of
 from ..triggers import install as triggers
 from ..triggers.catalog import WatchStatus
 from ..triggers.ddl import create_statements, drop_statements
+from .output import print_table
 from .target import Target, Url, load_target, make_engine
 
 _COLOURS = {"installed": "green", "outdated": "yellow", "missing": "red", "orphaned": "magenta"}
@@ -80,6 +81,5 @@ def _fields(item: WatchStatus) -> dict[str, object]:
 def _print_table(items: list[WatchStatus]) -> None:
     table = Table("table", "watch", "state", "")
     for item in items:
-        state = f"[{_COLOURS[item.state]}]{item.state}[/]"
-        table.add_row(item.table, item.label, state, "; ".join(item.problems))
-    Console().print(table if items else "nothing is watched")
+        table.add_row(item.table, item.label, Text(item.state, _COLOURS[item.state]), "; ".join(item.problems))
+    print_table(table, "nothing is watched")

@@ -7,11 +7,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from ..listener import dead_letters
 from ..listener import slots as replication
+from .output import print_table
 from .target import Url, connect
 
 app: typer.Typer = typer.Typer(help="The replication slots of consumer groups.", no_args_is_help=True)
@@ -45,7 +45,7 @@ def list_slots(
             slot.wal_status,
             left,
         )
-    Console().print(table if found else "there are no logical slots")
+    print_table(table, "there are no logical slots")
 
 
 @app.command("create")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +20,9 @@ from ..listener.listener import Listener
 from ..mapping import signals_in
 from ..targets import tables_of
 from .target import Target, Url, load_target, make_engine
+
+#: What needs no quotes in a line of text.
+_PLAIN = (int, float, Decimal, uuid.UUID, date, time, timedelta, type(None))
 
 
 def tail(
@@ -30,8 +37,9 @@ def tail(
     """Print every event, as text or as JSON lines; ends with Ctrl-C."""
     found = load_target(target)
     ended = threading.Event()
-    printer = _Printer(as_json, count, ended)
-    for event_signal in signals_in(tables_of(found)):
+    signals = signals_in(tables_of(found))
+    printer = _Printer(as_json, count, ended, max((len(str(signal.name)) for signal in signals), default=0))
+    for event_signal in signals:
         event_signal.connect(printer.print_event)
     listener = Listener(make_engine(url), found, durable=group)
     listener.resync.connect(printer.print_resync)
@@ -48,8 +56,8 @@ def tail(
 
 
 class _Printer:
-    def __init__(self, as_json: bool, count: int, ended: threading.Event) -> None:
-        self._as_json, self._left, self._ended = as_json, count or None, ended
+    def __init__(self, as_json: bool, count: int, ended: threading.Event, width: int) -> None:
+        self._as_json, self._left, self._ended, self._width = as_json, count or None, ended, width
         self._last: Event[Any] | None = None
         self.broken = False
 
@@ -58,7 +66,7 @@ class _Printer:
             return
         self._last = event
         try:
-            print(json.dumps(event_fields(event), default=str) if self._as_json else event_text(event), flush=True)
+            print(self._line(event), flush=True)
         except BrokenPipeError:
             self.broken = True
             self._ended.set()
@@ -67,11 +75,21 @@ class _Printer:
             if self._left <= 0:
                 self._ended.set()
 
+    def _line(self, event: Event[Any]) -> str:
+        if self._as_json:
+            return json.dumps(_strict(event_fields(event)), default=str)
+        return event_text(event, self._width)
+
     def print_resync(self, sender: Any, reason: str) -> None:
         print(f"events may have been missed: {reason}", file=sys.stderr, flush=True)
 
     def print_disconnected(self, sender: Any, error: BaseException | None) -> None:
         print(f"disconnected: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def signal_name(event: Event[Any]) -> str:
+    """As `User.updated`; of the row's own class, which may be below the one that is watched."""
+    return f"{model_name(event)}.{event.label}"
 
 
 def model_name(event: Event[Any]) -> str:
@@ -97,15 +115,29 @@ def event_fields(event: Event[Any]) -> dict[str, Any]:
     return fields if event.lsn is None else {**fields, "lsn": event.lsn, "position": event.position}
 
 
-def event_text(event: Event[Any]) -> str:
-    """What a line of text has."""
+def _strict(value: Any) -> Any:
+    """The value without NaN and infinities, which JSON does not have: they become strings."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _strict(found) for name, found in value.items()}
+    return [_strict(found) for found in value] if isinstance(value, list | tuple) else value
+
+
+def event_text(event: Event[Any], width: int = 0) -> str:
+    """What a line of text has; the signal's name takes as many characters as `width` says."""
     changes = ""
     if event.old is not None and event.changed:
         changes = "  was " + _pairs({name: event.old[name] for name in sorted(event.changed)})
     context = f"  by {_pairs(event.context)}" if event.context else ""
-    time = event.emitted_at.astimezone().strftime("%H:%M:%S.%f")[:-3]
-    return f"{time}  {model_name(event)}.{event.label:<12} {_pairs(event.values)}{changes}{context}"
+    clock = event.emitted_at.astimezone().strftime("%H:%M:%S.%f")[:-3]
+    return f"{clock}  {signal_name(event):<{width}}  {_pairs(event.values)}{changes}{context}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={value!r}" for name, value in values.items())
+    return " ".join(f"{name}={_value(value)}" for name, value in values.items())
+
+
+def _value(value: Any) -> str:
+    # Others may have control characters in them, or blanks: they are shown as Python writes them.
+    return str(value) if isinstance(value, _PLAIN) else repr(value)

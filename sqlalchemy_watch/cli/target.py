@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator
+import sysconfig
+import traceback
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -15,6 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ..errors import ConfigurationError
+from ..listener.connect import translate
 from ..targets import tables_of
 
 Target = Annotated[
@@ -42,11 +45,13 @@ def load_target(target: str) -> Any:
     module_name, separator, path = target.partition(":")
     if not separator or not module_name or not path:
         raise ConfigurationError(f"target {target!r} must be module:name, such as myapp.models:Base")
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigurationError(f"target {target!r}: {module_name!r} is not the dotted name of a module")
     sys.path.insert(0, "")
     try:
         found: Any = importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigurationError(f"target {target!r}: can't import {module_name!r}: {error}") from error
+    except Exception as error:
+        raise ConfigurationError(f"target {target!r}: can't import {module_name!r}: {_what_failed(error)}") from error
     for name in path.split("."):
         try:
             found = getattr(found, name)
@@ -56,8 +61,21 @@ def load_target(target: str) -> Any:
     return found
 
 
+def _what_failed(error: Exception) -> str:
+    """The error, and the line of the application that it comes from."""
+    if isinstance(error, (ImportError, SyntaxError)):
+        return str(error)
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
+    where = f" ({frames[-1].filename}, line {frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _is_library(filename: str) -> bool:
+    return filename.startswith(("<", sysconfig.get_path("stdlib"))) or "site-packages" in filename
+
+
 def make_engine(url: str | None) -> Engine:
-    """An engine for the URL; one without a driver gets psycopg.
+    """An engine for the URL, which may name any driver: the command line uses psycopg, as the listener does.
 
     :raises ConfigurationError: where no URL is given, or it is none of PostgreSQL.
     """
@@ -65,13 +83,26 @@ def make_engine(url: str | None) -> Engine:
         raise ConfigurationError("no database is given: pass --url postgresql://user@host/name, or set DATABASE_URL")
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigurationError(f"--url: {error}") from None
-    if parsed.drivername in ("postgres", "postgresql"):
-        parsed = parsed.set(drivername="postgresql+psycopg")
-    if parsed.get_backend_name() != "postgresql":
-        raise ConfigurationError(f"--url: only PostgreSQL can be watched, and this is {parsed.get_backend_name()}")
-    return create_engine(parsed)
+    except (ArgumentError, ValueError):  # what it says may be a part of the password
+        raise ConfigurationError(
+            "--url: this is no URL such as postgresql://user@host/name; in user and password, @ : / and % are written "
+            "%40 %3A %2F %25"
+        ) from None
+    backend, _, driver = parsed.drivername.partition("+")
+    if backend not in ("postgresql", "postgres"):
+        raise ConfigurationError(f"--url: only PostgreSQL can be watched, and this is {backend}")
+    return create_engine(parsed.set(drivername="postgresql+psycopg", query=_query_for_psycopg(driver, parsed.query)))
+
+
+def _query_for_psycopg(driver: str, query: Mapping[str, Any]) -> dict[str, Any]:
+    hosts = {name: query[name] for name in ("host", "port") if name in query}  # all drivers' dialects read these alike
+    others = {name: value for name, value in query.items() if name not in hosts}
+    if driver in ("asyncpg", "pg8000"):
+        try:
+            others = {name: str(value) for name, value in translate(driver, others).items()}
+        except ValueError as error:
+            raise ConfigurationError(f"--url: {error}") from None
+    return {**hosts, **others}
 
 
 @contextmanager

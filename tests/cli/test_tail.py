@@ -9,23 +9,27 @@ from typing import Any
 
 import pytest
 from postgres import restore_interrupts
+from sqlalchemy import Engine
 
 from .conftest import HERE, Run
+from .weather import LONG_NAME, Reading
 
 
 class Tail:
     """A running `tail`."""
 
-    def __init__(self, command: list[str], environment: dict[str, str], *args: str) -> None:
+    def __init__(self, command: list[str], environment: dict[str, str], *args: str, target: str = "shop:Base") -> None:
         self.process = subprocess.Popen(
-            [*command, "tail", "shop:Base", *args],
+            [*command, "tail", target, *args],
             cwd=HERE, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=restore_interrupts,
         )  # fmt: skip
+        self.wait_for("listening")  # warnings may come first
+
+    def wait_for(self, words: str) -> str:
+        """The next line of its stderr that has these words."""
         assert self.process.stderr is not None
-        for line in self.process.stderr:  # warnings may come first
-            if line == "listening\n":
-                break
+        return next(line for line in self.process.stderr if words in line)
 
     def finish(self) -> list[str]:
         out, _ = self.process.communicate(timeout=30)
@@ -66,6 +70,63 @@ def test_tail_reads_a_consumer_group(command: list[str], environment: dict[str, 
     (deleted,) = map(json.loads, tail.finish())
     assert deleted["label"] == "deleted"
     assert deleted["lsn"] > 0
+
+
+@pytest.fixture
+def readings(engine: Engine, client: Any) -> Any:
+    Reading.metadata.create_all(engine)
+    return client
+
+
+READING = f"""INSERT INTO "{LONG_NAME}" VALUES (1, 0.50, 'NaN', E'calm\\n\\x1b[31m', '\\x00ff')"""
+
+
+def test_tail_prints_json_that_every_parser_takes(
+    command: list[str], environment: dict[str, str], readings: Any
+) -> None:
+    tail = Tail(command, environment, "--json", "--count", "1", target="weather:Reading")
+    readings.execute(READING)
+    (line,) = tail.finish()
+    values = json.loads(line, parse_constant=pytest.fail)["values"]
+    assert (values["rain"], values["wind"], values["note"]) == ("0.50", "nan", "calm\n\x1b[31m")
+
+
+def test_tail_prints_an_event_on_one_line_without_control_characters(
+    command: list[str], environment: dict[str, str], readings: Any
+) -> None:
+    tail = Tail(command, environment, "--count", "1", target="weather:Reading")
+    readings.execute(READING)
+    (line,) = tail.finish()
+    assert line.endswith(r"Reading.inserted  id=1 rain=0.50 wind=nan note='calm\n\x1b[31m' raw=b'\x00\xff'")
+
+
+def test_tail_tells_when_events_may_have_been_missed(
+    command: list[str], environment: dict[str, str], orders: Any
+) -> None:
+    tail = Tail(command, environment, "--count", "1")
+    orders.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
+    )
+    tail.wait_for("disconnected: ")
+    tail.wait_for("events may have been missed: ")
+    orders.execute("INSERT INTO orders VALUES (1)")
+    assert len(tail.finish()) == 1
+
+
+def test_tail_ends_when_the_reader_of_its_pipe_has_left(
+    command: list[str], environment: dict[str, str], orders: Any
+) -> None:
+    tail = Tail(command, environment)
+    assert tail.process.stdout is not None
+    orders.execute("INSERT INTO orders VALUES (1)")
+    assert "id=1" in tail.process.stdout.readline()
+    tail.process.stdout.close()
+    orders.execute("INSERT INTO orders VALUES (2)")
+    assert tail.process.wait(timeout=30) == 0
+    assert tail.process.stderr is not None
+    assert tail.process.stderr.read() == ""
+    tail.process.stderr.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])

@@ -1,0 +1,17 @@
+"""Tables on the terminal, and in a pipe."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+#: Characters a line may have where it goes to a file or to grep: none is broken.
+PIPE_WIDTH = 1000
+
+
+def print_table(table: Table, empty: str) -> None:
+    """Print the table, or `empty` where it has no rows. Its strings are data: nothing in them is markup."""
+    console = Console(markup=False, emoji=False, highlight=False)
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(table if table.row_count else empty)
