@@ -94,7 +94,7 @@ def _connection_of(session: Any) -> Connection:
     except UnboundExecutionError as error:
         raise ConfigurationError(
             f"{type(session).__name__} has several engines ({error}): pass the connection meant, "
-            f"session.connection(bind_arguments={{'mapper': User}})"
+            f"session.connection(bind_arguments={{'mapper': User}}), and flush inside the block"
         ) from error
     return connection
 

@@ -8,17 +8,19 @@ import functools
 import gc
 import threading
 import uuid
+from datetime import datetime
 from decimal import Decimal
 from typing import Any
+from unittest.mock import AsyncMock
 
 import psycopg
 import pytest
 from conftest import Recorder
-from sqlalchemy import Engine
+from sqlalchemy import Column, Engine, Integer, Table, TypeDecorator
 from sqlalchemy.dialects.postgresql import ARRAY, INTEGER
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sqlalchemy_watch import ConfigurationError, EventsDropped, Listener, Watch, Watched
+from sqlalchemy_watch import ConfigurationError, EventsDropped, Listener, Watch, Watched, watch
 
 Client = psycopg.Connection[Any]
 
@@ -54,32 +56,155 @@ ROWS = (
 )
 
 
-@pytest.mark.parametrize(
-    ("keys", "expected"),
-    [
+def test_filters_compare_python_values_of_the_columns_type(engine: Engine, client: Client, Item: Any) -> None:
+    cases: list[tuple[dict[str, Any], list[int]]] = [
         ({"colour": Colour.red}, [1]),
+        ({"colour": Colour.blue}, [2]),
         ({"price": Decimal("1.5")}, [1]),
         ({"price": 2}, [2]),
         ({"owner": OWNER}, [1]),
+        ({"owner": uuid.UUID(int=0)}, []),
         ({"numbers": [1, 2]}, [1]),
+        ({"numbers": [2, 1]}, []),
         ({"numbers": []}, [2]),
+        ({"numbers": None}, [3]),
         ({"amount": 8}, [2]),
         ({"amount": None}, [3]),
         ({"amount": 7, "colour": Colour.red}, [1]),
+        ({"colour": Colour.red, "amount": 7}, [1]),
         ({"amount": 7, "colour": Colour.blue}, []),
+        ({"amount": None, "colour": None, "price": None}, [3]),
+        ({"id": 2}, [2]),
         ({"id": 2, "amount": 8}, [2]),
-    ],
-)
-def test_filters_compare_python_values_of_the_columns_type(
-    keys: dict[str, Any], expected: list[int], engine: Engine, client: Client, Item: Any, recorder: Recorder
-) -> None:
-    signal = Item.watch.updated.filter_by(**keys)
-    signal.connect(recorder)
+        ({"id": 2, "amount": 7}, []),
+    ]
+    recorders = [Recorder() for _ in cases]
+    for (keys, _), recorder in zip(cases, recorders, strict=True):
+        Item.watch.updated.filter_by(**keys).connect(recorder)
     client.execute(ROWS)
     with Listener(engine, Item) as listener:
         client.execute("UPDATE items SET hidden = 1")
         listener.catch_up()
-    assert [event.identity[0] for event in recorder.events] == expected
+    heard = [(keys, [e.identity[0] for e in r.events]) for (keys, _), r in zip(cases, recorders, strict=True)]
+    assert heard == cases
+
+
+def test_inserted_rows_are_filtered_by_association(
+    engine: Engine, client: Client, Item: Any, recorder: Recorder
+) -> None:
+    Item.watch.inserted.filter_by(amount=8).connect(recorder)
+    with Listener(engine, Item) as listener:
+        client.execute(ROWS)
+        listener.catch_up()
+    assert recorder.heard() == [("inserted", (2,))]
+
+
+class Point:
+    """Equal by value, and so without a hash."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Point) and other.number == self.number
+
+
+class PointType(TypeDecorator[Point]):
+    impl = Integer
+    cache_ok = True
+
+    def process_result_value(self, value: int | None, dialect: Any) -> Point | None:
+        return None if value is None else Point(value)
+
+
+def test_values_that_cannot_be_hashed_match_no_filter_and_stop_nobody(
+    engine: Engine, client: Client, Base: type[DeclarativeBase], recorder: Recorder
+) -> None:
+    class Pin(Watched, Base):
+        __tablename__ = "pins"
+        __watch__ = (Watch("inserted", extra_columns=("point",)),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+        point: Mapped[Point | None] = mapped_column(PointType)
+
+    Base.metadata.create_all(engine)
+    with pytest.raises(ConfigurationError, match="can't filter by 'point'.*unhashable type: 'Point'.*__hash__"):
+        Pin.watch.inserted.filter_by(point=Point(1))
+    Pin.watch.inserted.filter_by(point=None).connect(recorder)
+    reasons: list[str] = []
+
+    def note_gap(listener: Listener, reason: str) -> None:
+        reasons.append(reason)
+
+    with Listener(engine, Pin) as listener:
+        listener.resync.connect(note_gap)
+        client.execute("INSERT INTO pins VALUES (1, 1), (2, NULL)")
+        listener.catch_up()
+    assert (recorder.heard(), reasons) == ([("inserted", (2,))], [])
+
+
+def test_an_attribute_called_self_can_be_filtered_by(Base: type[DeclarativeBase]) -> None:
+    pins = Table("pins", Base.metadata, Column("self", Integer, primary_key=True))
+    signals = watch(pins, "updated")
+    assert signals.updated.filter_by(self=1) is signals.updated.filter_by(self=1)
+
+
+def test_truncated_has_nothing_to_filter_by(Base: type[DeclarativeBase]) -> None:
+    pins = Table("pins", Base.metadata, Column("id", Integer, primary_key=True))
+    with pytest.raises(ConfigurationError, match="can't filter by 'id'.*use another operation"):
+        watch(pins, "truncated").truncated.filter_by(id=1)
+
+
+def test_filtered_signals_are_connected_to_for_a_block_and_narrowed_by_sender(
+    engine: Engine, client: Client, Item: Any, recorder: Recorder
+) -> None:
+    other = Recorder()
+    signal = Item.watch.inserted.filter_by(amount=1)
+    signal.connect(other, sender=int)
+    with Listener(engine, Item) as listener:
+        with signal.connected_to(recorder):
+            client.execute("INSERT INTO items (id, amount) VALUES (1, 1)")
+            listener.catch_up()
+        client.execute("INSERT INTO items (id, amount) VALUES (2, 1)")
+        listener.catch_up()
+    assert recorder.heard() == [("inserted", (1,))]
+    assert other.events == []
+
+
+def test_all_signals_of_a_model_are_connected_to_for_a_block_and_disconnected(
+    engine: Engine, client: Client, Item: Any, recorder: Recorder
+) -> None:
+    with Listener(engine, Item) as listener:
+        with Item.watch.connected_to(recorder):
+            client.execute("INSERT INTO items (id) VALUES (1)")
+            client.execute("UPDATE items SET hidden = 1")
+            listener.catch_up()
+        Item.watch.connect(recorder)
+        Item.watch.disconnect(recorder)
+        client.execute("UPDATE items SET hidden = 2")
+        listener.catch_up()
+    assert recorder.heard() == [("inserted", (1,)), ("updated", (1,))]
+
+
+def test_the_collection_shows_its_signals(Item: Any) -> None:
+    assert [signal.name for signal in Item.watch] == ["Item.inserted", "Item.updated"]
+    assert (len(Item.watch), "updated" in Item.watch, "deleted" in Item.watch) == (2, True, False)
+    assert {"inserted", "updated", "connect"} <= set(dir(Item.watch))
+    assert repr(Item.watch) == "<WatchSignals Item: inserted, updated>"
+    assert Item.watch["updated"] is Item.watch.updated is Item().watch.updated
+
+
+def test_connect_decorates_and_the_same_receiver_is_called_once(engine: Engine, client: Client, Item: Any) -> None:
+    calls: list[Any] = []
+
+    @Item.watch.inserted.connect
+    @Item.watch.inserted.connect
+    def note(sender: Any, event: Any) -> None:
+        calls.append(event.identity)
+
+    with Listener(engine, Item) as listener:
+        client.execute("INSERT INTO items (id) VALUES (1)")
+        listener.catch_up()
+    assert calls == [(1,)]
 
 
 @pytest.mark.parametrize(
@@ -108,6 +233,37 @@ def test_the_same_filter_is_the_same_signal_and_goes_with_its_last_receiver(Item
     signal.filter_by(id=1).connect(recorder)
     assert signal.has_filters
     signal.filter_by(id=1).disconnect(recorder)
+    assert not signal.has_filters
+
+
+class Cyclic(Recorder):
+    """Freed by the garbage collector alone, at any time and in any thread."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.itself = self
+
+
+def test_a_garbage_collection_that_disconnects_receivers_disturbs_no_dispatch(Item: Any) -> None:
+    from sqlalchemy_watch.events import Event, Message
+
+    signal = Item.watch.updated
+    message = Message("updated", "updated", 1, ("id", "amount", "price"), 1, datetime.now(), {})
+    event: Event[Any] = Event(Item, message, (1, 2, 3))
+    keys: list[dict[str, Any]] = [{"id": 1}, {"amount": 2}, {"price": 3}, {"id": 1, "amount": 2}]
+    before = gc.get_threshold()
+    gc.set_threshold(3)
+    try:
+        for _ in range(500):
+            signal.connect(Cyclic())
+            signal.plan(Item)
+            for values in keys:
+                signal.filter_by(**values).connect(Cyclic())
+            signal.filtered_plans(Item, event)
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert signal.plan(Item) == ()
     assert not signal.has_filters
 
 
@@ -159,6 +315,67 @@ def test_receivers_of_any_signature_are_called_in_the_order_of_connecting(
         client.execute("INSERT INTO items VALUES (1)")
         listener.catch_up()
     assert got == ["lambda", "method", "partial", "keywords ['event']", "keyword only"]
+
+
+def test_a_class_as_a_receiver_is_called_whatever_its_instances_are(
+    engine: Engine, client: Client, Item: Any, recorder: Recorder
+) -> None:
+    made: list[Any] = []
+
+    class Task:
+        def __init__(self, sender: Any, event: Any) -> None:
+            made.append((sender, event.identity))
+
+        async def __call__(self, *args: Any) -> None: ...
+
+    Item.watch.inserted.connect(Task)
+    Item.watch.inserted.connect(recorder)
+    with Listener(engine, Item) as listener:
+        client.execute("INSERT INTO items (id) VALUES (1)")
+        listener.catch_up()
+        assert listener.stats().failed_receivers == 0
+    assert made == [(Item, (1,))]
+    assert len(recorder.events) == 1
+
+
+def test_coroutines_of_every_form_are_awaited(engine: Engine, client: Client, Item: Any) -> None:
+    got: list[str] = []
+
+    class Service:
+        async def hear(self, sender: Any, event: Any) -> None:
+            got.append("method")
+
+    async def partly(prefix: str, sender: Any, event: Any) -> None:
+        got.append(prefix)
+
+    async def by_keywords(sender: Any, **kwargs: Any) -> None:
+        got.append(f"keywords {sorted(kwargs)}")
+
+    async def main() -> None:
+        service = Service()
+        receivers = [service.hear, functools.partial(partly, "partial"), by_keywords, AsyncMock()]
+        for receiver in receivers:
+            Item.watch.inserted.connect(receiver, weak=False)
+        async with Listener(engine, Item) as listener:
+            await asyncio.to_thread(client.execute, "INSERT INTO items (id) VALUES (1)")
+            await listener.catch_up_async()
+        assert isinstance(receivers[-1], AsyncMock)
+        receivers[-1].assert_awaited_once()
+
+    asyncio.run(main())
+    assert sorted(got) == ["keywords ['event']", "method", "partial"]
+
+
+def test_generators_whose_body_would_never_run_are_refused_at_connect(Item: Any) -> None:
+    def one_by_one(sender: Any, event: Any) -> Any:
+        yield event
+
+    async def asynchronously(sender: Any, event: Any) -> Any:
+        yield event
+
+    for receiver in (one_by_one, asynchronously):
+        with pytest.raises(ConfigurationError, match="is a generator, whose body would never run: remove its yield"):
+            Item.watch.inserted.connect(receiver)
 
 
 @pytest.mark.parametrize("receiver", [lambda: None, lambda sender: None, lambda a, b, c: None, "no function", None])
@@ -341,6 +558,82 @@ def test_a_stream_says_where_the_listener_may_have_missed_something(engine: Engi
     assert asyncio.run(main()) == "the connection was lost and is back"
 
 
+def test_a_stream_keeps_what_fits_after_a_gap_and_marks_each_gap_in_its_place(
+    engine: Engine, client: Client, Item: Any
+) -> None:
+    async def insert(listener: Listener, *ids: int) -> None:
+        for number in ids:
+            await asyncio.to_thread(client.execute, "INSERT INTO items (id) VALUES (%s)", [number])
+        await listener.catch_up_async()
+
+    async def main() -> list[Any]:
+        seen: list[Any] = []
+
+        async def take() -> None:
+            try:
+                seen.append((await anext(stream)).identity[0])
+            except EventsDropped as gap:
+                seen.append((gap.reason.partition(" of")[0], gap.dropped))
+
+        async with Listener(engine, Item) as listener, Item.watch.inserted.stream(max_queue=2) as stream:
+            await insert(listener, 1, 2, 3)  # 3 does not fit
+            await take()
+            await insert(listener, 4, 5, 6)  # 4 does, behind the gap
+            for _ in range(4):
+                await take()
+            stream.missed("the connection was lost")
+            stream.missed("and again")
+            await insert(listener, 7)  # there is room, whatever was missed before
+            await take()
+            await take()
+            assert stream.dropped == 3
+        return seen
+
+    full = "the stream's queue"
+    assert asyncio.run(main()) == [1, 2, (full, 1), 4, (full, 2), ("the connection was lost", 0), 7]
+
+
+def test_a_stream_of_a_filter_has_its_rows_alone(engine: Engine, client: Client, Item: Any) -> None:
+    async def main() -> list[Any]:
+        stream = Item.watch.inserted.filter_by(amount=1).stream()
+        async with Listener(engine, Item) as listener:
+            await asyncio.to_thread(client.execute, "INSERT INTO items (id, amount) VALUES (1, 1), (2, 2), (3, 1)")
+            await listener.catch_up_async()
+        return [event.identity[0] async for event in stream]
+
+    assert asyncio.run(main()) == [1, 3]
+
+
+def test_a_stream_goes_on_while_another_listener_serves_it(engine: Engine, client: Client, Item: Any) -> None:
+    async def main() -> list[Any]:
+        stream = Item.watch.inserted.stream()
+        async with Listener(engine, Item) as second:
+            async with Listener(engine, Item):
+                pass
+            await asyncio.to_thread(client.execute, "INSERT INTO items (id) VALUES (1)")
+            await second.catch_up_async()
+        return [event.identity[0] async for event in stream]
+
+    assert asyncio.run(main()) == [1]
+
+
+def test_a_stream_of_a_loop_that_is_closed_is_disconnected_by_the_next_event(
+    engine: Engine, client: Client, Item: Any, recorder: Recorder
+) -> None:
+    streams: list[Any] = []
+
+    async def open_one() -> None:
+        streams.append(Item.watch.inserted.stream())
+
+    asyncio.run(open_one())
+    Item.watch.inserted.connect(recorder)
+    with Listener(engine, Item) as listener:
+        client.execute("INSERT INTO items (id) VALUES (1)")
+        listener.catch_up()
+        assert listener.stats().failed_receivers == 0
+    assert list(Item.watch.inserted.receivers_for(Item)) == [recorder]
+
+
 def test_a_stream_that_is_closed_or_forgotten_is_disconnected(Item: Any) -> None:
     async def main() -> None:
         stream = Item.watch.inserted.stream()
@@ -360,8 +653,9 @@ def test_a_stream_needs_a_loop_and_a_bound(Item: Any) -> None:
         Item.watch.inserted.stream()
 
     async def main() -> None:
-        with pytest.raises(ConfigurationError, match="max_queue must be an int of at least 1"):
-            Item.watch.inserted.stream(max_queue=0)
+        for wrong in (0, -1, 1.5, True, None):
+            with pytest.raises(ConfigurationError, match="max_queue must be an int of at least 1"):
+                Item.watch.inserted.stream(max_queue=wrong)
 
     asyncio.run(main())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 from conftest import Recorder
 from postgres import Cluster
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
@@ -27,6 +28,13 @@ def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
 
     Base.metadata.create_all(engine)
     return User
+
+
+@pytest.fixture
+def sqlite() -> Iterator[Engine]:
+    engine = create_engine("sqlite://")
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -154,6 +162,105 @@ def test_other_targets_are_refused_with_the_right_statement(make: Any, engine: E
                 pass
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("make", [muted, lambda target: context(target, a=1)])
+def test_autocommit_has_no_transaction_for_the_block_and_is_refused(
+    engine: Engine, cluster: Cluster, database: str, make: Any
+) -> None:
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        with pytest.raises(ConfigurationError, match="in autocommit.*another isolation_level"), make(connection):
+            pass
+        with Session(connection) as session, pytest.raises(ConfigurationError, match="autocommit"), make(session):
+            pass
+
+    async def main() -> None:
+        for driver in ("psycopg", "asyncpg"):
+            engine = create_async_engine(cluster.url(database, driver), isolation_level="AUTOCOMMIT")
+            async with engine.connect() as connection:
+                with pytest.raises(ConfigurationError, match="in autocommit"):
+                    async with make(connection):
+                        pass
+            await engine.dispose()
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "pg8000"])
+def test_every_driver_is_taken_in_a_transaction(
+    cluster: Cluster, database: str, User: Any, heard: Any, driver: str
+) -> None:
+    engine = create_engine(cluster.url(database, driver))
+    with engine.begin() as connection:
+        with muted(connection):
+            connection.execute(insert(1))
+        with context(connection, a=1):
+            connection.execute(insert(2))
+    engine.dispose()
+    assert heard() == [(2, {"a": 1})]
+
+
+def test_other_databases_are_refused(sqlite: Engine) -> None:
+    session = Session(sqlite)
+    with pytest.raises(ConfigurationError, match="only PostgreSQL.*this is sqlite"), muted(session):
+        pass
+    session.close()
+
+
+def test_a_session_with_several_engines_is_told_to_name_the_connection(engine: Engine, User: Any, heard: Any) -> None:
+    with Session(binds={User: engine}) as session:
+        with pytest.raises(ConfigurationError, match="Session has several engines.*bind_arguments"), muted(session):
+            pass
+        with muted(session.connection(bind_arguments={"mapper": User})):
+            session.add(User(id=1))
+            session.flush()
+        session.commit()
+    assert heard() == []
+
+
+def test_context_takes_any_name(engine: Engine, heard: Any) -> None:
+    with engine.begin() as connection, context(connection, target="a", self="b", name="c"):
+        connection.execute(insert(1))
+    assert heard() == [(1, {"target": "a", "self": "b", "name": "c"})]
+
+
+def test_a_block_may_be_used_again_but_not_inside_itself(engine: Engine, heard: Any) -> None:
+    with engine.begin() as connection:
+        silence = muted(connection)
+        with silence:
+            connection.execute(insert(1))
+            with pytest.raises(ConfigurationError, match="the block is entered already"), silence:
+                pass
+        connection.execute(insert(2))
+        with silence:
+            connection.execute(insert(3))
+        connection.execute(insert(4))
+    assert heard() == [(2, {}), (4, {})]
+
+
+def test_nested_contexts_that_are_too_much_together_change_nothing(engine: Engine, heard: Any) -> None:
+    with engine.begin() as connection, context(connection, a="x" * 1500):
+        with pytest.raises(ConfigurationError, match="bytes as JSON"), context(connection, b="x" * 1500):
+            pass
+        connection.execute(insert(1))
+    assert [set(values) for _, values in heard()] == [{"a"}]
+
+
+def test_an_error_in_an_asynchronous_block_ends_it(cluster: Cluster, database: str, User: Any, heard: Any) -> None:
+    async def write() -> None:
+        engine = create_async_engine(cluster.url(database, "asyncpg"))
+        async with AsyncSession(engine) as session:
+            with contextlib.suppress(KeyError):
+                async with muted(session):
+                    session.add(User(id=1))
+                    await session.flush()
+                    raise KeyError
+            session.add(User(id=2))
+            await session.commit()
+        await engine.dispose()
+
+    asyncio.run(write())
+    assert heard() == [(2, {})]
 
 
 @pytest.mark.parametrize("values", [{"a": object()}, {"a": float("nan")}, {"a": "x" * 2000}])

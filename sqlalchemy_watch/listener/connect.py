@@ -183,7 +183,7 @@ def translate(driver: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
         elif name == "unix_sock":
             translated["host"] = str(value).rpartition("/")[0]
         elif name == "timeout":
-            translated["connect_timeout"] = max(2, round(value))
+            translated["connect_timeout"] = max(2, round(float(value)))
         elif name in ("host", "port") and isinstance(value, (list, tuple)):
             translated[name] = ",".join(map(str, value))
         else:

@@ -401,7 +401,7 @@ def _forget_all() -> None:
     for listener in list(_running):
         source = listener._source
         _inherited.append((source, listener._dispatcher, listener._monitor, listener._queue))
-        if isinstance(source, NotifySource):
+        if source is not None:
             source.disown()
         listener._source = listener._dispatcher = listener._monitor = listener._loop = None
         listener._lock = threading.RLock()

@@ -16,7 +16,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -34,7 +34,7 @@ from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, p
 from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
-from .watchdog import Watchdog, limited
+from .watchdog import Watchdog, let_go, limited
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -89,6 +89,8 @@ class WalSource:
         self._had_slot = False
         self._was_active = False
         self._encoding = "utf-8"
+        #: The walsender connection's socket, while there is one.
+        self._descriptor: int | None = None
         #: Set once the slot is read, or waited for behind another consumer, or can't be.
         self.settled: threading.Event = threading.Event()
         self.error: BaseException | None = None
@@ -135,6 +137,13 @@ class WalSource:
         with self._lock:
             self._tokens = {token: event for token, event in self._tokens.items() if event is not done}
 
+    def disown(self) -> None:
+        """In a forked child: let go of the parent's socket without a byte being sent.
+
+        Were the child to keep it open, a dead parent's slot would stay active, and the others stand by.
+        """
+        let_go(self._descriptor)
+
     def _wake(self) -> None:
         try:
             self._wake_in.send(b"x")
@@ -154,7 +163,7 @@ class WalSource:
             failure: BaseException | None = None
             try:
                 self._prepare()
-                with contextlib.closing(self._connect(replication=True)) as connection:
+                with contextlib.closing(self._connect(replication=True)) as connection, self._owning(connection):
                     self._check_server(connection)
                     stream = _Stream(connection, self)
                     if self._start_when_free(stream):
@@ -175,6 +184,15 @@ class WalSource:
                 delay = backoff.next()
                 log.warning("not reading slot %r (%s): trying again in %.1f s", self._group, _line(failure), delay)
                 self._stopping.wait(delay)
+
+    @contextlib.contextmanager
+    def _owning(self, connection: psycopg.Connection[Any]) -> Iterator[None]:
+        """The descriptor is known no longer than it is open: its number may be another file's afterwards."""
+        self._descriptor = connection.pgconn.socket
+        try:
+            yield
+        finally:
+            self._descriptor = None
 
     def _note_loss(self, failure: BaseException | None) -> None:
         self.error = failure

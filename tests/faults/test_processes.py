@@ -15,6 +15,14 @@ from postgres import Cluster
 from .support import LISTENER_PIDS, Program, run
 
 
+def drop_slots(client: psycopg.Connection[Any], name: str) -> None:
+    """Slots belong to the whole server; this one goes as soon as nobody reads it."""
+    query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active"
+    while client.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [name]).fetchone():
+        client.execute(query, [name])
+        time.sleep(0.01)
+
+
 @pytest.fixture
 def url(cluster: Cluster, database: str) -> str:
     return cluster.url(database, "psycopg")
@@ -162,6 +170,47 @@ def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open
     finally:
         os.kill(child, signal.SIGKILL)
         program.finish()
+
+
+def test_child_does_not_keep_a_dead_parents_slot_active(
+    url: str, database: str, client: psycopg.Connection[Any]
+) -> None:
+    # Another consumer would stand by for as long as wal_sender_timeout.
+    program = Program(
+        url,
+        """
+        class Order(Watched, Base):
+            __tablename__ = "orders"
+            __watch__ = ("inserted",)
+            __watch_delivery__ = "durable"
+            id: Mapped[int] = mapped_column(primary_key=True)
+
+        Base.metadata.create_all(engine)
+        listener = Listener(engine, Order, durable="forked_" + engine.url.database)
+        listener.start()
+        child = os.fork()
+        if child == 0:
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
+        time.sleep(60)
+        """,
+    )
+    child = int(program.line())
+    slot = f"forked_{database}"
+    active = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+    try:
+        assert client.execute(active, [slot]).fetchone() == (True,)
+        program.process.kill()
+        deadline = time.monotonic() + 5
+        while client.execute(active, [slot]).fetchone() == (True,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+        program.finish()
+        drop_slots(client, slot)
 
 
 @pytest.mark.parametrize(
