@@ -84,7 +84,7 @@ def discriminator(mapper: Mapper[Any], part: Part) -> Discriminator | None:
     column: Any = mapper.polymorphic_on
     if column is None:
         return None
-    topmost = list(_joined_mappers(mapper))[-1]
+    *mappers, topmost = _joined_mappers(mapper)
     root = _local_table(topmost)
     if topmost.concrete and getattr(column, "table", None) is not root:
         return None  # a union's column, which tells concrete classes apart: the table does
@@ -97,7 +97,9 @@ def discriminator(mapper: Mapper[Any], part: Part) -> Discriminator | None:
     if part.is_root:
         return Discriminator(carried)
     root_key = tuple(c.name for c in topmost.primary_key)
-    return Discriminator(carried, RootLookup(root.schema, root.name, root_key))
+    tables = list(dict.fromkeys(map(_local_table, mappers)))
+    between = tuple(table.name for table in tables[tables.index(part.table) + 1 :])
+    return Discriminator(carried, RootLookup(root.schema, root.name, root_key, between))
 
 
 def _joined_mappers(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:

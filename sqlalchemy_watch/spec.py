@@ -211,6 +211,8 @@ class RootLookup:
     schema: str | None
     table: str
     key: tuple[str, ...]
+    #: The tables between the row's and the root's, nearest first.
+    between: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

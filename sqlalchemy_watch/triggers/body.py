@@ -187,7 +187,7 @@ def _guarded(watch: TableWatch, lines: str) -> str:
     message = literal(f"sqlalchemy_watch: the rows of {watch.table_key}/{watch.label} could not be described: ")
     return f"""\
   BEGIN
-{lines}
+{_root_check(watch)}{lines}
   EXCEPTION WHEN OTHERS THEN
     RAISE WARNING USING MESSAGE = {message} || SQLERRM,
       HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
@@ -474,3 +474,33 @@ def _discriminator_sql(watch: TableWatch, row: str) -> str:
         f"(SELECT watch_root.{quote(column.name)} FROM {qualified(lookup.schema, lookup.table)} AS watch_root "
         f"WHERE {pairs})"
     )
+
+
+def _root_check(watch: TableWatch) -> str:
+    """Raise where the name of the root is another table's now, by the writer's temporary tables or search_path.
+
+    The root is the one that the foreign keys lead to, table by table; without them, there is nothing to compare.
+    """
+    lookup = None if watch.discriminator is None else watch.discriminator.lookup
+    if lookup is None or lookup.schema is not None:
+        return ""
+    child, hops = "TG_RELID", []
+    for n, name in enumerate((*lookup.between, lookup.table)):
+        hops.append(
+            f"pg_catalog.pg_constraint AS f{n} JOIN pg_catalog.pg_class AS t{n}\n"
+            f"        ON f{n}.conrelid = {child} AND t{n}.oid = f{n}.confrelid AND t{n}.relname = {literal(name)}"
+        )
+        child = f"t{n}.oid"
+    source = "\n      CROSS JOIN ".join(hops)
+    message = literal(
+        f"{lookup.table} is here another table than the one that the foreign keys of {watch.table_key} lead to: "
+        f"a temporary one, or one in another schema of the search_path"
+    )
+    return f"""\
+    IF NOT (
+      SELECT pg_catalog.bool_or({child} = pg_catalog.to_regclass({literal(quote(lookup.table))}))
+      FROM {source}
+    ) THEN
+      RAISE EXCEPTION USING MESSAGE = {message};
+    END IF;
+"""

@@ -8,11 +8,12 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Recorder
-from sqlalchemy import Engine, ForeignKey, Integer, case
+from postgres import Cluster
+from sqlalchemy import Engine, ForeignKey, Integer, case, create_engine
 from sqlalchemy.ext.declarative import AbstractConcreteBase, ConcreteBase
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
 
-from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, watch
+from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, install, watch
 from sqlalchemy_watch.spec import watches_in
 
 ALL = ("inserted", "updated", "deleted")
@@ -394,6 +395,140 @@ def test_classes_of_a_hierarchy_declared_by_watch_have_signals_of_their_own(
         ("Manager.inserted", "Manager", (1,)),
         ("Employee.inserted", "Manager", (1,)),
         ("Employee.inserted", "Intern", (2,)),
+    ]
+
+
+@pytest.mark.parametrize(
+    "writer",
+    [
+        "CREATE TEMP TABLE people AS SELECT 1 AS id, 'person' AS kind",
+        "CREATE SCHEMA b; CREATE TABLE b.people AS SELECT 1 AS id, 'chief' AS kind; SET search_path = b, public",
+        "SET search_path = ''",
+    ],
+    ids=["temporary namesake", "another tenant", "no search_path"],
+)
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_a_writer_with_another_search_path_asks_to_resync_rather_than_name_a_wrong_class(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], writer: str, level: Any
+) -> None:
+    class Person(Watched, Base):
+        __tablename__ = "people"
+        __watch__ = (Watch("updated", level=level),)
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+
+    class Engineer(Person):
+        __tablename__ = "engineers"
+        __mapper_args__ = {"polymorphic_identity": "engineer"}
+        id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
+        skill: Mapped[str | None]
+
+    Base.metadata.create_all(engine)
+    client.execute("INSERT INTO people VALUES (1, 'engineer'); INSERT INTO engineers VALUES (1)")
+    heard = Heard(Person)
+    reasons: list[str] = []
+
+    def note_gap(listener: Listener, reason: str) -> None:
+        reasons.append(reason)
+
+    with Listener(engine, Base) as listener:
+        listener.resync.connect(note_gap)
+        client.execute("UPDATE engineers SET skill = 'x'")
+        listener.catch_up()
+        assert (heard.calls, reasons) == ([("Person.updated", "Engineer", (1,))], [])
+        client.execute(writer.encode())
+        client.execute("UPDATE public.engineers SET skill = 'y'")
+        listener.catch_up()
+    assert len(heard.calls) == 1
+    assert reasons == ["the trigger function could not build the notification"]
+
+
+def test_the_root_may_stand_in_another_schema_of_the_search_path(
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    Person, _, _ = joined(Base)
+    client.execute("CREATE SCHEMA a; CREATE TABLE people (id int PRIMARY KEY, kind text, name text)")
+    engine = create_engine(cluster.url(database, "psycopg"), connect_args={"options": "-c search_path=a,public"})
+    Base.metadata.create_all(engine)
+    client.execute("SET search_path = a, public")
+    install(engine, Base)
+    calls = Heard(Person).after(engine, Base, client, *CHIEF, "UPDATE engineers SET skill = 'y'")
+    engine.dispose()
+    assert calls == [("Person.inserted", "Chief", (1,)), ("Person.updated", "Chief", (1,))]
+
+
+def test_the_root_of_a_longer_chain_is_known_by_its_foreign_keys(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    class Person(Watched, Base):
+        __tablename__ = "Pe\"op\\le's 100%"
+        __watch__ = ("updated",)
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+
+    class Engineer(Person):
+        __tablename__ = "engineers"
+        __mapper_args__ = {"polymorphic_identity": "engineer"}
+        id: Mapped[int] = mapped_column(ForeignKey(Person.id), primary_key=True)
+
+    class Chief(Engineer):
+        __tablename__ = "chiefs"
+        __table_args__ = {"postgresql_partition_by": "RANGE (id)"}
+        __mapper_args__ = {"polymorphic_identity": "chief"}
+        id: Mapped[int] = mapped_column(ForeignKey("engineers.id"), primary_key=True)
+        note: Mapped[str | None]
+        other: Mapped[int | None] = mapped_column(ForeignKey("others.id"))
+
+    class Other(Base):
+        __tablename__ = "others"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    Base.metadata.create_all(engine)
+    people = Person.__table__.fullname.replace('"', '""')
+    client.execute(
+        f"""CREATE TABLE chiefs_0 PARTITION OF chiefs DEFAULT;
+        INSERT INTO "{people}" VALUES (1, 'chief'); INSERT INTO engineers VALUES (1); INSERT INTO chiefs VALUES (1)
+        """.encode()
+    )
+    heard = Heard(Person)
+    calls = heard.after(engine, Base, client, "UPDATE chiefs SET note = 'x'", "UPDATE chiefs_0 SET note = 'y'")
+    assert calls == [("Person.updated", "Chief", (1,))] * 2
+    client.execute(f"CREATE TEMP TABLE \"{people}\" AS SELECT 1 AS id, 'person' AS kind".encode())
+    assert len(heard.after(engine, Base, client, "UPDATE chiefs SET note = 'z'")) == 2
+    client.execute(f'DROP TABLE pg_temp."{people}"'.encode())
+    assert len(heard.after(engine, Base, client, "UPDATE chiefs SET note = 'z'")) == 3
+
+
+def test_without_a_foreign_key_in_the_database_the_root_is_known_by_its_name(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    Person, _, _ = joined(Base)
+    Base.metadata.create_all(engine)
+    client.execute("ALTER TABLE engineers DROP CONSTRAINT engineers_engineer_id_fkey")
+    calls = Heard(Person).after(engine, Base, client, *CHIEF, "UPDATE engineers SET skill = 'y'")
+    assert calls == [("Person.inserted", "Chief", (1,)), ("Person.updated", "Chief", (1,))]
+
+
+def test_a_class_in_the_table_of_a_joined_one_is_told_by_the_root(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+) -> None:
+    Person, Engineer, _ = joined(Base)
+
+    class Tester(Engineer):  # type: ignore[misc,valid-type]
+        __mapper_args__ = {"polymorphic_identity": "tester"}
+
+    Base.metadata.create_all(engine)
+    calls = Heard(Person, Engineer, Tester).after(
+        engine, Base, client,
+        "INSERT INTO people VALUES (1, 'tester')", "INSERT INTO engineers VALUES (1)",
+        "UPDATE engineers SET skill = 'y'",
+    )  # fmt: skip
+    assert calls == [
+        (f"{name}.{operation}", "Tester", (1,))
+        for operation in ("inserted", "updated")
+        for name in ("Tester", "Engineer", "Person")
     ]
 
 
