@@ -30,9 +30,20 @@ class _Compiler(postgresql.base.PGCompiler):
         return "E" + rendered.replace("\\", "\\\\")
 
 
+#: Why the values of such a column can be neither carried nor compared.
+VIRTUAL_RULE = (
+    "a virtual generated column has no value in a trigger: make it STORED (Computed(..., persisted=True)) "
+    "or leave it out"
+)
+
 _PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _PG.statement_compiler = _Compiler  # type: ignore[assignment]
 _PG._backslash_escapes = False  # _Compiler doubles them; SQLAlchemy's default differs between versions
+
+
+def is_virtual(column: Column[Any]) -> bool:
+    """Whether the column is declared as a generated one that is not stored."""
+    return column.computed is not None and column.computed.persisted is False
 
 
 class UnknownColumn(AttributeError):
@@ -42,8 +53,8 @@ class UnknownColumn(AttributeError):
 class _Row:
     """Stands for a row in the user's function: attributes are the table's columns under an alias."""
 
-    def __init__(self, alias: str, columns: Mapping[str, Column[Any]], absent: str | None) -> None:
-        self._alias, self._columns, self._absent, self._used = alias, columns, absent, False
+    def __init__(self, owner: str, alias: str, columns: Mapping[str, Column[Any]], absent: str | None) -> None:
+        self._owner, self._alias, self._columns, self._absent, self._used = owner, alias, columns, absent, False
 
     def __getattr__(self, attribute: str) -> ColumnElement[Any]:
         if attribute.startswith("__"):
@@ -56,6 +67,8 @@ class _Row:
             raise UnknownColumn(
                 f"{attribute!r} is no column here: there are {', '.join(map(repr, self._columns))}"
             ) from None
+        if is_virtual(column):
+            raise ConfigurationError(f"{self._owner}: when uses {attribute!r}: {VIRTUAL_RULE}")
         self._used = True
         # Not a column of a table: a subquery would list that in its own FROM.
         return literal_column(f"{self._alias}.{_PG.identifier_preparer.quote(column.name)}", column.type)
@@ -86,8 +99,8 @@ def _compile(
 ) -> tuple[str, bool]:
     no_old = f"{owner}: when uses old, but {operation} rows have none: use new" if operation == "inserted" else None
     no_new = f"{owner}: when uses new, but {operation} rows have none: use old" if operation == "deleted" else None
-    old = _Row(row_alias if operation == "deleted" else old_alias, columns, no_old)
-    new = _Row(row_alias, columns, no_new)
+    old = _Row(owner, row_alias if operation == "deleted" else old_alias, columns, no_old)
+    new = _Row(owner, row_alias, columns, no_new)
     try:
         clause = when(old, new)
     except (UnknownColumn, ConfigurationError):

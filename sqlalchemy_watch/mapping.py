@@ -308,11 +308,9 @@ def _check_table_watch(owner: str, spec: Watch, table: Table, filed: TableWatch)
     by_name = {column.name: column for column in table.columns}
     for option, columns in (("carry", filed.carried), ("compare", filed.trigger_columns)):
         for column in columns:
-            computed = by_name[column.name].computed if column.name in by_name else None
-            if computed is not None and computed.persisted is False:
+            if column.name in by_name and conditions.is_virtual(by_name[column.name]):
                 raise ConfigurationError(
-                    f"{owner}: {spec!r} can't {option} {column.attribute!r}: a virtual generated column has no value "
-                    f"in a trigger: make it STORED (Computed(..., persisted=True)) or leave it out"
+                    f"{owner}: {spec!r} can't {option} {column.attribute!r}: {conditions.VIRTUAL_RULE}"
                 )
     for column in filed.carried:
         if wire.is_pickled(column.type):

@@ -86,6 +86,18 @@ W = Watch
         (lambda: (W("updated", extra_columns=(None,)),), ["User", "'None'", "not a column attribute"]),
         (lambda: (W("updated", label="x", trigger_columns=("nope",)),), ["trigger_columns", "'nope'", "allowed are"]),
         (lambda: (W("updated", extra_columns=("virtual",)),), ["'virtual'", "virtual generated", "persisted=True"]),
+        (
+            lambda: (W("updated", label="x", trigger_columns=("virtual",)),),
+            ["can't compare 'virtual'", "virtual generated", "persisted=True"],
+        ),
+        (
+            lambda: (W("inserted", label="x", when=lambda o, n: n.virtual > 1),),
+            ["User", "when uses 'virtual'", "virtual generated", "persisted=True"],
+        ),
+        (
+            lambda: (W("deleted", label="x", when=lambda o, n: o.virtual > 1),),
+            ["User", "when uses 'virtual'", "virtual generated", "persisted=True"],
+        ),
         (lambda: (W("updated", label="x", when=lambda o, n: True),), ["when returned True", "not a SQL condition"]),
         (lambda: (W("updated", label="x", when=lambda o, n: n.nope > 1),), ["when", "'nope'", "'total'"]),
         (lambda: (W("updated", label="x", when=lambda o, n: n.total > 1 and o.total > 1),), ["when", "&"]),
