@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
 
 from sqlalchemy.orm import Session, scoped_session
 
@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(slots=True)  # not frozen, which would make them slower to make; events don't hand them out
-class Message:
-    """What the rows of one notification have in common."""
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """What the events of one watch have in common, as far as a payload names its columns."""
 
     operation: Operation
     label: str
@@ -31,12 +33,38 @@ class Message:
     key_length: int
     #: Attribute names of the values in a whole row, the key first.
     attributes: tuple[str, ...]
-    txid: int
-    emitted_at: datetime
-    context: Mapping[str, Any]
-    #: With durable delivery: where the transaction committed in the server's log.
-    lsn: int | None = None
-    redelivered: bool | None = None
+
+
+class Message:
+    """What the rows of one notification have in common."""
+
+    __slots__ = ("at", "context", "kind", "lsn", "redelivered", "txid")
+
+    def __init__(
+        self,
+        kind: EventKind,
+        txid: int,
+        at: int,
+        context: Mapping[str, Any] = _EMPTY,
+        lsn: int | None = None,
+        redelivered: bool | None = None,
+    ) -> None:
+        self.kind = kind
+        self.txid = txid
+        #: Microseconds since 1970.
+        self.at = at
+        self.context = context
+        #: With durable delivery: where the transaction committed in the server's log.
+        self.lsn = lsn
+        self.redelivered = redelivered
+
+
+class Extras(NamedTuple):
+    """What most rows don't have."""
+
+    old: Mapping[str, Any] | None
+    changed: frozenset[str] | None
+    partial: bool
 
 
 class Event(Generic[T]):
@@ -46,25 +74,14 @@ class Event(Generic[T]):
     attributes would give.
     """
 
-    __slots__ = ("_changed", "_message", "_model", "_old", "_partial", "_position", "_row")
+    # One is made for each row: what few rows have stands in an object of its own.
+    __slots__ = ("_extras", "_message", "_model", "_row")
 
-    def __init__(
-        self,
-        model: Any,
-        message: Message,
-        row: tuple[Any, ...],
-        old: Mapping[str, Any] | None = None,
-        changed: frozenset[str] | None = None,
-        partial: bool = False,
-        position: int | None = None,
-    ) -> None:
+    def __init__(self, model: Any, message: Message, row: tuple[Any, ...], extras: Extras | None = None) -> None:
         self._model = model
         self._message = message
         self._row = row
-        self._old = old
-        self._changed = changed
-        self._partial = partial
-        self._position = position
+        self._extras = extras
 
     @property
     def model(self) -> Any:
@@ -74,34 +91,34 @@ class Event(Generic[T]):
     @property
     def operation(self) -> Operation:
         """`"inserted"`, `"updated"`, `"deleted"` or `"truncated"`."""
-        return self._message.operation
+        return self._message.kind.operation
 
     @property
     def label(self) -> str:
         """The watch's label; the operation where it has none."""
-        return self._message.label
+        return self._message.kind.label
 
     @property
     def identity(self) -> tuple[Any, ...] | None:
         """The primary key, as `inspect(obj).identity` gives it; None for `truncated`."""
-        return self._row[: self._message.key_length] or None
+        return self._row[: self._message.kind.key_length] or None
 
     @property
     def values(self) -> Mapping[str, Any]:
         """Primary key and extra columns by attribute name; those of a deleted row are its last ones."""
         if not self._row:
             return _EMPTY
-        return MappingProxyType(dict(zip(self._message.attributes, self._row, strict=False)))
+        return MappingProxyType(dict(zip(self._message.kind.attributes, self._row, strict=False)))
 
     @property
     def old(self) -> Mapping[str, Any] | None:
         """The previous values, with `Watch(old=True)`; None without, and where the key itself changed."""
-        return self._old
+        return None if self._extras is None else self._extras.old
 
     @property
     def changed(self) -> frozenset[str] | None:
         """The names in `old` whose value differs; None where `old` is None."""
-        return self._changed
+        return None if self._extras is None else self._extras.changed
 
     @property
     def txid(self) -> int:
@@ -111,7 +128,7 @@ class Event(Generic[T]):
     @property
     def emitted_at(self) -> datetime:
         """When the trigger ran, by the server's clock; aware, in UTC."""
-        return self._message.emitted_at
+        return EPOCH + timedelta(microseconds=self._message.at)
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -121,7 +138,7 @@ class Event(Generic[T]):
     @property
     def partial(self) -> bool:
         """Whether extra columns were left out of `values`, because the row would not fit."""
-        return self._partial
+        return self._extras is not None and self._extras.partial
 
     @property
     def lsn(self) -> int | None:
@@ -137,7 +154,7 @@ class Event(Generic[T]):
 
         `(lsn, position)` identifies an event, and grows from one to the next.
         """
-        return self._position
+        return None
 
     @property
     def redelivered(self) -> bool | None:

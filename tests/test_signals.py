@@ -8,7 +8,6 @@ import functools
 import gc
 import threading
 import uuid
-from datetime import datetime
 from decimal import Decimal
 from typing import Any
 from unittest.mock import AsyncMock
@@ -245,10 +244,10 @@ class Cyclic(Recorder):
 
 
 def test_a_garbage_collection_that_disconnects_receivers_disturbs_no_dispatch(Item: Any) -> None:
-    from sqlalchemy_watch.events import Event, Message
+    from sqlalchemy_watch.events import Event, EventKind, Message
 
     signal = Item.watch.updated
-    message = Message("updated", "updated", 1, ("id", "amount", "price"), 1, datetime.now(), {})
+    message = Message(EventKind("updated", "updated", 1, ("id", "amount", "price")), 1, 0)
     event: Event[Any] = Event(Item, message, (1, 2, 3))
     keys: list[dict[str, Any]] = [{"id": 1}, {"amount": 2}, {"price": 3}, {"id": 1, "amount": 2}]
     before = gc.get_threshold()

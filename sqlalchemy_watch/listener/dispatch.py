@@ -9,7 +9,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any
 
 from ..errors import ListenerError, PayloadError, UnknownVersionError
@@ -17,9 +16,10 @@ from ..events import Event, Message
 from ..receivers import Delivery
 from ..signals import BatchSignal
 from .gather import Batch, Gatherer
-from .payload import Decoded, Row, read_fields
+from .payload import Decoded
 from .queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
 from .routes import Route, Router
+from .rows import Row
 from .stats import Stats
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -105,26 +105,21 @@ class Dispatcher:
             self._on_control(item)
 
     def _handle_notification(self, notification: Notification) -> None:
-        routes = self._router.by_channel.get(notification.channel)
-        if routes is None:
-            return
         try:
-            fields = read_fields(notification.payload, routes[0].decoder.declared)
-            for route in routes:
-                if route.matches(fields):
-                    break
-            else:
-                self._stats.ignored += 1
-                return
-            decoded = route.decoder.decode(fields)
+            found = self._router.decode(notification.channel, notification.payload)
         except PayloadError as error:
             self._stats.garbage += 1
             self._log_garbage(notification, error)
             if isinstance(error, UnknownVersionError) or notification.lsn is not None:
                 self._on_control(Resync(UNREADABLE))  # not a stranger's garbage: rows were told of
             return
+        if found is None:
+            self._stats.ignored += 1
+            return
+        route, decoded = found
         if route.log.isEnabledFor(logging.DEBUG):
-            route.log.debug("%d rows %s by transaction %d", len(decoded.rows), fields["op"], fields["txid"])
+            message = decoded.message
+            route.log.debug("%d rows %s by transaction %d", len(decoded.rows), message.kind.operation, message.txid)
         self._deliver(notification, route, decoded)
         if decoded.resync is not None:
             self._on_control(Resync(decoded.resync))
@@ -140,34 +135,37 @@ class Dispatcher:
         )  # fmt: skip
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
-        message, stats, queue = decoded.message, self._stats, self._queue
-        if decoded.rows:
-            stats.lag = (datetime.now(UTC) - message.emitted_at).total_seconds()
+        message, rows, stats, queue = decoded.message, decoded.rows, self._stats, self._queue
+        if rows:
+            stats.lag = time.time() - message.at / 1e6
+        uniform = route.destinations(()) if route.is_uniform else None
+        make, call = self._event, self._call
         undecided = False
-        for index, row in enumerate(decoded.rows):
+        for index, row in enumerate(rows):
             if queue.closed:
                 return
             stats.events += 1
-            for sender, signals in route.destinations(row.values):
+            for sender, signals in uniform or route.destinations(row[0]):
                 event: Event[Any] | None = None
                 for signal in signals:
                     plan, has_filters = signal.plan(sender), signal.has_filters
                     if not plan and not has_filters:
                         continue
                     if event is None:
-                        event = self._event(notification, sender, message, row, index)
+                        event = make(notification, sender, message, row, index)
                     if plan:
-                        self._call(plan, sender, event)
+                        call(plan, sender, event)
                     if has_filters:
                         plans, unknown = signal.filtered_plans(sender, event)
                         undecided |= unknown
                         for filtered in plans:
-                            self._call(filtered, sender, event)
+                            call(filtered, sender, event)
         if undecided:
             self._on_control(Resync(UNDECIDED))
 
     def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
-        return Event(sender, message, row.values, row.old, row.changed, row.partial)
+        values, extras = row
+        return Event(sender, message, values, extras)
 
     def _call(self, plan: tuple[Delivery, ...], sender: Any, event: Event[Any]) -> None:
         """Call receivers; those that failed are dealt with when all have been called."""

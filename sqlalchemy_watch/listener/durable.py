@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,9 +16,10 @@ from ..receivers import Delivery
 from . import dead_letters
 from .dispatch import Dispatcher, called
 from .gather import Batch
-from .payload import Decoded, Row, read_fields
+from .payload import Decoded
 from .queue import Committed, Control, Notification, RetryDue
 from .routes import Route
+from .rows import Row
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -68,10 +68,19 @@ class RetryPolicy:
 
 
 class DurableEvent(Event[Any]):
-    """An event that knows which row of which notification it was, for the dead letters."""
+    """An event that knows its place in the transaction and, for the dead letters, in which notification it came."""
 
-    __slots__ = ("origin",)
-    origin: tuple[Notification, int]
+    __slots__ = ("_position", "origin")
+
+    def __init__(self, model: Any, message: Message, row: Row, position: int, origin: tuple[Notification, int]) -> None:
+        super().__init__(model, message, *row)
+        self._position = position
+        #: Notification, and the number of the row in it.
+        self.origin = origin
+
+    @property
+    def position(self) -> int:
+        return self._position
 
 
 class DurableDispatcher(Dispatcher):
@@ -115,10 +124,7 @@ class DurableDispatcher(Dispatcher):
         super()._deliver(notification, route, decoded)
 
     def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
-        position = self._first_position + index
-        event = DurableEvent(sender, message, row.values, row.old, row.changed, row.partial, position)
-        event.origin = (notification, index)
-        return event
+        return DurableEvent(sender, message, row, self._first_position + index, (notification, index))
 
     def _deliver_batches(self, batches: list[Batch]) -> None:
         super()._deliver_batches(batches)
@@ -202,25 +208,17 @@ class DurableDispatcher(Dispatcher):
             log.warning("can't read the dead letters (%s)", str(error).strip())
 
     def _retry_one(self, connection: psycopg.Connection[Any], letter: dead_letters.DeadLetter) -> None:
-        fields = read_fields(letter.payload.encode())
-        route = next((r for r in self._router.by_channel.get(letter.channel, ()) if r.matches(fields)), None)
-        found = False
+        notification = Notification(letter.channel, letter.payload.encode(), letter.lsn, True)
         failure: tuple[Any, Any, BaseException] | None = None
-        for row in () if route is None else route.decoder.decode(fields).rows:
-            assert route is not None
-            message = dataclasses.replace(route.decoder.decode(fields).message, lsn=letter.lsn, redelivered=True)
-            for sender, signals in route.destinations(row.values):
-                event: Event[Any] = Event(
-                    sender, message, row.values, row.old, row.changed, row.partial, letter.position
-                )
-                for delivery, payload in (d for signal in signals for d in signal.all_deliveries(sender, event)):
-                    if receiver_name(delivery.resolve()) != letter.receiver:
-                        continue
-                    found = True
-                    error = self._try(delivery, sender, payload)
-                    if error is not None:
-                        failure = (delivery.resolve(), event, error)
-                        super()._failed(delivery, sender, payload, error)
+        found = False
+        for delivery, sender, event, payload in self._deliveries_of(notification, letter.position):
+            if receiver_name(delivery.resolve()) != letter.receiver:
+                continue
+            found = True
+            error = self._try(delivery, sender, payload)
+            if error is not None:
+                failure = (delivery.resolve(), event, error)
+                super()._failed(delivery, sender, payload, error)
         if failure is not None or not found:
             attempts = letter.attempts + 1
             exhausted = self._policy.is_exhausted(attempts) or not found
@@ -230,6 +228,19 @@ class DurableDispatcher(Dispatcher):
                 self._gave_up(*failure)
         else:
             dead_letters.drop(connection, self._group, [letter.id])
+
+    def _deliveries_of(self, notification: Notification, position: int) -> Iterator[tuple[Delivery, Any, Any, Any]]:
+        """Every receiver of the one row of a dead letter: sender, event, and what it is called with."""
+        found = self._router.decode(notification.channel, notification.payload)
+        if found is None:
+            return
+        route, decoded = found
+        decoded.message.lsn, decoded.message.redelivered = notification.lsn, notification.redelivered
+        for row in decoded.rows:
+            for sender, signals in route.destinations(row[0]):
+                event = DurableEvent(sender, decoded.message, row, position, (notification, 0))
+                for delivery, payload in (d for signal in signals for d in signal.all_deliveries(sender, event)):
+                    yield delivery, sender, event, payload
 
     def _pause(self, seconds: float) -> None:
         """Wait, but not past `stop()`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +14,7 @@ from ..mapping import Endpoint, endpoints_in, signals_of
 from ..signals import WatchSignal
 from ..spec import TableWatch
 from ..targets import watches_of_table
-from .payload import PayloadDecoder
+from .payload import Decoded, PayloadDecoder, read_fields
 from .values import ValueDecoders
 
 #: How many discriminator values a route remembers the destinations of.
@@ -57,6 +56,11 @@ class Route:
             and fields["label"] == self.watch.label
             and (self.schemas is None or fields["schema"] in self.schemas)
         )
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all rows have the same destinations."""
+        return self._position is None
 
     def destinations(self, values: tuple[Any, ...]) -> list[Destination]:
         """Sender and signals for a row; the same list for all rows of one class."""
@@ -101,7 +105,7 @@ class Router:
 
     def __init__(self, tables: Iterable[Table], decoders: ValueDecoders, *, durable: bool = False) -> None:
         self.routes: list[Route] = []
-        self.by_channel: dict[str, list[Route]] = defaultdict(list)
+        self.by_channel: dict[str, list[Route]] = {}
         for table in tables:
             for watch in watches_of_table(table):
                 if not (watch.is_durable if durable else watch.is_notified):
@@ -109,7 +113,23 @@ class Router:
                 endpoints = endpoints_in(table.metadata).get((table.key, watch.label), [])
                 route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
                 self.routes.append(route)
-                self.by_channel[watch.channel].append(route)
+                self.by_channel.setdefault(watch.channel, []).append(route)
+
+    def decode(self, channel: str, payload: bytes) -> tuple[Route, Decoded] | None:
+        """The watch that a payload is of, and its rows; None where it is of none here.
+
+        :raises PayloadError: where it can't be read.
+        """
+        routes = self.by_channel.get(channel, ())
+        for route in routes:
+            decoded = route.decoder.decode_declared(payload, route.schemas)
+            if decoded is not None:
+                return route, decoded
+        fields = read_fields(payload)
+        for route in routes:
+            if route.matches(fields):
+                return route, route.decoder.decode(fields)
+        return None
 
     @property
     def signals(self) -> set[WatchSignal[Any]]:
