@@ -287,6 +287,23 @@ def test_garbage_is_counted_and_logged_without_contents(
     assert [event.label for event in recorder.events] == ["inserted", "deleted"]
 
 
+@pytest.mark.parametrize("forged", [[None, "a"], [1, None], {"partial": [1, None]}])
+@pytest.mark.parametrize("honest", [[], [[1, "a"]]], ids=["alone", "with another"])
+def test_a_row_without_a_key_is_no_event_and_lost_like_any_other_that_can_not_be_read(
+    listening: Any, forged: Any, honest: list[Any]
+) -> None:
+    _, listener, recorder, stranger = listening
+    recorder.events.clear()
+    before = listener.stats()
+    fields = {**genuine("deleted"), "rows": [*honest, forged]}
+    stranger.execute("SELECT pg_notify(%s, %s)", [ROUTES["deleted"].watch.channel, encode(fields).decode()])
+    listener.catch_up()
+    after = listener.stats()
+    assert [event.identity for event in recorder.events] == [tuple(row) for row in honest]
+    assert after.events == before.events + len(honest)
+    assert after.resyncs == before.resyncs + 1
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data(), label=st.sampled_from([*ROUTES]))
 def test_listener_survives_whatever_a_stranger_sends(listening: Any, data: st.DataObject, label: str) -> None:
