@@ -34,6 +34,9 @@ LAST_BATCH_SECONDS = 2.0
 
 UNREADABLE = "a message could not be read by this version of the library"
 
+#: Seconds between resyncs for that reason: whoever floods a channel must not keep everybody reloading.
+UNREADABLE_SECONDS = 1.0
+
 #: Seconds between looks whether the event loop of a coroutine that is awaited was closed.
 LOOP_CHECK_SECONDS = 1.0
 
@@ -64,6 +67,7 @@ class Dispatcher:
         #: Whether a receiver was left without something that it should have had, because of `stop()`.
         self._abandoned = False
         self._warned_of_garbage = -GARBAGE_WARNING_SECONDS
+        self._told_of_unreadable = -UNREADABLE_SECONDS
         #: Since when, by `time.monotonic()`, one item has been handled; None between items.
         self.busy_since: float | None = None
         self.thread: threading.Thread = threading.Thread(
@@ -97,8 +101,11 @@ class Dispatcher:
             self._handle_notification(item)
         elif isinstance(item, BatchesDue):
             self._deliver_batches(self._gatherer.take_due())
+            if self._gatherer.resync_due is not None and self._gatherer.resync_due <= time.monotonic():
+                self._tell_of_unreadable()
         elif isinstance(item, CaughtUp):
             self._deliver_batches(self._gatherer.take_all())
+            self._tell_of_unreadable()
             item.done.set()
         else:
             assert isinstance(item, (Resync, Connected, Disconnected))
@@ -111,7 +118,7 @@ class Dispatcher:
             self._stats.garbage += 1
             self._log_garbage(notification, error)
             if isinstance(error, UnknownVersionError) or notification.lsn is not None:
-                self._on_control(Resync(UNREADABLE))  # not a stranger's garbage: rows were told of
+                self._note_unreadable()  # not a stranger's garbage: rows were told of
             return
         if found is None:
             self._stats.ignored += 1
@@ -123,6 +130,19 @@ class Dispatcher:
         self._deliver(notification, route, decoded)
         if decoded.resync is not None:
             self._on_control(Resync(decoded.resync))
+
+    def _note_unreadable(self) -> None:
+        """Ask for a resync, now or as soon as the last one is long enough ago."""
+        self._gatherer.resync_due = self._told_of_unreadable + UNREADABLE_SECONDS
+        if self._gatherer.resync_due <= time.monotonic():
+            self._tell_of_unreadable()
+
+    def _tell_of_unreadable(self) -> None:
+        """Ask for the resync that was put off, if one was."""
+        if self._gatherer.resync_due is not None:
+            self._gatherer.resync_due = None
+            self._on_control(Resync(UNREADABLE))
+            self._told_of_unreadable = time.monotonic()
 
     def _log_garbage(self, notification: Notification, error: PayloadError) -> None:
         now = time.monotonic()

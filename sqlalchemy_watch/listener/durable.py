@@ -104,6 +104,7 @@ class DurableDispatcher(Dispatcher):
 
     def _handle(self, item: Notification | Control) -> None:
         if isinstance(item, Committed):
+            self._tell_of_unreadable()  # what is acknowledged does not come again
             self._gatherer.mark = item.end_lsn
             self._acknowledge_delivered()
         elif isinstance(item, RetryDue):

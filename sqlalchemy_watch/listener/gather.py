@@ -37,12 +37,14 @@ class Batch:
 
 
 class Gatherer:
-    """The batches of one dispatcher."""
+    """What one dispatcher has put off: batches, and a resync."""
 
     def __init__(self) -> None:
         self._batches: dict[tuple[int, int], Batch] = {}
         #: Of durable delivery: where the last transaction before the present one ended.
         self.mark = 0
+        #: When to ask for a resync that was put off; None without one.
+        self.resync_due: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self._batches)
@@ -63,8 +65,9 @@ class Gatherer:
 
     @property
     def deadline(self) -> float | None:
-        """When the first batch is due; None without any."""
-        return min(batch.deadline for batch in self._batches.values()) if self._batches else None
+        """When the first batch is due, or the resync; None without any."""
+        first = min(batch.deadline for batch in self._batches.values()) if self._batches else None
+        return first if self.resync_due is None else min(self.resync_due, first or self.resync_due)
 
     def take_due(self) -> list[Batch]:
         """The batches that have waited long enough."""

@@ -11,7 +11,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from sqlalchemy_watch import Listener, RetryPolicy
+from sqlalchemy_watch import Listener, RetryPolicy, wire
+from sqlalchemy_watch.listener.dispatch import UNREADABLE
 from sqlalchemy_watch.listener.queue import Committed, Item, Notification, WaitingQueue
 
 Make = Callable[..., Listener]
@@ -110,3 +111,30 @@ def test_a_batch_that_a_coroutine_had_not_taken_by_stop_is_delivered_again(
         return indexed
 
     assert asyncio.run(main()) == [1, 2]
+
+
+def test_an_unreadable_message_is_told_of_before_its_transaction_is_acknowledged(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    emit = """SELECT count(pg_logical_emit_message(true, %s, '{"v": 99}')) FROM generate_series(1, %s)"""
+    prefix = wire.DURABLE_PREFIX + Order.watch.inserted.details.channel
+    reasons: list[str] = []
+    told_before: list[int] = []
+
+    def note_resync(sender: Any, reason: str) -> None:
+        reasons.append(reason)
+
+    @Order.watch.inserted.connect
+    def count_resyncs(sender: Any, event: Any) -> None:
+        told_before.append(len(reasons))
+
+    with durable() as listener:
+        listener.resync.connect(note_resync)
+        client.execute(emit, [prefix, 1000])
+        client.execute(emit, [prefix, 1])
+        insert(client, 1, 1)
+        listener.catch_up()
+        assert listener.stats().garbage == 1001
+    assert len(told_before) == 1
+    assert 3 <= told_before[0] < 100  # one for each transaction, and few for one with many
+    assert set(reasons) == {UNREADABLE}

@@ -101,6 +101,33 @@ def test_100_000_random_payloads_change_nothing(
     assert not any(r.levelno >= logging.ERROR for r in caplog.records)
 
 
+def test_a_flood_of_an_unknown_version_does_not_keep_everybody_reloading(
+    cluster: Cluster, stranger: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+) -> None:
+    listener = listening(cluster.port)
+    stranger.execute(
+        """SELECT count(pg_notify(%s, '{"v": 99, "n": ' || i || '}')) FROM generate_series(1, 3000) AS i""",
+        [User.watch.inserted.details.channel],
+    )
+    listener.catch_up()
+    assert listener.stats().garbage == 3000
+    assert 2 <= journal.count("resync") < 100
+
+
+def test_the_last_of_an_unknown_version_is_followed_by_a_resync(
+    cluster: Cluster, stranger: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+) -> None:
+    listener = listening(cluster.port)
+    notify = """SELECT pg_notify(%s, '{"v": 99}')"""
+    channel = User.watch.inserted.details.channel
+    for number in range(1, 4):
+        stranger.execute(notify, [channel])
+        journal.wait_for_count("resync", number)  # by itself
+    stranger.execute(notify, [channel])
+    listener.catch_up()
+    assert journal.count("resync") == 4
+
+
 def test_flood_of_large_payloads_does_not_delay_the_heartbeat_into_a_loss(
     cluster: Cluster,
     client: psycopg.Connection[Any],
