@@ -59,7 +59,7 @@ def create_slot(
         dead_letters.ensure_table(connection)
         if name is not None:
             made = replication.ensure_slot(connection, replication.check_group_name(name))
-            print(f"{'created' if made else 'there is already'} the slot {name}")
+            print(f"{'there is already' if made is None else 'created'} the slot {name}")
 
 
 @app.command("drop")

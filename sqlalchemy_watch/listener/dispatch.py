@@ -162,7 +162,7 @@ class Dispatcher:
         make, call = self._event, self._call
         undecided = False
         for index, row in enumerate(rows):
-            if queue.closed:
+            if queue.interrupted and self._is_over():
                 return
             stats.events += 1
             for sender, signals in uniform or route.destinations(row[0]):
@@ -193,7 +193,7 @@ class Dispatcher:
         failures: list[tuple[Delivery, BaseException]] | None = None
         queue = self._queue
         for delivery in plan:
-            if queue.closed:  # by the receiver before
+            if queue.interrupted and self._is_over():  # by the receiver before
                 break
             if delivery.is_async:
                 coroutines = [*(coroutines or ()), delivery]
@@ -211,10 +211,18 @@ class Dispatcher:
                     receiver(sender, event=event)
             except BaseException as error:
                 failures = [*(failures or ()), (delivery, error)]
-        if coroutines and not queue.closed:
+        if coroutines and not (queue.interrupted and self._is_over()):
             failures = [*(failures or ()), *self._await(coroutines, sender, event)]
         for delivery, raised in failures or ():
             self._failed(delivery, sender, event, raised)
+
+    def _is_over(self) -> bool:
+        """Asked before a receiver is called, where the queue is interrupted: whether none is called any more."""
+        self._await_turn()
+        return self._queue.closed
+
+    def _await_turn(self) -> None:
+        """Wait while no receiver may be called; here, never."""
 
     def _gather(self, signal: BatchSignal[Any], sender: Any, event: Event[Any]) -> None:
         full = self._gatherer.add(signal, sender, event)
@@ -226,6 +234,7 @@ class Dispatcher:
             events = batch.events
             failures: list[tuple[Delivery, BaseException]] = []
             for delivery in batch.signal.plan(batch.sender):
+                self._await_turn()
                 if delivery.is_async:
                     failures += self._await([delivery], batch.sender, events)
                 elif (raised := called(delivery, batch.sender, events)) is not None:

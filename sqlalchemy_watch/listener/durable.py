@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -15,9 +16,9 @@ from ..events import Event, Message
 from ..receivers import Delivery
 from . import dead_letters
 from .dispatch import Dispatcher, called
-from .gather import Batch
+from .gather import Batch, Gatherer
 from .payload import Decoded
-from .queue import Committed, Control, Notification, RetryDue
+from .queue import Committed, Control, Discarded, Notification, Resumed, RetryDue, WaitingQueue
 from .routes import Route
 from .rows import Row
 
@@ -83,34 +84,84 @@ class DurableEvent(Event[Any]):
         return self._position
 
 
+class _Lost(Exception):
+    """What is being handled is no longer this process's to deliver."""
+
+
 class DurableDispatcher(Dispatcher):
-    """A dispatcher of a consumer group."""
+    """A dispatcher of a consumer group.
+
+    While its process is not the active consumer, no receiver is called: what was being handled waits, and is
+    resumed where nobody else consumed meanwhile, or else given up.
+    """
+
+    _queue: WaitingQueue
 
     def configure(
         self,
         group: str,
         policy: RetryPolicy,
         connect: Callable[[], psycopg.Connection[Any]],
-        acknowledge: Callable[[int], None],
+        acknowledge: Callable[[int], bool],
         on_dead_letter: OnDeadLetter,
     ) -> None:
         """Set what the base class does not know of; called once, before the thread starts."""
         self._group, self._policy, self._connect = group, policy, connect
         self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
         self._acknowledged = 0
+        #: Commits up to there may have been delivered by another consumer, whatever was known when they were read.
+        self._doubtful_to = 0
+        self._message: Message | None = None
         self._lsn = -1
         self._next_position = 0
         self._first_position = 0
 
     def _handle(self, item: Notification | Control) -> None:
-        if isinstance(item, Committed):
-            self._tell_of_unreadable()  # what is acknowledged does not come again
-            self._gatherer.mark = item.end_lsn
-            self._acknowledge_delivered()
-        elif isinstance(item, RetryDue):
-            self._retry_parked()
-        else:
-            super()._handle(item)
+        try:
+            if isinstance(item, Committed):
+                self._tell_of_unreadable()  # what is acknowledged does not come again
+                self._gatherer.mark = item.end_lsn
+                self._acknowledge_delivered()
+            elif isinstance(item, RetryDue):
+                self._retry_parked()
+            elif isinstance(item, Resumed):
+                self._doubt(item.new_from)
+            elif isinstance(item, Discarded):
+                self._forget()
+            else:
+                super()._handle(item)
+        except _Lost:
+            self._forget()
+
+    def _await_turn(self) -> None:
+        """Wait while another process may be the active consumer.
+
+        :raises _Lost: where what is being handled will not be resumed.
+        """
+        while (item := self._queue.get_urgent()) is not None:
+            self._handle(item)
+        if self._queue.is_lost:
+            raise _Lost
+
+    def _doubt(self, new_from: int) -> None:
+        """Another consumer may have delivered what was taken before, without having acknowledged it."""
+        self._doubtful_to = new_from
+        gathered = [event._message for batch in self._gatherer.batches for event in batch.events]
+        for message in gathered if self._message is None else [self._message, *gathered]:
+            message.redelivered = None
+
+    def _forget(self) -> None:
+        """Of what was taken nothing more is delivered, and nothing is acknowledged: it comes again."""
+        self._gatherer = Gatherer()
+        self._acknowledged = 0
+        self._lsn = -1
+
+    def _last_batches(self) -> None:
+        if self._queue.is_lost:
+            self._forget()
+        with contextlib.suppress(_Lost):
+            super()._last_batches()
+        self._give_up()
 
     def _handle_notification(self, notification: Notification) -> None:
         if notification.lsn != self._lsn:
@@ -121,7 +172,9 @@ class DurableDispatcher(Dispatcher):
         # Counted whether or not there are receivers, so that redelivered events have the same positions.
         self._first_position = self._next_position
         self._next_position += len(decoded.rows)
-        decoded.message.lsn, decoded.message.redelivered = notification.lsn, notification.redelivered
+        self._message = message = decoded.message
+        message.lsn = lsn = notification.lsn
+        message.redelivered = None if (lsn or 0) <= self._doubtful_to else notification.redelivered
         super()._deliver(notification, route, decoded)
 
     def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
@@ -137,21 +190,24 @@ class DurableDispatcher(Dispatcher):
         What `stop()` cut short comes again, and so does all behind it.
         """
         delivered = self._gatherer.delivered_up_to
-        if delivered != self._acknowledged and not self._abandoned:
+        if delivered > self._acknowledged and not self._abandoned:
+            while not self._acknowledge(delivered):
+                self._await_turn()
             self._acknowledged = delivered
-            self._acknowledge(delivered)
 
     def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
         """Try again until the receiver takes the event, or the policy gives it up."""
         attempts = 1
         super()._failed(delivery, sender, event, error)
         while not self._stopped.done():
+            self._await_turn()
             if self._policy.is_exhausted(attempts) or not self._policy.in_order:
                 for each in event if isinstance(event, list) else [event]:
                     self._park(delivery, each, error, attempts)
                 return
             self._stats.retries += 1
             self._pause(self._policy.delay(attempts))
+            self._await_turn()
             if self._stopped.done():
                 break
             failure = self._try(delivery, sender, event)
@@ -202,7 +258,7 @@ class DurableDispatcher(Dispatcher):
         try:
             with self._connect() as connection:
                 for letter in dead_letters.due(connection, self._group):
-                    if self._stopped.done():
+                    if self._stopped.done() or self._queue.interrupted:
                         return
                     self._retry_one(connection, letter)
         except psycopg.Error as error:

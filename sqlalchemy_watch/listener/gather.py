@@ -59,6 +59,11 @@ class Gatherer:
         return self._batches.pop(key) if len(batch.by_key) >= signal.max_size else None
 
     @property
+    def batches(self) -> list[Batch]:
+        """Those that wait."""
+        return list(self._batches.values())
+
+    @property
     def delivered_up_to(self) -> int:
         """The mark before which no event waits any more."""
         return min((batch.begun_after for batch in self._batches.values()), default=self.mark)

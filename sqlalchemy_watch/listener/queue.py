@@ -14,7 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 
 class Notification(NamedTuple):
@@ -61,6 +61,18 @@ class Committed:
 
 
 @dataclass(frozen=True)
+class Resumed:
+    """Of what waits, all that committed up to there may have been delivered by another consumer meanwhile."""
+
+    new_from: int
+
+
+@dataclass(frozen=True)
+class Discarded:
+    """What was taken before and is not acknowledged yet comes again, or was delivered by another consumer."""
+
+
+@dataclass(frozen=True)
 class RetryDue:
     """Parked events are to be tried again."""
 
@@ -70,8 +82,11 @@ class BatchesDue:
     """Gathered events have waited long enough."""
 
 
-Control: TypeAlias = Resync | Connected | Disconnected | CaughtUp | Committed | RetryDue | BatchesDue
+Urgent: TypeAlias = Connected | Disconnected | Resync | Resumed
+Control: TypeAlias = Urgent | CaughtUp | Committed | Discarded | RetryDue | BatchesDue
 Item: TypeAlias = Notification | Control
+
+T = TypeVar("T")
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -96,6 +111,8 @@ class EventQueue:
         self._gap = False
         #: Whether `close` was called; looked at for each row, and so no property.
         self.closed: bool = False
+        #: Whether whoever handles an item has to look before it goes on: it is closed, or held.
+        self.interrupted: bool = False
         #: How many notifications were dropped, in all.
         self.dropped: int = 0
 
@@ -133,16 +150,13 @@ class EventQueue:
 
         A connection that comes and goes while a receiver blocks would otherwise fill the memory.
         """
-        run: list[Connected | Disconnected | Resync] = []
+        run: list[Item] = []
         try:
             while isinstance(self._items[-1], (Connected, Disconnected, Resync)):
-                run.insert(0, self._items.pop())  # type: ignore[arg-type]
+                run.insert(0, self._items.pop())
         except IndexError:  # the other thread takes items meanwhile
             pass
-        if len(run) > MAX_LIFECYCLE_ITEMS:
-            states = [item for item in run if not isinstance(item, Resync)]
-            run = states[-1:] + list(dict.fromkeys(item for item in run if isinstance(item, Resync)))
-        self._items.extend(run)
+        self._items.extend(_summary(run))
 
     @property
     def full(self) -> bool:
@@ -160,7 +174,7 @@ class EventQueue:
         return item
 
     def _next(self, deadline: float | None) -> Item | None:
-        if deadline is None:
+        if deadline is None and not self.interrupted:
             try:  # without the lock: nobody else takes items, but for `close`
                 item = self._items.popleft()
             except IndexError:
@@ -169,19 +183,26 @@ class EventQueue:
                 return None if self.closed else item
         with self._changed:
             while not self.closed:
-                if deadline is not None and deadline <= time.monotonic():
-                    return BatchesDue()
-                if self._items:
-                    return self._items.popleft()
-                self._close_gap()
-                if not self._items:
-                    self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+                ready = self._ready(deadline)
+                if ready is not None:
+                    return ready
+                self._wait(deadline)
             return None
+
+    def _ready(self, deadline: float | None) -> Item | None:
+        if deadline is not None and deadline <= time.monotonic():
+            return BatchesDue()
+        if not self._items:
+            self._close_gap()
+        return self._items.popleft() if self._items else None
+
+    def _wait(self, deadline: float | None) -> None:
+        self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
         """Discard what waits, and let `get` return None."""
         with self._changed:
-            self.closed = True
+            self.closed = self.interrupted = True
             while self._items:
                 with contextlib.suppress(IndexError):  # `get` took the last one
                     self.dropped += isinstance(self._items.popleft(), Notification)
@@ -197,12 +218,23 @@ class EventQueue:
 
 
 class WaitingQueue(EventQueue):
-    """Drops nothing: whoever fills it looks at `full` first, and is told when there is space again."""
+    """Drops nothing: whoever fills it looks at `full` first, and is told when there is space again.
+
+    It is paused while another process may be the active consumer: what waits in it, and what is being handled,
+    is held back then, and either resumed or discarded.
+    """
 
     def __init__(self, limit: int, max_bytes: int = 32 * 1024 * 1024) -> None:
         super().__init__(limit, max_bytes)
         self.on_space: Callable[[], None] = lambda: None
         self._space_wanted = False
+        #: What is told even while it is paused, and before all else.
+        self._urgent: deque[Urgent] = deque()
+        self._paused = False
+        #: Until whoever handles items has been told so.
+        self._discarded = False
+        #: Up to where all has been dispatched.
+        self.acknowledged: int = 0
 
     def lacks_space(self) -> bool:
         """Whether it is full; then `on_space` is called as soon as it isn't."""
@@ -217,6 +249,52 @@ class WaitingQueue(EventQueue):
                 self._bytes_put += len(notification.payload)
             self._changed.notify()
 
+    def put_urgent(self, item: Urgent) -> None:
+        """Add what is to be told as soon as possible."""
+        with self._changed:
+            self._urgent.append(item)
+            if len(self._urgent) > MAX_LIFECYCLE_ITEMS:
+                self._urgent = deque(_summary(self._urgent))
+            self._note_change()
+
+    def pause(self) -> None:
+        """Hold everything back, even in the middle of an item."""
+        with self._changed:
+            self._paused = True
+            self._note_change()
+
+    def resume(self, new_from: int) -> None:
+        """Go on where it was paused; what committed up to `new_from` may have been delivered by another process."""
+        with self._changed:
+            if self._paused:
+                self._urgent.append(Resumed(new_from))
+            self._paused = False
+            self._note_change()
+
+    def discard(self, acknowledged: int) -> None:
+        """Forget what waits and what is being handled; from now on all up to `acknowledged` has been dispatched."""
+        with self._changed:
+            self._discarded = True
+            while self._items:
+                with contextlib.suppress(IndexError):  # `get` took the last one
+                    item = self._items.popleft()
+                    self._bytes_put -= len(item.payload) if isinstance(item, Notification) else 0
+            self.acknowledged = acknowledged
+            self._note_change()
+
+    def acknowledge(self, end_lsn: int) -> bool:
+        """All up to there has been dispatched; False, and nothing noted, while it is paused or just discarded."""
+        with self._changed:
+            if self._paused or self._discarded:
+                return False
+            self.acknowledged = max(self.acknowledged, end_lsn)
+            return True
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether what is being handled will not be resumed."""
+        return self._discarded or (self.closed and self._paused)
+
     def get(self, deadline: float | None = None) -> Item | None:
         item = super().get(deadline)
         if self._space_wanted and not self.full:
@@ -224,8 +302,49 @@ class WaitingQueue(EventQueue):
             self.on_space()
         return item
 
+    def get_urgent(self) -> Urgent | None:
+        """What is to be told in the middle of an item, waiting while it is paused; None to go on, or if `is_lost`."""
+        with self._changed:
+            while not self.closed:
+                if self._urgent:
+                    return self._take_urgent()
+                if self._discarded or not self._paused:
+                    return None
+                self._changed.wait()
+            return None
+
+    def _take_urgent(self) -> Urgent:
+        item = self._urgent.popleft()
+        self._note_change()
+        return item
+
+    def _note_change(self) -> None:
+        self.interrupted = self.closed or self._paused or self._discarded or bool(self._urgent)
+        self._changed.notify()
+
+    def _ready(self, deadline: float | None) -> Item | None:
+        if self._urgent:
+            return self._take_urgent()
+        if self._discarded:
+            self._discarded = False
+            self._note_change()
+            return Discarded()
+        return None if self._paused else super()._ready(deadline)
+
+    def _wait(self, deadline: float | None) -> None:
+        super()._wait(None if self._paused else deadline)
+
     def close(self) -> None:
         """Discard what waits: it was not acknowledged, and will come again."""
         dropped = self.dropped
         super().close()
         self.dropped = dropped
+
+
+def _summary(run: Iterable[T]) -> list[T]:
+    """Of many items about the connection, the last state and each reason."""
+    items = list(run)
+    if len(items) <= MAX_LIFECYCLE_ITEMS:
+        return items
+    others = [item for item in items if not isinstance(item, (Connected, Disconnected))]
+    return [item for item in items if isinstance(item, (Connected, Disconnected))][-1:] + list(dict.fromkeys(others))

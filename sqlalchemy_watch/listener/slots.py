@@ -6,7 +6,6 @@ A consumer group is a slot: the server keeps its log from where the group last a
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +13,8 @@ import psycopg
 from psycopg import errors, sql
 
 from ..errors import ConfigurationError, SlotError, UnsupportedServerError
+from ..wire import DURABLE_PREFIX
+from .replication import parse_lsn
 
 #: Of no tables: pgoutput wants a publication, and logical messages belong to none.
 PUBLICATION = "sqlalchemy_watch"
@@ -36,6 +37,16 @@ LEFT JOIN pg_catalog.pg_stat_replication AS r ON r.pid = s.active_pid
 WHERE s.slot_type = 'logical' AND (CAST(%(name)s AS text) IS NULL OR s.slot_name = %(name)s)
 ORDER BY s.slot_name
 """
+
+
+#: The channel of messages that say what was lost before the slot began.
+RESYNC = "resync"
+
+SLOT_LOST = "the server gave up the log that the slot needed, or the slot was dropped: events in between are lost"
+
+_DROP = "SELECT pg_catalog.pg_drop_replication_slot({name});"
+_CREATE = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot({name}, {plugin}{options});"
+_SAY_LOST = "SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {reason});"
 
 
 @dataclass(frozen=True)
@@ -101,11 +112,13 @@ def ensure_publication(connection: psycopg.Connection[Any]) -> None:
         ) from error
 
 
-def ensure_slot(connection: psycopg.Connection[Any], name: str) -> bool:
-    """Make the group's slot, unless it is there and usable; True where it was made now.
+def ensure_slot(connection: psycopg.Connection[Any], name: str, *, existed: bool = False) -> int | None:
+    """Make the group's slot, unless it is there and usable; gives where it begins, if it was made now.
 
-    A slot that the server has given up is made anew, and True as well: what lay between is lost.
+    A slot that the server has given up is made anew. What lay between is lost, and the first message in the new one
+    says so: whoever acknowledges it has dispatched it, however many consumers die before.
 
+    :param existed: whether there was a slot, as far as the caller knows.
     :raises UnsupportedServerError: where the server does no logical decoding, or has no such messages.
     :raises SlotError: where the slot belongs to something else, or can't be made.
     """
@@ -114,11 +127,8 @@ def ensure_slot(connection: psycopg.Connection[Any], name: str) -> bool:
     found = read_slots(connection, name)
     if found:
         _check_slot(connection, found[0])
-        if not found[0].is_lost:
-            return False
-        drop_slot(connection, name)
-    _create(connection, name)
-    return True
+        return _create(connection, name, _DROP + _CREATE + _SAY_LOST) if found[0].is_lost else None
+    return _create(connection, name, _CREATE + (_SAY_LOST if existed else ""))
 
 
 def drop_slot(connection: psycopg.Connection[Any], name: str) -> None:
@@ -151,14 +161,27 @@ def _check_slot(connection: psycopg.Connection[Any], slot: Slot) -> None:
         )
 
 
-def _create(connection: psycopg.Connection[Any], name: str) -> None:
+def _create(connection: psycopg.Connection[Any], name: str, statements: str) -> int | None:
+    """Run all the statements at once: this process may die in between, but the server goes on."""
     failover = connection.info.server_version // 10_000 >= FAILOVER_VERSION
-    arguments: Sequence[Any] = [name, PLUGIN, False, False, True] if failover else [name, PLUGIN]
-    call = f"SELECT pg_catalog.pg_create_logical_replication_slot({', '.join(['%s'] * len(arguments))})"
+    query = sql.SQL(statements).format(
+        name=sql.Literal(name),
+        plugin=sql.Literal(PLUGIN),
+        options=sql.SQL(", false, false, true" if failover else ""),
+        prefix=sql.Literal(DURABLE_PREFIX + RESYNC),
+        reason=sql.Literal(SLOT_LOST),
+    )
+    cursor = connection.cursor()
     try:
-        connection.execute(call, arguments)
-    except errors.DuplicateObject:
-        pass  # another consumer was faster
+        cursor.execute(query)
+        while cursor.description is None or cursor.description[0].name != "lsn":
+            cursor.nextset()
+        (begins,) = cursor.fetchone() or ("0/0",)
+        return parse_lsn(begins)
+    except (errors.DuplicateObject, errors.UndefinedObject):
+        return None  # another consumer was faster
+    except errors.ObjectInUse as error:
+        raise SlotError(f"the slot {name!r} has an active consumer: stop it first ({_words(error)})") from error
     except errors.InsufficientPrivilege as error:
         raise SlotError(
             f"the role may not create the slot {name!r} ({_words(error)}): ALTER ROLE ... REPLICATION, or have an "

@@ -4,6 +4,9 @@ The server keeps its log from where the consumer group last acknowledged, so a s
 reading: nothing is ever dropped. Status updates go on meanwhile, so that `wal_sender_timeout` does not cut
 the connection. A transaction is acknowledged when its last receiver has returned; what is sent again after
 a lost connection, and has been taken already, is passed over.
+
+With the connection the slot is lost to whoever stands by, so dispatching pauses until this process is the active
+consumer again. Where the slot has not moved meanwhile, it goes on where it was; otherwise with what the slot holds.
 """
 
 from __future__ import annotations
@@ -51,7 +54,6 @@ ACKNOWLEDGE_INTERVAL = 0.05
 #: it sends the rest of that first.
 FINISH_SECONDS = 0.5
 
-SLOT_LOST = "the server gave up the log that the slot needed, or the slot was dropped: events in between are lost"
 SERVER_CHANGED = "the server's log is another one than before (restored, or failed over without this slot)"
 
 
@@ -83,7 +85,8 @@ class WalSource:
         self._wake_out.setblocking(False)
         self._stopping: threading.Event = threading.Event()
         self._position = _Position()
-        self._acknowledged = 0
+        #: The furthest that the slot can be, if no other process moved it.
+        self._known_end = 0
         #: Whether the thread waits without anything to acknowledge; otherwise it looks in a moment anyway.
         self._wake_wanted = True
         self._had_slot = False
@@ -103,26 +106,26 @@ class WalSource:
         self._stopping.set()
         self._wake()
 
-    def acknowledge(self, end_lsn: int) -> None:
-        """All up to there has been dispatched; called by the dispatch thread, in order."""
-        self._acknowledged = end_lsn
+    def acknowledge(self, end_lsn: int) -> bool:
+        """All up to there has been dispatched; called by the dispatch thread, in order. False while it is paused."""
+        if not self._queue.acknowledge(end_lsn):
+            return False
         if self._wake_wanted:  # waking for each transaction would cost more than dispatching it
             self._wake_wanted = False
             self._wake()
+        return True
 
     def send_token(self, done: threading.Event) -> None:
         """Set `done` when all that is committed by now has been dispatched and acknowledged."""
-        token = uuid.uuid4().hex
         with self._lock:
-            self._tokens[token] = done
+            self._tokens = {token: event for token, event in self._tokens.items() if not event.is_set()}
+            self._tokens[token := uuid.uuid4().hex] = done
         with limited(self._connect(), self._timeout) as (connection, _):
-            connection.execute(
-                "SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [DURABLE_PREFIX + TOKENS, token]
-            )
+            _emit_token(connection, token)
 
     def confirm(self, deadline: float) -> bool:
         """Wait until the server has noted what is acknowledged by now; False where it has not by the deadline."""
-        wanted = self._acknowledged
+        wanted = self._queue.acknowledged
         with limited(self._connect(), self._timeout) as (connection, watchdog):
             while time.monotonic() < deadline:
                 watchdog.pat()
@@ -168,7 +171,7 @@ class WalSource:
                     stream = _Stream(connection, self)
                     if self._start_when_free(stream):
                         backoff = Backoff()
-                        self._note_what_is_new()
+                        self._go_on()
                         self._announce()
                         stream.run()
             except (UnsupportedServerError, SlotError, ConfigurationError) as error:
@@ -197,21 +200,22 @@ class WalSource:
     def _note_loss(self, failure: BaseException | None) -> None:
         self.error = failure
         if self.listening:
+            self._queue.pause()
             self.listening = False
             self._stats.connected_since = None
             self._stats.active = False
             if not self._stopping.is_set():
-                self._queue.put_control(Disconnected(failure))
+                self._queue.put_urgent(Disconnected(failure))
 
     def _prepare(self) -> None:
-        """Have publication and slot, and say so where the slot had to be made anew."""
+        """Have publication and slot."""
         with limited(self._connect(), self._timeout) as (connection, watchdog):
             check_server(connection)
             slots.ensure_publication(connection)
             if self._needs_table:
                 dead_letters.ensure_table(connection)
-            lost = any(slot.is_lost for slot in slots.read_slots(connection, self._group))
-            made = slots.ensure_slot(connection, self._group)
+            self._had_slot |= bool(slots.read_slots(connection, self._group))
+            begins = slots.ensure_slot(connection, self._group, existed=self._had_slot)
             # Logical messages come in the database's own encoding.
             connection.execute("SELECT pg_catalog.set_config('client_encoding', getdatabaseencoding(), false)")
             self._encoding = connection.info.encoding
@@ -219,24 +223,15 @@ class WalSource:
             resolve_schemas(connection, self._routes)
             watchdog.pat()
             self._on_connected(connection)
-        if made and (self._had_slot or lost):
-            self._start_over(SLOT_LOST)
-        elif made:
+        if begins is not None:
+            self._known_end = begins
             log.info("made the slot %r: events from now on are kept for this consumer group", self._group)
         self._had_slot = True
 
-    def _start_over(self, reason: str) -> None:
-        """Forget positions in a log that is another one now, when nothing that was read there waits any more.
-
-        Otherwise what waits would be acknowledged in the new log, where it stands for something else.
-        """
-        dispatched = threading.Event()
-        self._queue.put_control(Resync(reason))
-        self._queue.put_control(CaughtUp(dispatched))
-        while not self._stopping.is_set() and not dispatched.wait(0.1):
-            pass
-        self._position = _Position()
-        self._acknowledged = 0
+    def _start_over(self, acknowledged: int) -> None:
+        """Forget what was read and is not acknowledged: the slot holds it, or another consumer has delivered it."""
+        self._queue.discard(acknowledged)
+        self._position = _Position(self._position.identity)
 
     def _find_status_interval(self, connection: psycopg.Connection[Any]) -> float:
         """Seconds between status updates: the server ends a connection that is silent for `wal_sender_timeout`."""
@@ -254,8 +249,10 @@ class WalSource:
         # A server that was promoted goes on in a timeline of its own.
         identity = b"/".join(bytes(result.get_value(0, column) or b"") for column in (0, 1)).decode()
         written = parse_lsn(bytes(result.get_value(0, 2) or b"0/0").decode())
-        if self._position.identity not in (None, identity) or written < self._acknowledged:
-            self._start_over(SERVER_CHANGED)
+        if self._position.identity not in (None, identity) or written < self._queue.acknowledged:
+            self._start_over(0)  # positions stand for something else in another log
+            self._known_end = 0
+            self._queue.put_urgent(Resync(SERVER_CHANGED))
         self._position.identity = identity
 
     def _start_when_free(self, stream: _Stream) -> bool:
@@ -263,7 +260,7 @@ class WalSource:
         waiting = False
         while not self._stopping.is_set():
             try:
-                stream.start(self._group, self._acknowledged)
+                stream.start(self._group, self._queue.acknowledged)
                 return True
             except errors.ObjectInUse:
                 if not waiting:
@@ -274,12 +271,30 @@ class WalSource:
                 self._stopping.wait(STANDBY_INTERVAL * random.uniform(0.5, 1.0))
         return False
 
-    def _note_what_is_new(self) -> None:
-        """Asked once no other consumer can be active any more."""
+    def _go_on(self) -> None:
+        """Dispatch again, now that no other consumer can be active any more: what waits, unless one has consumed."""
         with limited(self._connect(), self._timeout) as (connection, _):
-            row = connection.execute("SELECT pg_catalog.pg_current_wal_flush_lsn()::text").fetchone()
-        assert row is not None
-        self._position.known_new_from = parse_lsn(row[0])
+            row = connection.execute(
+                "SELECT pg_catalog.pg_current_wal_flush_lsn()::text, confirmed_flush_lsn::text "
+                "FROM pg_catalog.pg_replication_slots WHERE slot_name = %s", [self._group],
+            ).fetchone()  # fmt: skip
+            assert row is not None
+            new_from, slot_end = map(parse_lsn, row)
+            if slot_end > self._known_end:
+                self._start_over(max(self._queue.acknowledged, slot_end))
+                self._send_tokens_again(connection)
+                self._known_end = slot_end
+        self._position.known_new_from = new_from
+        self._queue.resume(new_from)
+        self._queue.acknowledge(slot_end)
+
+    def _send_tokens_again(self, connection: psycopg.Connection[Any]) -> None:
+        """Those on the way were discarded, or went to another consumer."""
+        with self._lock:
+            waiting = {uuid.uuid4().hex: done for done in self._tokens.values() if not done.is_set()}
+            self._tokens = waiting
+        for token in waiting:
+            _emit_token(connection, token)
 
     def _announce(self) -> None:
         if self._was_active:
@@ -288,7 +303,7 @@ class WalSource:
         self.listening, self.error = True, None
         self._stats.active = True
         self._stats.connected_since = datetime.now(UTC)
-        self._queue.put_control(Connected())
+        self._queue.put_urgent(Connected())
         self.settled.set()
 
     def take(self, received: Begin | LogicalMessage | Commit) -> None:
@@ -308,9 +323,11 @@ class WalSource:
         position = self._position
         if channel == TOKENS:
             with self._lock:
-                done = self._tokens.pop(content.decode(errors="replace"), None)
+                done = self._tokens.get(content.decode(errors="replace"))
             if done is not None:
                 position.tokens.append(done)
+        elif channel == slots.RESYNC and position.message():
+            self._queue.put_control(Resync(content.decode(errors="replace")))
         elif channel in self._channels and position.message():
             self._stats.notifications += 1
             if self._encoding != "utf-8":
@@ -320,14 +337,14 @@ class WalSource:
     @property
     def all_taken(self) -> bool:
         """Whether nothing that was received waits for its acknowledgement."""
-        return self._position.in_transaction is False and self._position.last_end <= self._acknowledged
+        return self._position.in_transaction is False and self._position.last_end <= self._queue.acknowledged
 
 
 class _Position:
     """Where in the log this process is, and what of it has been taken."""
 
-    def __init__(self) -> None:
-        self.identity: str | None = None
+    def __init__(self, identity: str | None = None) -> None:
+        self.identity = identity
         #: Commits after this can't have been delivered by another consumer.
         self.known_new_from: int | None = None
         self.in_transaction = False
@@ -344,6 +361,7 @@ class _Position:
         self.in_transaction = True
         self.commit_lsn = begin.commit_lsn
         self._messages = 0
+        self.tokens = []
         new_from = self.known_new_from
         self.redelivered = None if new_from is None or begin.commit_lsn <= new_from else False
 
@@ -360,7 +378,7 @@ class _Position:
         """Whether the end of the transaction is to be passed on."""
         self.in_transaction = False
         if commit.commit_lsn <= self._taken_commit:
-            return bool(self.tokens)
+            return False
         self._taken_commit = commit.commit_lsn
         self.last_end = commit.end_lsn
         return True
@@ -476,10 +494,12 @@ class _Stream:
         # With nothing under way, writes to unwatched tables are acknowledged too: the slot must not hold the
         # disk for nothing.
         source = self._source
-        return max(source._acknowledged, self._received) if source.all_taken else source._acknowledged
+        acknowledged = source._queue.acknowledged
+        return max(acknowledged, self._received) if source.all_taken else acknowledged
 
     def _send_status(self, *, reply_wanted: bool) -> None:
         acknowledged = self._acknowledgeable
+        self._source._known_end = max(self._source._known_end, acknowledged)  # whether or not it arrives
         self._pgconn.put_copy_data(status_update(self._received, acknowledged, reply_wanted=reply_wanted))
         self._pgconn.flush()
         self._sent_acknowledged, self._sent_at = acknowledged, time.monotonic()
@@ -495,22 +515,28 @@ class _Stream:
             seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
         if self._asked_at is not None:
             seconds = min(seconds, source._timeout - (now - self._asked_at))
-        watched = [source._wake_out] if source._queue.lacks_space() else [source._wake_out, self._pgconn.socket]
-        ready = _poll(watched, max(0.0, seconds))
+        full = source._queue.lacks_space()
+        watched = [source._wake_out] if full else [source._wake_out, self._pgconn.socket]
+        ready = _poll(watched, max(0.0, seconds), ending=[self._pgconn.socket] if full else [])
         if source._wake_out.fileno() in ready:
             _drain(source._wake_out)
         if self._pgconn.socket in ready:
+            if full:
+                raise psycopg.OperationalError("the server ended the connection")
             self._pgconn.consume_input()
 
     def _readable(self, seconds: float) -> bool:
         return bool(_poll([self._pgconn.socket], max(0.0, seconds)))
 
 
-def _poll(watched: list[Any], seconds: float) -> set[int]:
+def _poll(watched: list[Any], seconds: float, ending: Sequence[int] = ()) -> set[int]:
+    """Which of them are readable, or, of `ending`, at an end whatever there is to read before."""
     if hasattr(select, "poll"):
         poll = select.poll()
         for file in watched:
             poll.register(file, select.POLLIN)
+        for descriptor in ending:
+            poll.register(descriptor, getattr(select, "POLLRDHUP", 0))
         return {fd for fd, _ in poll.poll(seconds * 1000)}
     return {f if isinstance(f, int) else f.fileno() for f in select.select(watched, [], [], seconds)[0]}
 
@@ -521,6 +547,10 @@ def _drain(wakes: socket.socket) -> None:
             pass
     except OSError:
         pass
+
+
+def _emit_token(connection: psycopg.Connection[Any], token: str) -> None:
+    connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [DURABLE_PREFIX + TOKENS, token])
 
 
 def _quoted_list(name: str) -> sql.Composable:

@@ -13,6 +13,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, Watched, status
+from sqlalchemy_watch.listener import slots
 
 from .conftest import wait_until
 
@@ -206,6 +207,42 @@ def test_a_slot_lost_while_nobody_listened_is_made_anew_with_a_resync(
     engine.dispose()
 
 
+def test_the_resync_for_a_lost_slot_comes_again_until_it_is_acknowledged_whoever_made_the_slot_anew(
+    own: Cluster, keeping_little: psycopg.Connection[Any]
+) -> None:
+    base = make_table(own)
+    engine = create_engine(own.url(driver="psycopg"))
+    resynced: list[tuple[str, str]] = []
+    stopping = threading.Event()
+
+    def note_resync(name: str) -> Callable[..., None]:
+        def note(sender: Listener, reason: str) -> None:
+            resynced.append((name, reason))
+            if name == "stops at once":
+                sender.stop()
+                stopping.set()
+
+        return note
+
+    with Listener(engine, base, durable="mailer"):
+        pass
+    keeping_little.execute("INSERT INTO orders VALUES (1)")
+    lose_slot(keeping_little)
+    assert slots.ensure_slot(keeping_little, "mailer") is not None  # by a process that dies right after
+    for name in ("stops at once", "stays", "finds nothing to say"):
+        listener = Listener(engine, base, durable="mailer")
+        noting = note_resync(name)
+        listener.resync.connect(noting)
+        listener.start()
+        if name == "stops at once":
+            assert stopping.wait(10)
+        else:
+            listener.catch_up()
+            listener.stop()
+    assert resynced == [("stops at once", slots.SLOT_LOST), ("stays", slots.SLOT_LOST)]
+    engine.dispose()
+
+
 def test_a_slot_lost_behind_a_receiver_that_is_too_slow_is_made_anew_with_a_resync(
     own: Cluster, keeping_little: psycopg.Connection[Any], recorder: Any
 ) -> None:
@@ -229,9 +266,13 @@ def test_a_slot_lost_behind_a_receiver_that_is_too_slow_is_made_anew_with_a_resy
         keeping_little.execute("INSERT INTO orders VALUES (1)")
         assert begun.wait(10)
         lose_slot(keeping_little)
+        keeping_little.execute("INSERT INTO orders VALUES (2)")
         go_on.set()
         assert resynced.wait(20)
-        keeping_little.execute("INSERT INTO orders VALUES (2)")
+        keeping_little.execute("INSERT INTO orders VALUES (3)")
         listener.catch_up()
-    assert recorder.heard()[-1] == ("inserted", (2,))
+    # Of what had been read nothing is lost with the slot.
+    assert [identity for _, identity in recorder.heard()][:1] == [(1,)]
+    assert recorder.heard()[-1] == ("inserted", (3,))
+    assert listener.stats().resyncs == 1
     engine.dispose()

@@ -1,0 +1,309 @@
+"""A consumer that lost its connection, but lives, while another one may have taken over: never do both deliver."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from faults.proxy import Proxy, proxied
+from postgres import Cluster
+from sqlalchemy import create_engine
+
+from sqlalchemy_watch import Listener, RetryPolicy
+from sqlalchemy_watch.listener.queue import CaughtUp
+
+from .conftest import wait_until
+
+Make = Callable[..., Listener]
+
+
+def insert(client: psycopg.Connection[Any], *ids: int) -> None:
+    """Each in a transaction of its own."""
+    for number in ids:
+        client.execute("INSERT INTO orders VALUES (%s)", [number])
+
+
+class Told:
+    """What the listener says of its connection, as events to wait for."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.connected, self.disconnected = threading.Event(), threading.Event()
+        self._listener = listener
+        listener.connected.connect(self._note_connected)
+        listener.disconnected.connect(self._note_disconnected)
+
+    def _note_connected(self, sender: Any) -> None:
+        self.connected.set()
+
+    def _note_disconnected(self, sender: Any, error: BaseException | None) -> None:
+        self.disconnected.set()
+
+
+class Receiver:
+    """Keeps which consumer was called with which ids; the first one's call for one id blocks."""
+
+    def __init__(self, blocks_at: int = 2) -> None:
+        self.heard: dict[str, list[int]] = {"first": [], "second": []}
+        self.redelivered: dict[str, list[bool | None]] = {"first": [], "second": []}
+        self.begun, self.go_on = threading.Event(), threading.Event()
+        self._blocks_at = blocks_at
+
+    def __call__(self, sender: Any, event: Any) -> None:
+        name = threading.current_thread().name
+        self.heard[name].append(event.identity[0])
+        self.redelivered[name].append(event.redelivered)
+        if name == "first" and event.identity == (self._blocks_at,):
+            self.begun.set()
+            assert self.go_on.wait(20)
+
+
+@pytest.fixture
+def proxy(cluster: Cluster) -> Iterator[Proxy]:
+    with proxied(cluster.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def first(proxy: Proxy, database: str, Base: Any, group: str) -> Iterator[Callable[..., Listener]]:
+    """Starts the consumer whose connections go through the proxy."""
+    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}")
+    made: list[Listener] = []
+
+    def make(**options: Any) -> Listener:
+        made.append(Listener(engine, Base, durable=group, **options))
+        return start(made[0], "first")
+
+    yield make
+    made[0].stop()
+    engine.dispose()
+
+
+def start(listener: Listener, name: str) -> Listener:
+    listener.start()
+    assert listener._dispatcher is not None
+    listener._dispatcher.thread.name = name
+    return listener
+
+
+def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -> None:
+    """Cut the first consumer off, and wait until the second one is active."""
+    told = Told(second)
+    start(second, "second")
+    assert not second.stats().active
+    proxy.refuse()
+    assert told.connected.wait(20)
+
+
+@pytest.mark.parametrize("max_queue", [1, 50_000])
+def test_one_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make, max_queue: int
+) -> None:
+    send_receipt = Receiver()
+    Order.watch.inserted.connect(send_receipt)
+    one, other = first(max_queue=max_queue), durable()
+    insert(client, 1)
+    one.catch_up()
+    insert(client, *range(2, 7))
+    assert send_receipt.begun.wait(10)
+    told = Told(one)
+    take_over(proxy, client, other)
+    insert(client, 7)
+    other.catch_up()
+    send_receipt.go_on.set()
+    assert told.disconnected.wait(10)  # at once, not behind what waits
+    insert(client, 8)
+    other.catch_up()
+    assert send_receipt.heard == {"first": [1, 2], "second": [2, 3, 4, 5, 6, 7, 8]}
+    other.stop()
+    insert(client, 9)
+    proxy.resume()
+    assert told.connected.wait(20)
+    insert(client, 10)
+    one.catch_up()
+    assert send_receipt.heard == {"first": [1, 2, 9, 10], "second": [2, 3, 4, 5, 6, 7, 8]}
+    assert one.stats().resyncs == 0
+
+
+@pytest.mark.parametrize("max_queue", [1, 50_000])
+def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_active(
+    client: psycopg.Connection[Any], Order: Any, first: Make, durable: Make, group: str, proxy: Proxy, max_queue: int
+) -> None:
+    send_receipt = Receiver()
+    Order.watch.inserted.connect(send_receipt)
+    one = first(max_queue=max_queue)
+    insert(client, *range(1, 300))
+    assert send_receipt.begun.wait(10)
+    told = Told(one)
+    client.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", [group])
+    wait_until(client, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", group)
+    send_receipt.go_on.set()
+    assert told.disconnected.wait(10)
+    assert told.connected.wait(10)
+    one.catch_up()
+    assert send_receipt.heard["first"] == [*range(1, 300)]
+
+
+def test_it_goes_on_where_it_was_in_the_middle_of_a_transaction_if_nobody_else_consumed(
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make
+) -> None:
+    send_receipt = Receiver(blocks_at=3)
+    Order.watch.inserted.connect(send_receipt)
+    one = first()
+    told = Told(one)
+    with client.transaction():
+        client.execute("INSERT INTO orders SELECT generate_series(1, 5)")
+        insert(client, 6)
+    insert(client, 7)
+    assert send_receipt.begun.wait(10)
+    proxy.refuse()
+    send_receipt.go_on.set()
+    assert told.disconnected.wait(10)
+    told.connected.clear()
+    insert(client, 8)
+    assert send_receipt.heard["first"] == [1, 2, 3]
+    proxy.resume()
+    assert told.connected.wait(20)
+    one.catch_up()
+    assert send_receipt.heard["first"] == [1, 2, 3, 4, 5, 6, 7, 8]
+    # Another one may have been active in between, and have died before it acknowledged.
+    assert send_receipt.redelivered["first"][:3] == [False, False, False]
+    assert set(send_receipt.redelivered["first"][4:]) == {None}
+
+
+def test_it_stops_while_another_one_is_active_and_what_it_held_is_not_lost(
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+) -> None:
+    send_receipt = Receiver()
+    Order.watch.inserted.connect(send_receipt)
+    gathered: list[tuple[str, list[int]]] = []
+
+    def index_orders(sender: Any, events: list[Any]) -> None:
+        gathered.append((threading.current_thread().name, [event.identity[0] for event in events]))
+
+    Order.watch.inserted.batches(max_size=100, max_wait=60).connect(index_orders)
+    one = first()
+    told = Told(one)
+    insert(client, 1, 2, 3)
+    assert send_receipt.begun.wait(10)
+    proxy.refuse()
+    send_receipt.go_on.set()
+    assert told.disconnected.wait(10)
+    dispatcher = one._dispatcher
+    assert dispatcher is not None
+    one.stop()
+    assert not dispatcher.thread.is_alive()
+    assert send_receipt.heard["first"] == [1, 2]
+    other = start(durable(), "second")
+    other.catch_up()
+    assert send_receipt.heard["second"] == [1, 2, 3]
+    assert gathered == [("second", [1, 2, 3])]
+
+
+def test_what_it_had_gathered_is_delivered_by_the_other_one_alone(
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+) -> None:
+    heard: list[tuple[str, list[int]]] = []
+    arrived = Receiver(blocks_at=2)
+
+    def index_orders(sender: Any, events: list[Any]) -> None:
+        heard.append((threading.current_thread().name, [event.identity[0] for event in events]))
+
+    Order.watch.inserted.batches(max_size=3, max_wait=60).connect(index_orders)
+    Order.watch.inserted.connect(arrived)
+    one, other = first(), durable()
+    insert(client, 1, 2)
+    assert arrived.begun.wait(10)
+    told = Told(one)
+    take_over(proxy, client, other)
+    arrived.go_on.set()
+    assert told.disconnected.wait(10)
+    insert(client, 3)
+    other.catch_up()
+    other.stop()
+    told.connected.clear()
+    proxy.resume()
+    assert told.connected.wait(20)
+    insert(client, 4, 5)
+    one.catch_up()
+    assert heard == [("second", [1, 2, 3]), ("first", [4, 5])]
+
+
+def test_retries_wait_until_it_is_active_again(
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+) -> None:
+    heard: list[tuple[str, int]] = []
+    failed = threading.Event()
+
+    @Order.watch.inserted.connect
+    def send_receipt(sender: Any, event: Any) -> None:
+        heard.append((threading.current_thread().name, event.identity[0]))
+        if threading.current_thread().name == "first" and event.identity == (1,):
+            failed.set()
+            raise ConnectionError("the mail server is down")
+
+    one, other = first(retry=RetryPolicy(first_delay=0.01, max_delay=0.01)), durable()
+    told = Told(one)
+    insert(client, 1)
+    assert failed.wait(10)
+    take_over(proxy, client, other)
+    assert told.disconnected.wait(10)
+    calls = heard.count(("first", 1))
+    insert(client, 2)
+    other.catch_up()
+    other.stop()
+    told.connected.clear()
+    assert heard.count(("first", 1)) == calls
+    proxy.resume()
+    assert told.connected.wait(20)
+    insert(client, 3)
+    one.catch_up()
+    assert heard[calls:] == [("second", 1), ("second", 2), ("first", 3)]
+
+
+def test_catch_up_returns_though_another_one_was_active_meanwhile(
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+) -> None:
+    send_receipt = Receiver()
+    Order.watch.inserted.connect(send_receipt)
+    one, other = first(), durable()
+    insert(client, 1, 2, 3)
+    assert send_receipt.begun.wait(10)
+    waiting = threading.Thread(target=one.catch_up, daemon=True)
+    waiting.start()
+    while not any(isinstance(item, CaughtUp) for item in list(one._queue._items)):
+        client.execute("SELECT pg_sleep(0.02)")
+    told = Told(one)
+    take_over(proxy, client, other)
+    send_receipt.go_on.set()
+    assert told.disconnected.wait(10)
+    other.catch_up()
+    other.stop()
+    told.connected.clear()
+    proxy.resume()
+    insert(client, 4)
+    waiting.join(30)
+    assert not waiting.is_alive()
+    one.catch_up()
+    assert send_receipt.heard["first"][-1] == 4
+
+
+def test_of_an_event_it_was_at_it_calls_no_further_receiver(
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+) -> None:
+    blocking, later = Receiver(blocks_at=1), Receiver(blocks_at=0)
+    Order.watch.inserted.connect(blocking)
+    Order.watch.inserted.connect(later)
+    one, other = first(), durable()
+    insert(client, 1)
+    assert blocking.begun.wait(10)
+    told = Told(one)
+    take_over(proxy, client, other)
+    blocking.go_on.set()
+    assert told.disconnected.wait(10)
+    other.catch_up()
+    assert (blocking.heard["second"], later.heard["second"]) == ([1], [1])
+    assert later.heard["first"] == []
+    proxy.resume()
