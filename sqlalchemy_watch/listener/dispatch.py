@@ -29,6 +29,9 @@ OnControl = Callable[[Control], None]
 #: Told of receivers that raised: receiver, event, error.
 OnFailure = Callable[[Any, Any, BaseException], None]
 
+#: Reads from the source, waiting until something comes or a deadline; False where it can't at present.
+Read = Callable[[float | None], bool]
+
 #: Seconds that coroutine receivers of batches get at `stop()`.
 LAST_BATCH_SECONDS = 2.0
 
@@ -58,7 +61,9 @@ class Dispatcher:
         on_control: OnControl,
         on_failure: OnFailure,
         loop: asyncio.AbstractEventLoop | None,
+        read: Read = lambda deadline: False,
     ) -> None:
+        self._read = read
         self._queue, self._router, self._stats = queue, router, stats
         self._on_control, self._on_failure = on_control, on_failure
         self._loop = loop
@@ -80,7 +85,7 @@ class Dispatcher:
         self._give_up()
 
     def _run(self) -> None:
-        while (item := self._queue.get(self._gatherer.deadline)) is not None:
+        while (item := self._next()) is not None:
             self.busy_since = time.monotonic()
             try:
                 self._handle(item)
@@ -88,6 +93,13 @@ class Dispatcher:
                 self._note_bug()
             self.busy_since = None
         self._last_batches()
+
+    def _next(self) -> Notification | Control | None:
+        """The next item: while there is none, this thread reads."""
+        queue, deadline = self._queue, self._gatherer.deadline
+        while queue.is_idle and (deadline is None or deadline > time.monotonic()) and self._read(deadline):
+            pass
+        return queue.get(deadline)
 
     def _note_bug(self) -> None:
         """Say so; even where logging itself is what failed, the thread goes on."""

@@ -198,13 +198,14 @@ class Listener:
 
     def _make_notified(self) -> NotifySource:
         self._queue = EventQueue(self._max_queue)
-        self._dispatcher = Dispatcher(
-            self._queue, self._router, self._stats, self._on_control, self._on_failure, self._loop
-        )
-        return NotifySource(
+        source = NotifySource(
             self._connect, sorted(self._router.by_channel), self._router.routes, self._queue, self._stats,
             self._heartbeat, self._inspect, self._look_at_dispatcher,
         )  # fmt: skip
+        self._dispatcher = Dispatcher(
+            self._queue, self._router, self._stats, self._on_control, self._on_failure, self._loop, source.turns.read
+        )
+        return source
 
     def _make_durable(self, group: str) -> WalSource:
         self._queue = queue = WaitingQueue(self._max_queue)

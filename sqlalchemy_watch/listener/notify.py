@@ -1,4 +1,4 @@
-"""The LISTEN source: a thread that owns a connection, drains its socket and does nothing else.
+"""The LISTEN source: a thread that owns a connection, and drains its socket in turns with the dispatch thread.
 
 A heartbeat is a notification to a channel of the listener's own: what comes back proves that LISTEN is in
 force, not merely that a socket is open. `catch_up` uses the same round trip: notifications come in commit
@@ -31,6 +31,7 @@ from .queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, 
 from .routes import Route
 from .server import check_not_pooled, check_server, keep_alive_when_idle, resolve_schemas
 from .stats import Stats
+from .turns import Turns
 from .watchdog import Watchdog, let_go
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -65,6 +66,7 @@ class NotifySource:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._stopping: threading.Event = threading.Event()
+        self.turns: Turns = Turns(self._wake)
         self._backoff = Backoff()
         #: While there is a connection: its socket's descriptor, and what can interrupt its first queries.
         self._descriptor: int | None = None
@@ -79,7 +81,7 @@ class NotifySource:
     def stop(self) -> None:
         """Let the thread end and close the connection."""
         self._stopping.set()
-        self._wake()
+        self.turns.stop()
         watchdog = self._watchdog
         if watchdog is not None:
             watchdog.bite()
@@ -145,8 +147,7 @@ class NotifySource:
             reader = _Reader(connection, self)
             self._announce()
             reader.take(early)
-            while not self._stopping.is_set():
-                reader.step()
+            self.turns.run(reader.step)
         except Exception as error:  # whatever it was, the answer is a new connection, and never silence
             if connection is not None and not isinstance(error, (psycopg.Error, OSError, WatchError)):
                 with contextlib.suppress(Exception):
@@ -237,14 +238,18 @@ class _Reader:
             self._poll.register(self._socket, select.POLLIN)
             self._poll.register(source._wake_out, select.POLLIN)
 
-    def step(self) -> None:
-        """Wait for something to come or to be due, and handle it.
+    def step(self, deadline: float | None) -> bool:
+        """Wait for something to come or to be due, and handle it; gives whether there was anything to wait for.
 
         :raises psycopg.OperationalError: where the connection is lost, or silent for too long.
         """
         self._send_due()
         due = self._heard + self._source._interval if self._sent is None else self._sent_at + self._source._timeout
-        readable, woken = self._wait(max(0.0, due - time.monotonic()))
+        readable, woken = self._wait(0.0)
+        waits = not readable
+        if waits and not woken:
+            due = due if deadline is None else min(due, deadline)
+            readable, woken = self._wait(max(0.0, due - time.monotonic()))
         if woken:
             self._drain_wakes()
         if readable:
@@ -254,6 +259,7 @@ class _Reader:
             raise psycopg.OperationalError(
                 f"no answer to the heartbeat within {self._source._timeout:g} s, so LISTEN is not in force"
             )
+        return waits
 
     def _wait(self, seconds: float) -> tuple[bool, bool]:
         wake = self._source._wake_out.fileno()

@@ -163,6 +163,11 @@ class EventQueue:
         """Whether there is no space for another notification."""
         return len(self._items) >= self._limit or self._bytes_put - self._bytes_taken >= self._max_bytes
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether `get` would wait."""
+        return not (self._items or self._gap or self.closed)
+
     def get(self, deadline: float | None = None) -> Item | None:
         """The next item, waiting for it; None once the queue is closed.
 
