@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
@@ -33,6 +33,11 @@ class EventKind:
     key_length: int
     #: Attribute names of the values in a whole row, the key first.
     attributes: tuple[str, ...]
+    #: And where each stands.
+    positions: Mapping[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", {name: index for index, name in enumerate(self.attributes)})
 
 
 class Message:

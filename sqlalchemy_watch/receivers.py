@@ -7,16 +7,18 @@ dispatching a row does not look it up again.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import os
 import threading
 import weakref
 from collections.abc import Callable, Hashable
+from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import blinker
 from blinker import ANY
-from blinker._utilities import make_id
+from blinker._utilities import make_id, make_ref
 from blinker.base import ANY_ID
 
 from .errors import ConfigurationError
@@ -54,7 +56,6 @@ class Delivery(NamedTuple):
 class _Style(NamedTuple):
     positional: bool
     is_async: bool
-    loop: asyncio.AbstractEventLoop | None
 
 
 def _is_async(receiver: Callable[..., Any]) -> bool:
@@ -74,29 +75,50 @@ def _style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword
             f"remove its yield"
         )
     is_async = _is_async(receiver)
-    loop = None
-    if is_async:
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None  # the listener's, if that is started in one
     try:
         signature = inspect.signature(receiver)
     except (TypeError, ValueError):  # some builtins have none
-        return _Style(False, is_async, loop)
+        return _Style(False, is_async)
     try:
         signature.bind(None, **{keyword: None})
-        return _Style(False, is_async, loop)
+        return _Style(False, is_async)
     except TypeError:
         pass
     try:
         signature.bind(None, None)
-        return _Style(True, is_async, loop)
+        return _Style(True, is_async)
     except TypeError:
         raise ConfigurationError(
             f"signal {signal.name!r}: the receiver {receiver!r} can't be called as receiver(sender, {keyword}): "
             f"its signature is {signature}"
         ) from None
+
+
+#: Looking at a signature takes longer than all else that connecting does; one receiver may have 100,000 filters.
+_known_styles: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], _Style]] = weakref.WeakKeyDictionary()
+
+
+def _known_style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword: str) -> _Style:
+    is_method = type(receiver) is MethodType
+    function = receiver.__func__ if is_method else receiver  # type: ignore[attr-defined]
+    if type(function) is not FunctionType:
+        return _style_of(signal, receiver, keyword)
+    with lock:
+        styles = _known_styles.setdefault(function, {})
+        style = styles.get((keyword, is_method))
+        if style is None:
+            style = styles[(keyword, is_method)] = _style_of(signal, receiver, keyword)
+        return style
+
+
+def _delivery(receiver: Callable[..., Any], weak: bool, style: _Style) -> Delivery:
+    loop = None
+    if style.is_async:
+        with contextlib.suppress(RuntimeError):  # then it is the listener's, if that is started in one
+            loop = asyncio.get_running_loop()
+    # Of a function all weak references are one object, so that many subscriptions take little memory.
+    found = receiver if not weak else make_ref(receiver)
+    return Delivery(found, weak, *style, loop)
 
 
 class ReceiverSignal(blinker.NamedSignal):
@@ -107,7 +129,7 @@ class ReceiverSignal(blinker.NamedSignal):
 
     def __init__(self, name: str, doc: str | None = None) -> None:
         super().__init__(name, doc)
-        self._styles: dict[Any, _Style] = {}
+        self._deliveries: dict[Any, Delivery] = {}
         self._plan: tuple[Delivery, ...] | None = ()
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
@@ -120,9 +142,9 @@ class ReceiverSignal(blinker.NamedSignal):
             functions defined inside functions.
         :raises ConfigurationError: where the receiver can't be called that way.
         """
-        style = _style_of(self, receiver, self.keyword)
+        delivery = _delivery(receiver, weak, _known_style_of(self, receiver, self.keyword))
         with lock:
-            self._styles[make_id(receiver)] = style
+            self._deliveries[make_id(receiver)] = delivery
             super().connect(receiver, sender, weak)
             self._plan = None
         return receiver
@@ -137,7 +159,7 @@ class ReceiverSignal(blinker.NamedSignal):
         with lock:
             super()._disconnect(receiver_id, sender_id)
             if receiver_id not in self.receivers:
-                self._styles.pop(receiver_id, None)
+                self._deliveries.pop(receiver_id, None)
             self._plan = None
 
     def _extra_deliveries(self) -> list[Delivery]:
@@ -154,14 +176,14 @@ class ReceiverSignal(blinker.NamedSignal):
             deliveries = []
             everyone = True
             # A copy: a garbage collection meanwhile may disconnect receivers, in this very thread.
-            for receiver_id, receiver in self.receivers.copy().items():
+            for receiver_id in self.receivers.copy():
                 if receiver_id not in self._by_sender[ANY_ID]:
                     everyone = False
                     if receiver_id not in self._by_sender.get(make_id(sender), ()):
                         continue
-                style = self._styles.get(receiver_id)
-                if style is not None:
-                    deliveries.append(Delivery(receiver, isinstance(receiver, weakref.ref), *style))
+                delivery = self._deliveries.get(receiver_id)
+                if delivery is not None:
+                    deliveries.append(delivery)
             plan = (*deliveries, *self._extra_deliveries())
             if everyone:  # a plan for all senders alike can be kept
                 self._plan = plan

@@ -7,6 +7,7 @@ the collection `User.watch`. Dispatching a row costs the same with one filtered 
 
 from __future__ import annotations
 
+import uuid
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -135,7 +136,7 @@ class FilteredSignal(EventSignal[T]):
     """The events of a `WatchSignal` for certain values alone; kept by it while it has receivers."""
 
     def __init__(self, parent: WatchSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
-        super().__init__(f"{parent.name}[{', '.join(keys)}]")
+        super().__init__(parent.filtered_name(keys))
         self._parent, self._keys, self._values = parent, keys, values
 
     @property
@@ -195,10 +196,17 @@ class WatchSignal(EventSignal[T]):
         #: Streams of this signal and its filtered ones, for the listener to end.
         self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
         self._listeners: set[int] = set()
+        self._filtered_names: dict[tuple[str, ...], str] = {}
+        #: By key: what `isinstance` is asked of values; None for anything.
+        self._python_types = {name: _python_type(column.type) for name, column in carried.items()}
 
     @property
     def root(self) -> WatchSignal[T]:
         return self
+
+    def filtered_name(self, keys: tuple[str, ...]) -> str:
+        """What filtered signals of these keys are called: one string for all."""
+        return self._filtered_names.setdefault(keys, f"{self.name}[{', '.join(keys)}]")
 
     def attach(self, listener: object) -> None:
         """Called by a listener that starts to serve this signal."""
@@ -261,7 +269,7 @@ class WatchSignal(EventSignal[T]):
                 f"signal {self.name!r}: can't filter by {key!r}, because it isn't carried: add it to extra_columns, "
                 f"or use {', '.join(map(repr, self._carried)) or 'another operation'}"
             )
-        expected = _python_type(self._carried[key].type)
+        expected = self._python_types[key]
         if value is None or expected is None or isinstance(value, expected):
             return
         raise ConfigurationError(
@@ -273,13 +281,15 @@ class WatchSignal(EventSignal[T]):
         """Receivers of the filters that match, and whether one could not be decided for want of a column."""
         plans = []
         undecided = False
-        values = event.values
+        row, positions = event._row, event._message.kind.positions
         for keys, index in self._filters.copy().items():  # a garbage collection may change it meanwhile
             try:
-                signal = index.get(
-                    freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
-                )
-            except KeyError:
+                if len(keys) == 1:
+                    value = row[positions[keys[0]]]
+                    signal = index.get(value if type(value) in _FROZEN else freeze(value))
+                else:
+                    signal = index.get(tuple([freeze(row[positions[key]]) for key in keys]))
+            except LookupError:
                 undecided = True
                 continue
             except TypeError:  # a value that can't be hashed can't be filtered by either
@@ -301,6 +311,10 @@ class WatchSignal(EventSignal[T]):
     def has_filters(self) -> bool:
         """Whether any filtered signal has receivers."""
         return bool(self._filters)
+
+
+#: What `freeze` leaves alone, of what keys mostly are.
+_FROZEN = frozenset([int, str, uuid.UUID, type(None)])
 
 
 def freeze(value: Any) -> Hashable:
