@@ -47,6 +47,9 @@ TOKENS = "token"
 #: Seconds between attempts to become the active consumer, while another one is.
 STANDBY_INTERVAL = 1.0
 
+#: Seconds that the consumer before gets to notice that its connection is gone, and to stop dispatching.
+HANDOVER_SECONDS = 0.2
+
 #: Seconds between acknowledgements at the least, unless somebody waits for one.
 ACKNOWLEDGE_INTERVAL = 0.05
 
@@ -261,6 +264,8 @@ class WalSource:
         while not self._stopping.is_set():
             try:
                 stream.start(self._group, self._queue.acknowledged)
+                if waiting or self._was_active:  # another one was active just now, or may have been
+                    self._stopping.wait(HANDOVER_SECONDS)
                 return True
             except errors.ObjectInUse:
                 if not waiting:
@@ -295,6 +300,16 @@ class WalSource:
             self._tokens = waiting
         for token in waiting:
             _emit_token(connection, token)
+
+    def check_slot(self, pid: int) -> None:
+        """See from outside that the slot is still this consumer's, and the server within reach.
+
+        :raises psycopg.Error: where it isn't.
+        """
+        with limited(self._connect(), self._timeout) as (connection, _):
+            found = slots.read_slots(connection, self._group)
+        if not found or found[0].active_pid != pid:
+            raise psycopg.OperationalError("the server ended the stream meanwhile")
 
     def _announce(self) -> None:
         if self._was_active:
@@ -411,17 +426,21 @@ class _Stream:
         text = command.format(sql.Identifier(slot), sql.SQL(format_lsn(acknowledged)), _quoted_list(slots.PUBLICATION))
         self._pgconn.send_query(text.as_bytes(None))
         self._pgconn.flush()
+        result = self._get_result()
+        if result is None or result.status == ExecStatus.COPY_BOTH:
+            return
+        while self._get_result() is not None:
+            pass
+        raise _error(result)
+
+    def _get_result(self) -> Any:
+        """The next result of a command; libpq's own waiting for it has no limit, and stops every other thread too."""
         deadline = time.monotonic() + self._source._timeout
         while self._pgconn.is_busy():
             if not self._readable(deadline - time.monotonic()):
-                raise psycopg.OperationalError("no answer to START_REPLICATION")
+                raise psycopg.OperationalError(f"no answer from the server within {self._source._timeout:g} s")
             self._pgconn.consume_input()
-        result = self._pgconn.get_result()
-        if result is None or result.status == ExecStatus.COPY_BOTH:
-            return
-        while self._pgconn.get_result() is not None:
-            pass
-        raise _error(result)
+        return self._pgconn.get_result()
 
     def run(self) -> None:
         """Read until stopped.
@@ -461,7 +480,7 @@ class _Stream:
             if size == 0:
                 return
             if size < 0:
-                result = self._pgconn.get_result()
+                result = self._get_result()
                 raise psycopg.OperationalError("the server ended the stream") if result is None else _error(result)
             self._heard_at, self._asked_at = time.monotonic(), None
             received = parse(data)
@@ -480,6 +499,9 @@ class _Stream:
         paused = source._queue.full
         if self._asked_at is not None and not paused and now - self._asked_at > source._timeout:
             raise psycopg.OperationalError(f"no answer to the heartbeat within {source._timeout:g} s")
+        if paused and now - self._heard_at >= source._interval:
+            source.check_slot(self._pgconn.backend_pid)  # here the answer would come behind what isn't read
+            self._heard_at = now = time.monotonic()
         if self._acknowledgeable != self._sent_acknowledged and now - self._sent_at >= ACKNOWLEDGE_INTERVAL:
             self._send_status(reply_wanted=False)
         if (

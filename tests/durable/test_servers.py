@@ -80,16 +80,23 @@ class Writer:
 def test_restarts_under_load_lose_nothing(own: Cluster, recorder: Recorder) -> None:
     engine = create_engine(own.url(driver="psycopg"))
     Base.metadata.create_all(engine)
+    connected = threading.Event()
+
+    def note_connected(sender: Any) -> None:
+        connected.set()
+
     with (
         Payment.watch.inserted.connected_to(recorder),
         Listener(engine, Base, durable="mailer") as listener,
     ):
+        listener.connected.connect(note_connected)
         with Writer(own.url()) as writer:
             for mode in ("fast", "immediate", "immediate", "fast"):
                 writer.wait_for_more(20)
-                own.restart(mode)
-                with own.connect() as client:
-                    wait_until(client, "SELECT active FROM pg_replication_slots WHERE slot_name = 'mailer'")
+                own.stop(mode)
+                connected.clear()
+                own.start()
+                assert connected.wait(20)
             writer.wait_for_more(20)
         listener.catch_up()
         with own.connect() as client:

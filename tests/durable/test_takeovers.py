@@ -15,8 +15,6 @@ from sqlalchemy import create_engine
 from sqlalchemy_watch import Listener, RetryPolicy
 from sqlalchemy_watch.listener.queue import CaughtUp
 
-from .conftest import wait_until
-
 Make = Callable[..., Listener]
 
 
@@ -69,7 +67,7 @@ def proxy(cluster: Cluster) -> Iterator[Proxy]:
 @pytest.fixture
 def first(proxy: Proxy, database: str, Base: Any, group: str) -> Iterator[Callable[..., Listener]]:
     """Starts the consumer whose connections go through the proxy."""
-    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}")
+    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=2")
     made: list[Listener] = []
 
     def make(**options: Any) -> Listener:
@@ -88,11 +86,22 @@ def start(listener: Listener, name: str) -> Listener:
     return listener
 
 
-def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -> None:
-    """Cut the first consumer off, and wait until the second one is active."""
+def stands_by(second: Listener) -> Told:
     told = Told(second)
     start(second, "second")
     assert not second.stats().active
+    return told
+
+
+def wait_for_pause(listener: Listener, client: psycopg.Connection[Any]) -> None:
+    """Wait until it has noticed its loss, while a receiver is at work still."""
+    while not listener._queue.interrupted:
+        client.execute("SELECT pg_sleep(0.02)")
+
+
+def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -> None:
+    """Cut the first consumer off, and wait until the second one is active."""
+    told = stands_by(second)
     proxy.refuse()
     assert told.connected.wait(20)
 
@@ -128,6 +137,30 @@ def test_one_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
 
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
+def test_one_whose_connection_falls_silent_stops_before_the_server_gives_the_slot_away(
+    client: psycopg.Connection[Any], database: str, Order: Any, proxy: Proxy, first: Make, durable: Make,
+    max_queue: int,
+) -> None:  # fmt: skip
+    client.execute(f"ALTER DATABASE {database} SET wal_sender_timeout = '6s'")
+    send_receipt = Receiver()
+    Order.watch.inserted.connect(send_receipt)
+    one, other = first(max_queue=max_queue, heartbeat_interval=0.2, heartbeat_timeout=1.0), durable()
+    insert(client, 1)
+    one.catch_up()
+    insert(client, *range(2, 7))
+    assert send_receipt.begun.wait(10)
+    told, other_told = Told(one), stands_by(other)
+    proxy.freeze()
+    wait_for_pause(one, client)
+    assert not other_told.connected.is_set()
+    send_receipt.go_on.set()
+    assert told.disconnected.wait(10)
+    assert other_told.connected.wait(20)
+    other.catch_up()
+    assert send_receipt.heard == {"first": [1, 2], "second": [2, 3, 4, 5, 6]}
+
+
+@pytest.mark.parametrize("max_queue", [1, 50_000])
 def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_active(
     client: psycopg.Connection[Any], Order: Any, first: Make, durable: Make, group: str, proxy: Proxy, max_queue: int
 ) -> None:
@@ -138,7 +171,7 @@ def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_activ
     assert send_receipt.begun.wait(10)
     told = Told(one)
     client.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", [group])
-    wait_until(client, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", group)
+    wait_for_pause(one, client)
     send_receipt.go_on.set()
     assert told.disconnected.wait(10)
     assert told.connected.wait(10)
@@ -159,6 +192,7 @@ def test_it_goes_on_where_it_was_in_the_middle_of_a_transaction_if_nobody_else_c
     insert(client, 7)
     assert send_receipt.begun.wait(10)
     proxy.refuse()
+    wait_for_pause(one, client)
     send_receipt.go_on.set()
     assert told.disconnected.wait(10)
     told.connected.clear()
@@ -189,6 +223,7 @@ def test_it_stops_while_another_one_is_active_and_what_it_held_is_not_lost(
     insert(client, 1, 2, 3)
     assert send_receipt.begun.wait(10)
     proxy.refuse()
+    wait_for_pause(one, client)
     send_receipt.go_on.set()
     assert told.disconnected.wait(10)
     dispatcher = one._dispatcher
