@@ -272,6 +272,7 @@ class WaitingQueue(EventQueue):
         """Go on where it was paused; what committed up to `new_from` may have been delivered by another process."""
         with self._changed:
             if self._paused:
+                self._urgent = deque(item for item in self._urgent if not isinstance(item, Resumed))
                 self._urgent.append(Resumed(new_from))
             self._paused = False
             self._note_change()

@@ -13,7 +13,7 @@ from postgres import Cluster
 from sqlalchemy import create_engine
 
 from sqlalchemy_watch import Listener, RetryPolicy
-from sqlalchemy_watch.listener.queue import CaughtUp
+from sqlalchemy_watch.listener.queue import CaughtUp, Connected, Disconnected, WaitingQueue
 
 Make = Callable[..., Listener]
 
@@ -323,6 +323,20 @@ def test_catch_up_returns_though_another_one_was_active_meanwhile(
     assert not waiting.is_alive()
     one.catch_up()
     assert send_receipt.heard["first"][-1] == 4
+
+
+def test_a_connection_that_comes_and_goes_while_a_receiver_blocks_fills_no_memory() -> None:
+    queue = WaitingQueue(10)
+    for i in range(1000):
+        queue.pause()
+        queue.put_urgent(Disconnected(ConnectionError(str(i))))
+        queue.resume(i)
+        queue.put_urgent(Connected())
+    told = []
+    while (item := queue.get_urgent()) is not None:
+        told.append(item)
+    assert len(told) < 20
+    assert isinstance([item for item in told if isinstance(item, (Connected, Disconnected))][-1], Connected)
 
 
 def test_of_an_event_it_was_at_it_calls_no_further_receiver(
