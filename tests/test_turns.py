@@ -1,0 +1,97 @@
+"""Which thread reads: the dispatch thread while it keeps up, the source's own as soon as it doesn't."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from sqlalchemy_watch.listener.turns import Turns
+
+
+class Source:
+    """A source's thread, and steps that note who read."""
+
+    def __init__(self) -> None:
+        self.readers: list[threading.Thread] = []
+        #: What a step of the dispatcher tells.
+        self.waits = True
+        self.failure: Exception | None = None
+        self.raised: BaseException | None = None
+        self.woken, self.ready = threading.Event(), threading.Event()
+        self.turns = Turns(self.woken.set)
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def step(self, deadline: float | None) -> bool:
+        self.readers.append(threading.current_thread())
+        self.ready.set()
+        if self.failure is not None:
+            raise self.failure
+        if threading.current_thread() is self.thread or deadline is not None:
+            self.woken.wait()
+            self.woken.clear()
+        return self.waits
+
+    def _run(self) -> None:
+        try:
+            self.turns.run(self.step)
+        except Exception as error:
+            self.raised = error
+
+
+@pytest.fixture
+def source() -> Iterator[Source]:
+    source = Source()
+    source.thread.start()
+    yield source
+    source.turns.stop()
+    source.thread.join(5)
+    assert not source.thread.is_alive()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    moment = threading.Event()
+    while not condition():
+        moment.wait(0.001)
+
+
+def test_dispatcher_that_is_idle_gets_its_turn(source: Source) -> None:
+    assert source.ready.wait(5)
+    assert source.turns.read(None)
+    assert source.readers[-1] is threading.current_thread()
+
+
+def test_source_reads_once_the_dispatcher_is_busy(source: Source) -> None:
+    assert source.ready.wait(5)
+    assert source.turns.read(None)
+    until(lambda: source.readers[-1] is source.thread)
+
+
+def test_source_reads_once_more_comes_than_the_dispatcher_can_read(source: Source) -> None:
+    assert source.ready.wait(5)
+    source.waits = False
+    source.turns.read(None)
+    before = source.readers.count(source.thread)
+    while source.readers.count(source.thread) == before:
+        assert source.turns.read(None)
+
+
+def test_error_of_a_read_by_the_dispatcher_is_the_sources(source: Source) -> None:
+    assert source.ready.wait(5)
+    source.failure = OSError("gone")
+    while source.turns.read(None):
+        pass
+    source.thread.join(5)
+    assert source.raised is source.failure
+
+
+def test_stop_ends_a_read_that_waits(source: Source) -> None:
+    assert source.ready.wait(5)
+    reading = threading.Thread(target=source.turns.read, args=[1.0], daemon=True)
+    reading.start()
+    until(lambda: source.readers[-1] is reading)
+    source.turns.stop()
+    reading.join(5)
+    assert not reading.is_alive()
+    assert not source.turns.read(None)
