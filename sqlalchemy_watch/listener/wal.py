@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-import select
 import socket
 import threading
 import time
@@ -24,7 +23,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import errors
 from psycopg.pq import ExecStatus
 
 from ..errors import ConfigurationError, SlotError, UnsupportedServerError
@@ -32,11 +31,13 @@ from ..wire import DURABLE_PREFIX
 from . import dead_letters, slots
 from .backoff import Backoff
 from .connect import Connect
+from .position import Position
 from .queue import CaughtUp, Committed, Connected, Disconnected, Notification, Resync, WaitingQueue
-from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, parse_lsn, status_update
+from .replication import Begin, Commit, LogicalMessage, parse_lsn
 from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
+from .walsender import Stream
 from .watchdog import Watchdog, let_go, limited
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -49,13 +50,6 @@ STANDBY_INTERVAL = 1.0
 
 #: Seconds that the consumer before gets to notice that its connection is gone, and to stop dispatching.
 HANDOVER_SECONDS = 0.2
-
-#: Seconds between acknowledgements at the least, unless somebody waits for one.
-ACKNOWLEDGE_INTERVAL = 0.05
-
-#: Seconds that the server gets at the end to note the last acknowledgement; in the middle of a large transaction
-#: it sends the rest of that first.
-FINISH_SECONDS = 0.5
 
 SERVER_CHANGED = "the server's log is another one than before (restored, or failed over without this slot)"
 
@@ -87,7 +81,7 @@ class WalSource:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._stopping: threading.Event = threading.Event()
-        self._position = _Position()
+        self._position = Position()
         #: The furthest that the slot can be, if no other process moved it.
         self._known_end = 0
         #: Whether the thread waits without anything to acknowledge; otherwise it looks in a moment anyway.
@@ -171,7 +165,7 @@ class WalSource:
                 self._prepare()
                 with contextlib.closing(self._connect(replication=True)) as connection, self._owning(connection):
                     self._check_server(connection)
-                    stream = _Stream(connection, self)
+                    stream = Stream(connection, self)
                     if self._start_when_free(stream):
                         backoff = Backoff()
                         self._go_on()
@@ -234,7 +228,7 @@ class WalSource:
     def _start_over(self, acknowledged: int) -> None:
         """Forget what was read and is not acknowledged: the slot holds it, or another consumer has delivered it."""
         self._queue.discard(acknowledged)
-        self._position = _Position(self._position.identity)
+        self._position = Position(self._position.identity)
 
     def _find_status_interval(self, connection: psycopg.Connection[Any]) -> float:
         """Seconds between status updates: the server ends a connection that is silent for `wal_sender_timeout`."""
@@ -258,7 +252,7 @@ class WalSource:
             self._queue.put_urgent(Resync(SERVER_CHANGED))
         self._position.identity = identity
 
-    def _start_when_free(self, stream: _Stream) -> bool:
+    def _start_when_free(self, stream: Stream) -> bool:
         """Start reading; while another consumer is active, stand by."""
         waiting = False
         while not self._stopping.is_set():
@@ -355,232 +349,8 @@ class WalSource:
         return self._position.in_transaction is False and self._position.last_end <= self._queue.acknowledged
 
 
-class _Position:
-    """Where in the log this process is, and what of it has been taken."""
-
-    def __init__(self, identity: str | None = None) -> None:
-        self.identity = identity
-        #: Commits after this can't have been delivered by another consumer.
-        self.known_new_from: int | None = None
-        self.in_transaction = False
-        self.commit_lsn = 0
-        self.redelivered: bool | None = None
-        self.tokens: list[threading.Event] = []
-        #: The newest transaction taken in full, and how much of the one after it.
-        self._taken_commit = 0
-        self.last_end = 0
-        self._partly_taken: tuple[int, int] = (0, 0)
-        self._messages = 0
-
-    def begin(self, begin: Begin) -> None:
-        self.in_transaction = True
-        self.commit_lsn = begin.commit_lsn
-        self._messages = 0
-        self.tokens = []
-        new_from = self.known_new_from
-        self.redelivered = None if new_from is None or begin.commit_lsn <= new_from else False
-
-    def message(self) -> bool:
-        """Whether this message of the transaction is to be taken."""
-        self._messages += 1
-        lsn, count = self._partly_taken
-        if self.commit_lsn <= self._taken_commit or (lsn == self.commit_lsn and self._messages <= count):
-            return False
-        self._partly_taken = (self.commit_lsn, self._messages)
-        return True
-
-    def commit(self, commit: Commit) -> bool:
-        """Whether the end of the transaction is to be passed on."""
-        self.in_transaction = False
-        if commit.commit_lsn <= self._taken_commit:
-            return False
-        self._taken_commit = commit.commit_lsn
-        self.last_end = commit.end_lsn
-        return True
-
-    def take_tokens(self) -> list[threading.Event]:
-        tokens, self.tokens = self.tokens, []
-        return tokens
-
-
-class _Stream:
-    """One walsender connection."""
-
-    def __init__(self, connection: psycopg.Connection[Any], source: WalSource) -> None:
-        self._pgconn = connection.pgconn
-        self._source = source
-        self._received = 0
-        self._sent_acknowledged = -1
-        self._sent_at = 0.0
-        self._asked_at: float | None = None
-        self._heard_at = time.monotonic()
-
-    def start(self, slot: str, acknowledged: int) -> None:
-        """START_REPLICATION.
-
-        :raises psycopg.errors.ObjectInUse: while another consumer is active.
-        """
-        command = sql.SQL(
-            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')"
-        )
-        text = command.format(sql.Identifier(slot), sql.SQL(format_lsn(acknowledged)), _quoted_list(slots.PUBLICATION))
-        self._pgconn.send_query(text.as_bytes(None))
-        self._pgconn.flush()
-        result = self._get_result()
-        if result is None or result.status == ExecStatus.COPY_BOTH:
-            return
-        while self._get_result() is not None:
-            pass
-        raise _error(result)
-
-    def _get_result(self) -> Any:
-        """The next result of a command; libpq's own waiting for it has no limit, and stops every other thread too."""
-        deadline = time.monotonic() + self._source._timeout
-        while self._pgconn.is_busy():
-            if not self._readable(deadline - time.monotonic()):
-                raise psycopg.OperationalError(f"no answer from the server within {self._source._timeout:g} s")
-            self._pgconn.consume_input()
-        return self._pgconn.get_result()
-
-    def run(self) -> None:
-        """Read until stopped.
-
-        :raises psycopg.Error: where the connection is lost, or silent for too long.
-        """
-        while not self._source._stopping.is_set():
-            self._take_all()
-            self._send_due()
-            self._wait()
-        self._finish()
-
-    def _finish(self) -> None:
-        """Send what was acknowledged last, and wait until the server has read it and let go of the slot.
-
-        A connection closed while something unread lies in it is reset, and what the server has not read is lost.
-        """
-        self._send_status(reply_wanted=False)
-        self._pgconn.put_copy_end()
-        self._pgconn.flush()
-        deadline = time.monotonic() + FINISH_SECONDS
-        ended = False
-        while time.monotonic() < deadline:
-            size = 0 if ended else self._pgconn.get_copy_data(1)[0]
-            ended = ended or size < 0
-            if ended and not self._pgconn.is_busy():
-                return
-            if size == 0:
-                if not self._readable(deadline - time.monotonic()):
-                    return
-                self._pgconn.consume_input()
-
-    def _take_all(self) -> None:
-        queue = self._source._queue
-        while not queue.full:
-            size, data = self._pgconn.get_copy_data(1)
-            if size == 0:
-                return
-            if size < 0:
-                result = self._get_result()
-                raise psycopg.OperationalError("the server ended the stream") if result is None else _error(result)
-            self._heard_at, self._asked_at = time.monotonic(), None
-            received = parse(data)
-            if isinstance(received, Keepalive):
-                self._received = max(self._received, received.wal_end)
-                if received.reply_wanted:
-                    self._send_status(reply_wanted=False)
-            elif isinstance(received, (Begin, LogicalMessage, Commit)):
-                if isinstance(received, Commit):
-                    self._received = max(self._received, received.end_lsn)
-                self._source.take(received)
-
-    def _send_due(self) -> None:
-        now = time.monotonic()
-        source = self._source
-        paused = source._queue.full
-        if self._asked_at is not None and not paused and now - self._asked_at > source._timeout:
-            raise psycopg.OperationalError(f"no answer to the heartbeat within {source._timeout:g} s")
-        if paused and now - self._heard_at >= source._interval:
-            source.check_slot(self._pgconn.backend_pid)  # here the answer would come behind what isn't read
-            self._heard_at = now = time.monotonic()
-        if self._acknowledgeable != self._sent_acknowledged and now - self._sent_at >= ACKNOWLEDGE_INTERVAL:
-            self._send_status(reply_wanted=False)
-        if (
-            now - max(self._heard_at, self._asked_at or 0.0) >= source._interval
-            or now - self._sent_at >= source._status_interval
-        ):
-            self._send_status(reply_wanted=True)
-            self._asked_at = self._asked_at or now
-
-    @property
-    def _acknowledgeable(self) -> int:
-        # With nothing under way, writes to unwatched tables are acknowledged too: the slot must not hold the
-        # disk for nothing.
-        source = self._source
-        acknowledged = source._queue.acknowledged
-        return max(acknowledged, self._received) if source.all_taken else acknowledged
-
-    def _send_status(self, *, reply_wanted: bool) -> None:
-        acknowledged = self._acknowledgeable
-        self._source._known_end = max(self._source._known_end, acknowledged)  # whether or not it arrives
-        self._pgconn.put_copy_data(status_update(self._received, acknowledged, reply_wanted=reply_wanted))
-        self._pgconn.flush()
-        self._sent_acknowledged, self._sent_at = acknowledged, time.monotonic()
-        self._source._stats.acknowledged = format_lsn(acknowledged)
-
-    def _wait(self) -> None:
-        source = self._source
-        now = time.monotonic()
-        seconds = min(source._interval, source._status_interval) - (now - self._sent_at)
-        source._wake_wanted = True  # before looking, so that nothing is missed in between
-        if self._acknowledgeable != self._sent_acknowledged:
-            source._wake_wanted = False
-            seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
-        if self._asked_at is not None:
-            seconds = min(seconds, source._timeout - (now - self._asked_at))
-        full = source._queue.lacks_space()
-        watched = [source._wake_out] if full else [source._wake_out, self._pgconn.socket]
-        ready = _poll(watched, max(0.0, seconds), ending=[self._pgconn.socket] if full else [])
-        if source._wake_out.fileno() in ready:
-            _drain(source._wake_out)
-        if self._pgconn.socket in ready:
-            if full:
-                raise psycopg.OperationalError("the server ended the connection")
-            self._pgconn.consume_input()
-
-    def _readable(self, seconds: float) -> bool:
-        return bool(_poll([self._pgconn.socket], max(0.0, seconds)))
-
-
-def _poll(watched: list[Any], seconds: float, ending: Sequence[int] = ()) -> set[int]:
-    """Which of them are readable, or, of `ending`, at an end whatever there is to read before."""
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        for file in watched:
-            poll.register(file, select.POLLIN)
-        for descriptor in ending:
-            poll.register(descriptor, getattr(select, "POLLRDHUP", 0))
-        return {fd for fd, _ in poll.poll(seconds * 1000)}
-    return {f if isinstance(f, int) else f.fileno() for f in select.select(watched, [], [], seconds)[0]}
-
-
-def _drain(wakes: socket.socket) -> None:
-    try:
-        while wakes.recv(4096):
-            pass
-    except OSError:
-        pass
-
-
 def _emit_token(connection: psycopg.Connection[Any], token: str) -> None:
     connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [DURABLE_PREFIX + TOKENS, token])
-
-
-def _quoted_list(name: str) -> sql.Composable:
-    return sql.Literal('"' + name + '"')
-
-
-def _error(result: Any) -> psycopg.Error:
-    return errors.error_from_result(result)
 
 
 def _line(error: BaseException | None) -> str:
