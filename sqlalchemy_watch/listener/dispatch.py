@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -37,8 +38,8 @@ LAST_BATCH_SECONDS = 2.0
 
 UNREADABLE = "a message could not be read by this version of the library"
 
-#: Seconds between resyncs for that reason: whoever floods a channel must not keep everybody reloading.
-UNREADABLE_SECONDS = 1.0
+#: Seconds between resyncs that messages ask for, by reason: whoever floods a channel must not keep everybody reloading.
+RESYNC_SECONDS = 1.0
 
 #: Seconds between looks whether the event loop of a coroutine that is awaited was closed.
 LOOP_CHECK_SECONDS = 1.0
@@ -72,7 +73,8 @@ class Dispatcher:
         #: Whether a receiver was left without something that it should have had, because of `stop()`.
         self._abandoned = False
         self._warned_of_garbage = -GARBAGE_WARNING_SECONDS
-        self._told_of_unreadable = -UNREADABLE_SECONDS
+        #: When the last resync for a reason was sent, of those that messages ask for.
+        self._resynced: dict[str, float] = {}
         #: Since when, by `time.monotonic()`, one item has been handled; None between items.
         self.busy_since: float | None = None
         self.thread: threading.Thread = threading.Thread(
@@ -113,11 +115,10 @@ class Dispatcher:
             self._handle_notification(item)
         elif isinstance(item, BatchesDue):
             self._deliver_batches(self._gatherer.take_due())
-            if self._gatherer.resync_due is not None and self._gatherer.resync_due <= time.monotonic():
-                self._tell_of_unreadable()
+            self._send_resyncs(time.monotonic())
         elif isinstance(item, CaughtUp):
             self._deliver_batches(self._gatherer.take_all())
-            self._tell_of_unreadable()
+            self._send_resyncs()
             item.done.set()
         else:
             assert isinstance(item, (Resync, Connected, Disconnected))
@@ -130,7 +131,7 @@ class Dispatcher:
             self._stats.garbage += 1
             self._log_garbage(notification, error)
             if isinstance(error, UnknownVersionError) or notification.lsn is not None:
-                self._note_unreadable()  # not a stranger's garbage: rows were told of
+                self._ask_to_resync(UNREADABLE)  # not a stranger's garbage: rows were told of
             return
         if found is None:
             self._stats.ignored += 1
@@ -141,20 +142,19 @@ class Dispatcher:
             route.log.debug("%d rows %s by transaction %d", len(decoded.rows), message.kind.operation, message.txid)
         self._deliver(notification, route, decoded)
         if decoded.resync is not None:
-            self._on_control(Resync(decoded.resync))
+            self._ask_to_resync(decoded.resync)
 
-    def _note_unreadable(self) -> None:
-        """Ask for a resync, now or as soon as the last one is long enough ago."""
-        self._gatherer.resync_due = self._told_of_unreadable + UNREADABLE_SECONDS
-        if self._gatherer.resync_due <= time.monotonic():
-            self._tell_of_unreadable()
+    def _ask_to_resync(self, reason: str) -> None:
+        """Send a resync, now or as soon as the last one for that reason is long enough ago."""
+        now = time.monotonic()
+        self._gatherer.resyncs[reason] = self._resynced.get(reason, -math.inf) + RESYNC_SECONDS
+        self._send_resyncs(now)
 
-    def _tell_of_unreadable(self) -> None:
-        """Ask for the resync that was put off, if one was."""
-        if self._gatherer.resync_due is not None:
-            self._gatherer.resync_due = None
-            self._on_control(Resync(UNREADABLE))
-            self._told_of_unreadable = time.monotonic()
+    def _send_resyncs(self, now: float = math.inf) -> None:
+        """Send the resyncs that are due; without a time, all that were put off."""
+        for reason in self._gatherer.take_resyncs(now):
+            self._on_control(Resync(reason))
+            self._resynced[reason] = time.monotonic()
 
     def _log_garbage(self, notification: Notification, error: PayloadError) -> None:
         now = time.monotonic()
@@ -193,7 +193,7 @@ class Dispatcher:
                         for filtered in plans:
                             call(filtered, sender, event)
         if undecided:
-            self._on_control(Resync(UNDECIDED))
+            self._ask_to_resync(UNDECIDED)
 
     def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
         values, extras = row

@@ -119,7 +119,7 @@ class DurableDispatcher(Dispatcher):
     def _handle(self, item: Notification | Control) -> None:
         try:
             if isinstance(item, Committed):
-                self._tell_of_unreadable()  # what is acknowledged does not come again
+                self._send_resyncs()  # what is acknowledged does not come again
                 self._gatherer.mark = item.end_lsn
                 self._acknowledge_delivered()
             elif isinstance(item, RetryDue):

@@ -37,14 +37,14 @@ class Batch:
 
 
 class Gatherer:
-    """What one dispatcher has put off: batches, and a resync."""
+    """What one dispatcher has put off: batches, and resyncs."""
 
     def __init__(self) -> None:
         self._batches: dict[tuple[int, int], Batch] = {}
         #: Of durable delivery: where the last transaction before the present one ended.
         self.mark = 0
-        #: When to ask for a resync that was put off; None without one.
-        self.resync_due: float | None = None
+        #: Resyncs that were put off: by reason, when they are due.
+        self.resyncs: dict[str, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self._batches)
@@ -70,15 +70,23 @@ class Gatherer:
 
     @property
     def deadline(self) -> float | None:
-        """When the first batch is due, or the resync; None without any."""
-        first = min(batch.deadline for batch in self._batches.values()) if self._batches else None
-        return first if self.resync_due is None else min(self.resync_due, first or self.resync_due)
+        """When the first batch or resync is due; None without any."""
+        if not self._batches and not self.resyncs:
+            return None
+        return min([*(batch.deadline for batch in self._batches.values()), *self.resyncs.values()])
 
     def take_due(self) -> list[Batch]:
         """The batches that have waited long enough."""
         now = time.monotonic()
         due = [key for key, batch in self._batches.items() if batch.deadline <= now]
         return [self._batches.pop(key) for key in due]
+
+    def take_resyncs(self, now: float) -> list[str]:
+        """The reasons of the resyncs that are due by then."""
+        due = [reason for reason, deadline in self.resyncs.items() if deadline <= now]
+        for reason in due:
+            del self.resyncs[reason]
+        return due
 
     def take_all(self) -> list[Batch]:
         """All batches."""

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import random
 import string
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from postgres import Cluster
+from sqlalchemy import Engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sqlalchemy_watch import CatchUpTimeout, wire
+from sqlalchemy_watch import CatchUpTimeout, Listener, Watch, Watched, wire
+from sqlalchemy_watch.listener.dispatch import UNDECIDED, UNREADABLE
 
 from .conftest import MakeListener
 from .proxy import Proxy
-from .support import Journal
+from .support import PATIENCE, Journal
 
 
 @pytest.fixture
@@ -126,6 +131,121 @@ def test_the_last_of_an_unknown_version_is_followed_by_a_resync(
     stranger.execute(notify, [channel])
     listener.catch_up()
     assert journal.count("resync") == 4
+
+
+def payload_of(User: Any, **changes: Any) -> dict[str, Any]:
+    """A payload that looks genuine, but for the changes."""
+    watch = User.metadata.info["sqlalchemy_watch"]["users"]["inserted"]
+    genuine = {**wire.head_fields(watch), "schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "rows": []}
+    return {**genuine, **changes}
+
+
+FLOOD = """
+SELECT count(pg_notify(%s, (%s::jsonb || jsonb_build_object('n', i))::text)) FROM generate_series(1, 3000) AS i
+"""
+
+ASKS_TO_RESYNC = [{"resync": wire.TOO_LARGE}, {"resync": "anything"}, {"rows": [["no number"]]}]
+
+
+@pytest.mark.parametrize("changes", ASKS_TO_RESYNC)
+def test_a_flood_that_asks_to_resync_does_not_keep_everybody_reloading(
+    cluster: Cluster,
+    stranger: psycopg.Connection[Any],
+    User: Any,
+    listening: MakeListener,
+    journal: Journal,
+    changes: dict[str, Any],
+) -> None:
+    listener = listening(cluster.port)
+    stranger.execute(
+        FLOOD,
+        [User.watch.inserted.details.channel, json.dumps(payload_of(User, **changes))],
+    )
+    listener.catch_up()
+    assert listener.stats().notifications == 3000
+    assert 2 <= journal.count("resync") < 100
+
+
+def test_a_flood_of_rows_that_no_filter_can_decide_on_does_not_keep_everybody_reloading(
+    engine: Engine, stranger: psycopg.Connection[Any], Base: type[DeclarativeBase], journal: Journal
+) -> None:
+    class Comment(Watched, Base):
+        __tablename__ = "comments"
+        __watch__ = (Watch("updated", extra_columns=("post_id",)),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+        post_id: Mapped[int]
+
+    Base.metadata.create_all(engine)
+    watch = Base.metadata.info["sqlalchemy_watch"]["comments"]["updated"]
+    payload = {**wire.head_fields(watch), "schema": "public", "txid": 7, "at": 0, "rows": [{"partial": [1]}]}
+    Comment.watch.updated.filter_by(post_id=3).connect(journal)
+    with Listener(engine, Comment) as listener:
+        journal.attach(listener)
+        stranger.execute(
+            FLOOD,
+            [watch.channel, json.dumps(payload)],
+        )
+        listener.catch_up()
+        assert listener.stats().events == 3000
+    assert {entry[1] for entry in journal.entries} == {UNDECIDED}
+    assert 2 <= journal.count("resync") < 100
+
+
+@pytest.mark.parametrize("changes", ASKS_TO_RESYNC)
+def test_the_last_that_asks_to_resync_is_followed_by_one(
+    cluster: Cluster,
+    stranger: psycopg.Connection[Any],
+    User: Any,
+    listening: MakeListener,
+    journal: Journal,
+    changes: dict[str, Any],
+) -> None:
+    listener = listening(cluster.port)
+    channel, payload = User.watch.inserted.details.channel, json.dumps(payload_of(User, **changes))
+    for number in range(1, 4):
+        stranger.execute("SELECT pg_notify(%s, %s)", [channel, payload])
+        journal.wait_for_count("resync", number)  # by itself
+    stranger.execute("SELECT pg_notify(%s, %s)", [channel, payload])
+    listener.catch_up()
+    assert journal.count("resync") == 4
+
+
+def test_a_resync_keeps_its_place_whatever_else_asks_for_others(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    stranger: psycopg.Connection[Any],
+    User: Any,
+    listening: MakeListener,
+    journal: Journal,
+) -> None:
+    listener = listening(cluster.port)
+    channel = User.watch.inserted.details.channel
+    stranger.execute(
+        """SELECT pg_notify(%s, '{"v": 99, "n": ' || i || '}') FROM generate_series(1, 100) AS i""", [channel]
+    )
+    client.execute("INSERT INTO users VALUES (1)")
+    client.execute("SELECT pg_notify(%s, %s)", [channel, json.dumps(payload_of(User, resync=wire.TOO_LARGE))])
+    client.execute("INSERT INTO users VALUES (2)")
+    listener.catch_up()
+    ours = [entry for entry in journal.entries if entry[1:] and entry[1] != UNREADABLE]
+    assert ours == [("event", 1), ("resync", wire.TOO_LARGE), ("event", 2)]
+
+
+def test_a_resync_that_was_put_off_does_not_wait_for_the_events_to_end(
+    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+) -> None:
+    listening(cluster.port)
+    payload = json.dumps(payload_of(User, resync=wire.TOO_LARGE))
+    for _ in range(2):
+        client.execute("SELECT pg_notify(%s, %s)", [User.watch.inserted.details.channel, payload])
+    with cluster.connect(client.info.dbname) as writer:
+        give_up = time.monotonic() + PATIENCE
+        for number in itertools.count(1):
+            writer.execute("INSERT INTO users VALUES (%s)", [number])
+            journal.wait_for_count("event", number)
+            if journal.count("resync") == 2:
+                break
+            assert time.monotonic() < give_up, journal.entries[-10:]
 
 
 def test_flood_of_large_payloads_does_not_delay_the_heartbeat_into_a_loss(
