@@ -246,12 +246,13 @@ class WaitingQueue(EventQueue):
         self._space_wanted = True  # first: `get` looks at the two in the other order
         return self.full
 
-    def put(self, notifications: Iterable[Notification]) -> None:
-        """Add notifications; one more than fits, at the most, by whoever looked at `full`."""
+    def put(self, items: Iterable[Item]) -> None:
+        """Add items; as many more than fit, at the most, as whoever looked at `full` has at once."""
         with self._changed:
-            for notification in notifications:
-                self._items.append(notification)
-                self._bytes_put += len(notification.payload)
+            for item in items:
+                self._items.append(item)
+                if isinstance(item, Notification):
+                    self._bytes_put += len(item.payload)
             self._changed.notify()
 
     def put_urgent(self, item: Urgent) -> None:

@@ -18,7 +18,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -32,7 +32,7 @@ from . import dead_letters, slots
 from .backoff import Backoff
 from .connect import Connect
 from .position import Position
-from .queue import CaughtUp, Committed, Connected, Disconnected, Notification, Resync, WaitingQueue
+from .queue import CaughtUp, Committed, Connected, Disconnected, Item, Notification, Resync, WaitingQueue
 from .replication import Begin, Commit, LogicalMessage, parse_lsn
 from .routes import Route
 from .server import check_server, resolve_schemas
@@ -70,7 +70,8 @@ class WalSource:
         needs_table: bool,
     ) -> None:
         self._needs_table = needs_table
-        self._connect, self._group, self._channels, self._routes = connect, group, channels, routes
+        self._connect, self._group, self._routes = connect, group, routes
+        self._channels = {DURABLE_PREFIX + channel: channel for channel in channels}
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
         self._status_interval = self._interval
@@ -315,33 +316,35 @@ class WalSource:
         self._queue.put_urgent(Connected())
         self.settled.set()
 
-    def take(self, received: Begin | LogicalMessage | Commit) -> None:
-        """Pass a piece of a transaction on, unless it has been taken before."""
+    def take(self, received: Begin | LogicalMessage | Commit) -> Iterable[Item]:
+        """What of a piece of a transaction is to be dispatched, and has not been taken before."""
         position = self._position
+        if isinstance(received, LogicalMessage):
+            return self._take_message(received) if received.transactional else ()
         if isinstance(received, Begin):
             position.begin(received)
-        elif isinstance(received, Commit):
-            if position.commit(received):
-                self._queue.put_control(Committed(received.end_lsn))
-                for done in position.take_tokens():
-                    self._queue.put_control(CaughtUp(done))
-        elif received.transactional and received.prefix.startswith(DURABLE_PREFIX):
-            self._take_message(received.prefix[len(DURABLE_PREFIX) :], received.content)
+        elif position.commit(received):
+            return (Committed(received.end_lsn), *map(CaughtUp, position.take_tokens()))
+        return ()
 
-    def _take_message(self, channel: str, content: bytes) -> None:
-        position = self._position
-        if channel == TOKENS:
+    def _take_message(self, received: LogicalMessage) -> Iterable[Item]:
+        position, content = self._position, received.content
+        channel = self._channels.get(received.prefix)
+        if channel is not None:
+            if not position.message():
+                return ()
+            self._stats.notifications += 1
+            if self._encoding != "utf-8":
+                content = content.decode(self._encoding, "replace").encode()
+            return (Notification(channel, content, position.commit_lsn, position.redelivered),)
+        if received.prefix == DURABLE_PREFIX + TOKENS:
             with self._lock:
                 done = self._tokens.get(content.decode(errors="replace"))
             if done is not None:
                 position.tokens.append(done)
-        elif channel == slots.RESYNC and position.message():
-            self._queue.put_control(Resync(content.decode(errors="replace")))
-        elif channel in self._channels and position.message():
-            self._stats.notifications += 1
-            if self._encoding != "utf-8":
-                content = content.decode(self._encoding, "replace").encode()
-            self._queue.put([Notification(channel, content, position.commit_lsn, position.redelivered)])
+        elif received.prefix == DURABLE_PREFIX + slots.RESYNC and position.message():
+            return (Resync(content.decode(errors="replace")),)
+        return ()
 
     @property
     def all_taken(self) -> bool:

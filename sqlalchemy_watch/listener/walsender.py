@@ -13,7 +13,8 @@ from psycopg import errors, sql
 from psycopg.pq import ExecStatus
 
 from . import slots
-from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, status_update
+from .queue import Item
+from .replication import Commit, Keepalive, Other, format_lsn, parse, status_update
 
 if TYPE_CHECKING:
     from .wal import WalSource
@@ -24,6 +25,15 @@ ACKNOWLEDGE_INTERVAL = 0.05
 #: Seconds that the server gets at the end to note the last acknowledgement; in the middle of a large transaction
 #: it sends the rest of that first.
 FINISH_SECONDS = 0.5
+
+#: Pieces that are put into the queue together.
+TAKEN_AT_ONCE = 64
+
+#: From so many transactions per second on, measured over so many seconds, several are read at once, which come
+#: later by that long.
+BUSY_RATE = 4_000
+RATE_SECONDS = 0.02
+LINGER_SECONDS = 0.001
 
 
 class Stream:
@@ -36,7 +46,10 @@ class Stream:
         self._sent_acknowledged = -1
         self._sent_at = 0.0
         self._asked_at: float | None = None
-        self._heard_at = time.monotonic()
+        self._heard_at = self._counted_at = time.monotonic()
+        #: Transactions since that was counted, and whether there were many.
+        self._commits = 0
+        self._is_busy = False
 
     def start(self, slot: str, acknowledged: int) -> None:
         """START_REPLICATION.
@@ -74,7 +87,18 @@ class Stream:
             self._take_all()
             self._send_due()
             self._wait()
+            self._let_more_come()
         self._finish()
+
+    def _let_more_come(self) -> None:
+        """Under load: to wake two threads for each transaction takes more of the processor than handling it."""
+        now = time.monotonic()
+        if now - self._counted_at >= RATE_SECONDS:
+            self._is_busy = self._commits >= BUSY_RATE * (now - self._counted_at)
+            self._commits, self._counted_at = 0, now
+        if self._is_busy:
+            time.sleep(LINGER_SECONDS)
+            self._pgconn.consume_input()
 
     def _finish(self) -> None:
         """Send what was acknowledged last, and wait until the server has read it and let go of the slot.
@@ -97,24 +121,39 @@ class Stream:
                 self._pgconn.consume_input()
 
     def _take_all(self) -> None:
-        queue = self._source._queue
-        while not queue.full:
-            size, data = self._pgconn.get_copy_data(1)
-            if size == 0:
+        """Take what libpq has, as far as the queue has space."""
+        while not self._source._queue.full:
+            taken: list[Item] = []
+            try:
+                ended = self._take_some(taken)
+            finally:  # what counts as taken is not sent again
+                if taken:
+                    self._source._queue.put(taken)
+            if ended:
                 return
+
+    def _take_some(self, taken: list[Item]) -> bool:
+        """Take what libpq has, up to a bound; gives whether that was all."""
+        source, get, now = self._source, self._pgconn.get_copy_data, time.monotonic()
+        while len(taken) < TAKEN_AT_ONCE:
+            size, data = get(1)
+            if size == 0:
+                return True
             if size < 0:
                 result = self._get_result()
                 raise psycopg.OperationalError("the server ended the stream") if result is None else _error(result)
-            self._heard_at, self._asked_at = time.monotonic(), None
+            self._heard_at, self._asked_at = now, None
             received = parse(data)
             if isinstance(received, Keepalive):
                 self._received = max(self._received, received.wal_end)
                 if received.reply_wanted:
                     self._send_status(reply_wanted=False)
-            elif isinstance(received, (Begin, LogicalMessage, Commit)):
+            elif not isinstance(received, Other):
+                taken += source.take(received)
                 if isinstance(received, Commit):
                     self._received = max(self._received, received.end_lsn)
-                self._source.take(received)
+                    self._commits += 1
+        return False
 
     def _send_due(self) -> None:
         now = time.monotonic()
