@@ -203,6 +203,11 @@ class NotifySource:
             self._unsent = list(self._tokens)
         self.settled.set()
 
+    @property
+    def has_unsent(self) -> bool:
+        """Whether `take_unsent` may have something."""
+        return bool(self._unsent)
+
     def take_unsent(self) -> list[threading.Event]:
         """The tokens to send next."""
         with self._lock:
@@ -227,6 +232,7 @@ class _Reader:
         self._source = source
         self._own = source._own_channel.encode()
         self._names = {name.encode(): name for name in source._channels}
+        self._wakes = source._wake_out.fileno()
         self._poll = select.poll() if hasattr(select, "poll") else None
         # A round trip: what was sent and when, for whom, and whether notification and result are back.
         self._sent: bytes | None = None
@@ -236,7 +242,7 @@ class _Reader:
         self._heard = time.monotonic()
         if self._poll is not None:
             self._poll.register(self._socket, select.POLLIN)
-            self._poll.register(source._wake_out, select.POLLIN)
+            self._poll.register(self._wakes, select.POLLIN)
 
     def step(self, deadline: float | None) -> bool:
         """Wait for something to come or to be due, and handle it; gives whether there was anything to wait for.
@@ -262,19 +268,19 @@ class _Reader:
         return waits
 
     def _wait(self, seconds: float) -> tuple[bool, bool]:
-        wake = self._source._wake_out.fileno()
+        """Whether the connection, and whether the pipe for wakes, is readable."""
         if self._poll is not None:  # select() fails for descriptors from 1,024 on
-            ready = {fd for fd, _ in self._poll.poll(seconds * 1000)}
+            ready = [fd for fd, _ in self._poll.poll(seconds * 1000)]
         else:  # Windows has no poll()
-            ready = set(select.select([self._socket, wake], [], [], seconds)[0])
-        return self._socket in ready, wake in ready
+            ready = select.select([self._socket, self._wakes], [], [], seconds)[0]
+        return self._socket in ready, self._wakes in ready
 
     def _send_due(self) -> None:
         if self._sent is not None:
             return
-        self._tokens = self._source.take_unsent()
-        if not self._tokens and self._heard + self._source._interval > time.monotonic():
+        if not self._source.has_unsent and self._heard + self._source._interval > time.monotonic():
             return
+        self._tokens = self._source.take_unsent()
         self._sent, self._sent_at = uuid.uuid4().hex.encode(), time.monotonic()
         self._proved, self._busy = False, True
         self._pgconn.send_query_params(

@@ -107,7 +107,10 @@ class EventQueue:
         #: Each is changed by one thread alone, and so without a lock.
         self._bytes_put = self._bytes_taken = 0
         self._items: deque[Item] = deque()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
+        #: Whether somebody does: telling costs more than looking.
+        self._waited_for = False
         self._gap = False
         #: Whether `close` was called; looked at for each row, and so no property.
         self.closed: bool = False
@@ -119,7 +122,7 @@ class EventQueue:
     def put(self, notifications: Iterable[Notification]) -> None:
         """Add notifications, or drop those that don't fit; never waits."""
         begins = False
-        with self._changed:
+        with self._lock:
             if self.closed:
                 return
             for notification in notifications:
@@ -130,20 +133,20 @@ class EventQueue:
                 else:
                     self._items.append(notification)
                     self._bytes_put += len(notification.payload)
-            self._changed.notify()
+            self._tell()
         if begins:
             log.warning("%s: dropping what comes until it is empty (%d are waiting)", OVERFLOW, len(self))
 
     def put_control(self, item: Control) -> None:
         """Add what must not be dropped."""
-        with self._changed:
+        with self._lock:
             if self.closed:
                 return
             self._close_gap()
             if len(self._items) >= self._limit and isinstance(item, (Connected, Disconnected, Resync)):
                 self._summarize()
             self._items.append(item)
-            self._changed.notify()
+            self._tell()
 
     def _summarize(self) -> None:
         """Of lifecycle items at the end that nobody has been told of, keep the last state and each reason.
@@ -186,7 +189,7 @@ class EventQueue:
                 pass
             else:
                 return None if self.closed else item
-        with self._changed:
+        with self._lock:
             while not self.closed:
                 ready = self._ready(deadline)
                 if ready is not None:
@@ -202,11 +205,17 @@ class EventQueue:
         return self._items.popleft() if self._items else None
 
     def _wait(self, deadline: float | None) -> None:
+        self._waited_for = True
         self._changed.wait(None if deadline is None else max(0.0, deadline - time.monotonic()))
+        self._waited_for = False
+
+    def _tell(self) -> None:
+        if self._waited_for:
+            self._changed.notify()
 
     def close(self) -> None:
         """Discard what waits, and let `get` return None."""
-        with self._changed:
+        with self._lock:
             self.closed = self.interrupted = True
             while self._items:
                 with contextlib.suppress(IndexError):  # `get` took the last one
@@ -248,16 +257,16 @@ class WaitingQueue(EventQueue):
 
     def put(self, items: Iterable[Item]) -> None:
         """Add items; as many more than fit, at the most, as whoever looked at `full` has at once."""
-        with self._changed:
+        with self._lock:
             for item in items:
                 self._items.append(item)
                 if isinstance(item, Notification):
                     self._bytes_put += len(item.payload)
-            self._changed.notify()
+            self._tell()
 
     def put_urgent(self, item: Urgent) -> None:
         """Add what is to be told as soon as possible."""
-        with self._changed:
+        with self._lock:
             self._urgent.append(item)
             if len(self._urgent) > MAX_LIFECYCLE_ITEMS:
                 self._urgent = deque(_summary(self._urgent))
@@ -265,13 +274,13 @@ class WaitingQueue(EventQueue):
 
     def pause(self) -> None:
         """Hold everything back, even in the middle of an item."""
-        with self._changed:
+        with self._lock:
             self._paused = True
             self._note_change()
 
     def resume(self, new_from: int) -> None:
         """Go on where it was paused; what committed up to `new_from` may have been delivered by another process."""
-        with self._changed:
+        with self._lock:
             if self._paused:
                 self._urgent = deque(item for item in self._urgent if not isinstance(item, Resumed))
                 self._urgent.append(Resumed(new_from))
@@ -280,7 +289,7 @@ class WaitingQueue(EventQueue):
 
     def discard(self, acknowledged: int) -> None:
         """Forget what waits and what is being handled; from now on all up to `acknowledged` has been dispatched."""
-        with self._changed:
+        with self._lock:
             self._discarded = True
             while self._items:
                 with contextlib.suppress(IndexError):  # `get` took the last one
@@ -291,7 +300,7 @@ class WaitingQueue(EventQueue):
 
     def acknowledge(self, end_lsn: int) -> bool:
         """All up to there has been dispatched; False, and nothing noted, while it is paused or just discarded."""
-        with self._changed:
+        with self._lock:
             if self._paused or self._discarded:
                 return False
             self.acknowledged = max(self.acknowledged, end_lsn)
@@ -311,13 +320,13 @@ class WaitingQueue(EventQueue):
 
     def get_urgent(self) -> Urgent | None:
         """What is to be told in the middle of an item, waiting while it is paused; None to go on, or if `is_lost`."""
-        with self._changed:
+        with self._lock:
             while not self.closed:
                 if self._urgent:
                     return self._take_urgent()
                 if self._discarded or not self._paused:
                     return None
-                self._changed.wait()
+                self._wait(None)
             return None
 
     def _take_urgent(self) -> Urgent:
@@ -327,7 +336,7 @@ class WaitingQueue(EventQueue):
 
     def _note_change(self) -> None:
         self.interrupted = self.closed or self._paused or self._discarded or bool(self._urgent)
-        self._changed.notify()
+        self._tell()
 
     def _ready(self, deadline: float | None) -> Item | None:
         if self._urgent:

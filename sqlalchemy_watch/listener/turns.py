@@ -32,7 +32,8 @@ class Turns:
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         #: While there is a connection.
         self._step: Step | None = None
         self._failure: BaseException | None = None
@@ -46,14 +47,14 @@ class Turns:
 
     def stop(self) -> None:
         """Let both return."""
-        with self._changed:
+        with self._lock:
             self._stopped, self._step = True, None
             self._changed.notify_all()
         self._wake()
 
     def run(self, step: Step) -> None:
         """In the source's thread: have the connection read, until `stop` or an error, which is raised here."""
-        with self._changed:
+        with self._lock:
             self._step, self._failure = (None if self._stopped else step), None
             self._idle_at = time.monotonic()
         try:
@@ -61,7 +62,7 @@ class Turns:
                 step(None)
                 self._give_up_turn()
         finally:
-            with self._changed:
+            with self._lock:
                 self._step, self._source_reads = None, False
                 self._changed.notify_all()
                 while self._dispatcher_reads:
@@ -71,7 +72,7 @@ class Turns:
     def _wait_for_turn(self) -> bool:
         """Until the socket has been left alone for too long; False where there is nothing to read any more."""
         rounds, reads = 0, 0
-        with self._changed:
+        with self._lock:
             while self._step is not None and not self._source_reads:
                 now = time.monotonic()
                 if self._reads != reads:
@@ -93,7 +94,7 @@ class Turns:
 
     def _give_up_turn(self) -> None:
         if self._wanted:
-            with self._changed:
+            with self._lock:
                 self._wanted = self._source_reads = False
                 self._idle_at = time.monotonic()
                 self._changed.notify_all()
@@ -104,7 +105,7 @@ class Turns:
         :param deadline: by `time.monotonic()`; when to return even where nothing comes.
         :returns: False where there is no connection.
         """
-        with self._changed:
+        with self._lock:
             while self._source_reads:
                 self._wanted = True
                 self._wake()
@@ -119,7 +120,7 @@ class Turns:
             waited = step(deadline)
         except BaseException as error:
             failure = error
-        with self._changed:
+        with self._lock:
             self._dispatcher_reads = False
             self._reads += 1
             if waited:
