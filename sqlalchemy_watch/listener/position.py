@@ -10,8 +10,7 @@ from .replication import Begin, Commit
 class Position:
     """Where in the log this process is, and what of it has been taken."""
 
-    def __init__(self, identity: str | None = None) -> None:
-        self.identity = identity
+    def __init__(self) -> None:
         #: Commits after this can't have been delivered by another consumer.
         self.known_new_from: int | None = None
         self.in_transaction = False
@@ -49,6 +48,11 @@ class Position:
         self._taken_commit = commit.commit_lsn
         self.last_end = commit.end_lsn
         return True
+
+    def is_within(self, end: int) -> bool:
+        """Whether all that was taken, in part or in full, committed before a point of the log."""
+        taken = max(self._taken_commit, self._partly_taken[0])
+        return not taken or taken < end
 
     def take_tokens(self) -> list[threading.Event]:
         tokens, self.tokens = self.tokens, []

@@ -42,7 +42,10 @@ ORDER BY s.slot_name
 #: The channel of messages that say what was lost before the slot began.
 RESYNC = "resync"
 
-SLOT_LOST = "the server gave up the log that the slot needed, or the slot was dropped: events in between are lost"
+SLOT_LOST = (
+    "the server gave up the log that the slot needed, or took over without the slot, or the slot was dropped: "
+    "events in between are lost"
+)
 
 _DROP = "SELECT pg_catalog.pg_drop_replication_slot({name});"
 _CREATE = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot({name}, {plugin}{options});"

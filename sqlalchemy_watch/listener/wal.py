@@ -24,7 +24,6 @@ from typing import Any
 
 import psycopg
 from psycopg import errors
-from psycopg.pq import ExecStatus
 
 from ..errors import ConfigurationError, SlotError, UnsupportedServerError
 from ..wire import DURABLE_PREFIX
@@ -37,6 +36,7 @@ from .replication import Begin, Commit, LogicalMessage, parse_lsn
 from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
+from .timelines import Log, read_log
 from .walsender import Stream
 from .watchdog import Watchdog, let_go, limited
 
@@ -51,7 +51,7 @@ STANDBY_INTERVAL = 1.0
 #: Seconds that the consumer before gets to notice that its connection is gone, and to stop dispatching.
 HANDOVER_SECONDS = 0.2
 
-SERVER_CHANGED = "the server's log is another one than before (restored, or failed over without this slot)"
+SERVER_CHANGED = "the server is another one than before (restored, or failed over): it may lack what was delivered last"
 
 
 class WalSource:
@@ -88,7 +88,14 @@ class WalSource:
         #: Whether the thread waits without anything to acknowledge; otherwise it looks in a moment anyway.
         self._wake_wanted = True
         self._had_slot = False
+        #: Made by this process, and nothing read since.
+        self._slot_is_new = False
         self._was_active = False
+        #: Whether no other process was the active one since this process was.
+        self._was_last = False
+        self._log: Log | None = None
+        #: Up to there the slot was moved on another server, by a consumer of which nobody knows how far it was.
+        self._doubtful_to = 0
         self._encoding = "utf-8"
         #: The walsender connection's socket, while there is one.
         self._descriptor: int | None = None
@@ -222,14 +229,14 @@ class WalSource:
             watchdog.pat()
             self._on_connected(connection)
         if begins is not None:
-            self._known_end = begins
+            self._known_end, self._slot_is_new = begins, True
             log.info("made the slot %r: events from now on are kept for this consumer group", self._group)
         self._had_slot = True
 
     def _start_over(self, acknowledged: int) -> None:
         """Forget what was read and is not acknowledged: the slot holds it, or another consumer has delivered it."""
         self._queue.discard(acknowledged)
-        self._position = Position(self._position.identity)
+        self._position = Position()
 
     def _find_status_interval(self, connection: psycopg.Connection[Any]) -> float:
         """Seconds between status updates: the server ends a connection that is silent for `wal_sender_timeout`."""
@@ -241,17 +248,21 @@ class WalSource:
 
     def _check_server(self, connection: psycopg.Connection[Any]) -> None:
         with Watchdog(connection, self._timeout):
-            result = connection.pgconn.exec_(b"IDENTIFY_SYSTEM")
-        if result.status != ExecStatus.TUPLES_OK:
-            raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
-        # A server that was promoted goes on in a timeline of its own.
-        identity = b"/".join(bytes(result.get_value(0, column) or b"") for column in (0, 1)).decode()
-        written = parse_lsn(bytes(result.get_value(0, 2) or b"0/0").decode())
-        if self._position.identity not in (None, identity) or written < self._queue.acknowledged:
-            self._start_over(0)  # positions stand for something else in another log
-            self._known_end = 0
-            self._queue.put_urgent(Resync(SERVER_CHANGED))
-        self._position.identity = identity
+            log_now = read_log(connection.pgconn)
+        before, self._log = self._log, log_now
+        slot_is_new, self._slot_is_new = self._slot_is_new, False
+        if before is None or (log_now.continues(before) and log_now.written >= self._queue.acknowledged):
+            return
+        shared = 0 if log_now.continues(before) else log_now.shared_with(before)
+        if not slot_is_new:
+            self._known_end = min(self._known_end, shared)
+        if not shared or self._queue.acknowledged > shared or not self._position.is_within(shared):
+            # Positions stand for something else from there on, and what they stood for is undone.
+            self._start_over(min(self._queue.acknowledged, shared))
+            if not slot_is_new:  # or else the slot itself says it
+                self._queue.put_urgent(Resync(SERVER_CHANGED))
+        elif not self._was_last:
+            self._doubtful_to = log_now.begins
 
     def _start_when_free(self, stream: Stream) -> bool:
         """Start reading; while another consumer is active, stand by."""
@@ -266,6 +277,7 @@ class WalSource:
                 if not waiting:
                     log.info("another consumer of %r is active: standing by", self._group)
                 waiting = True
+                self._was_last = False
                 self._stats.active = False
                 self.settled.set()
                 self._stopping.wait(STANDBY_INTERVAL * random.uniform(0.5, 1.0))
@@ -282,14 +294,17 @@ class WalSource:
             new_from, slot_end = map(parse_lsn, row)
             if slot_end > self._known_end:
                 self._start_over(max(self._queue.acknowledged, slot_end))
-                self._send_tokens_again(connection)
                 self._known_end = slot_end
+            self._send_tokens_again(connection)
+        if slot_end <= self._doubtful_to:  # nobody has gone on from it yet, so nobody has said so
+            self._queue.put_urgent(Resync(SERVER_CHANGED))
+        self._doubtful_to = 0
         self._position.known_new_from = new_from
         self._queue.resume(new_from)
         self._queue.acknowledge(slot_end)
 
     def _send_tokens_again(self, connection: psycopg.Connection[Any]) -> None:
-        """Those on the way were discarded, or went to another consumer."""
+        """Those on the way may be lost: discarded, gone to another consumer, or not on a server that took over."""
         with self._lock:
             waiting = {uuid.uuid4().hex: done for done in self._tokens.values() if not done.is_set()}
             self._tokens = waiting
@@ -309,7 +324,7 @@ class WalSource:
     def _announce(self) -> None:
         if self._was_active:
             self._stats.reconnects += 1
-        self._was_active = True
+        self._was_active = self._was_last = True
         self.listening, self.error = True, None
         self._stats.active = True
         self._stats.connected_since = datetime.now(UTC)

@@ -133,9 +133,9 @@ class Writer:
 
 
 class Standby(Cluster):
-    """A hot standby of a running cluster."""
+    """A hot standby of a running cluster; options are those of pg_basebackup."""
 
-    def __init__(self, primary: Cluster) -> None:
+    def __init__(self, primary: Cluster, *options: str) -> None:
         self.version, self.port = primary.version, free_port()
         self._server = primary._server  # for the binaries and the system user
         self._root = Path(tempfile.mkdtemp(prefix="watch-tests-"))
@@ -143,7 +143,7 @@ class Standby(Cluster):
         self.data = self._root / "data"
         self.run(
             "pg_basebackup", "-D", str(self.data), "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres",
-            "-X", "stream", "-c", "fast", "-R",
+            "-X", "stream", "-c", "fast", "-R", *options,
         )  # fmt: skip
         self.configure(port=self.port)
 

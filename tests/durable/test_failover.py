@@ -1,0 +1,343 @@
+"""A primary dies, its standby is promoted: what the new server has is delivered, and what can't be known is said."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import Any
+
+import psycopg
+import pytest
+from faults.support import Standby, create_tables, removed_afterwards
+from postgres import VERSION, Cluster
+from sqlalchemy import URL, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from sqlalchemy_watch import Listener, Watched
+from sqlalchemy_watch.listener import slots
+from sqlalchemy_watch.listener.wal import SERVER_CHANGED
+
+from .conftest import wait_until
+
+SYNCED = (
+    "SELECT synced AND NOT temporary AND invalidation_reason IS NULL FROM pg_replication_slots WHERE slot_name = %s"
+)
+
+synchronizing = pytest.mark.skipif(VERSION < 17, reason="slots are copied to standbys from PostgreSQL 17 on")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Order(Watched, Base):
+    __tablename__ = "orders"
+    __watch__ = ("inserted",)
+    __watch_delivery__ = "durable"
+    id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Consumer:
+    """A process's listener of the group `mailer`, and what it said, in order: ids, and reasons to resync."""
+
+    def __init__(self, *clusters: Cluster, turns: SimpleQueue[Consumer] | None = None, **options: Any) -> None:
+        hosts = tuple(f"127.0.0.1:{cluster.port}" for cluster in clusters)
+        query = {"host": hosts, "target_session_attrs": "read-write"}
+        self._engine = create_engine(URL.create("postgresql+psycopg", "postgres", database="postgres", query=query))
+        self.listener = Listener(self._engine, Base, durable="mailer", heartbeat_interval=0.5, **options)
+        #: Where it puts itself whenever it becomes the active one.
+        self._turns = turns or SimpleQueue()
+        self.heard: list[int | str] = []
+        #: (lsn, position) of each event.
+        self.places: list[tuple[int, int]] = []
+        #: The receiver's call for that id waits.
+        self.holds_at: int | None = None
+        self.holding, self.go_on = threading.Event(), threading.Event()
+
+    def __enter__(self) -> Consumer:
+        Order.watch.inserted.connect(self._take)
+        self.listener.resync.connect(self._note_resync)
+        self.listener.connected.connect(self._note_connected)
+        self.listener.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        Order.watch.inserted.disconnect(self._take)
+        self.listener.stop()
+        self._engine.dispose()
+
+    def _take(self, sender: Any, event: Any) -> None:
+        self.heard.append(event.identity[0])
+        self.places.append((event.lsn, event.position))
+        if event.identity == (self.holds_at,):
+            self.holding.set()
+            assert self.go_on.wait(20)
+
+    def _note_connected(self, listener: Listener) -> None:
+        self._turns.put(self)
+
+    def _note_resync(self, listener: Listener, reason: str) -> None:
+        self.heard.append(reason)
+
+
+class Pair:
+    """A primary and, once it is made, its standby."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self.primary = stack.enter_context(removed_afterwards(Cluster()))
+        create_tables(self.primary, Base)
+        with self.primary.connect() as client:
+            client.execute("SELECT pg_create_physical_replication_slot('standby', true)")
+        self.standby = Standby(
+            self.primary,
+            "-S",
+            "standby",
+            "-d",
+            f"host=127.0.0.1 port={self.primary.port} user=postgres dbname=postgres",
+        )
+        self._stack.callback(self.standby.remove)
+
+    def start_standby(self, **settings: Any) -> None:
+        self.standby.configure(hot_standby_feedback="on", **settings)
+        self.standby.start()
+
+    def write(self, first: int, last: int) -> None:
+        """Each in a transaction of its own."""
+        with self.primary.connect() as client:
+            insert(client, first, last)
+
+    def wait_for_standby(self) -> None:
+        """Until it has applied all that the primary has written."""
+        with self.primary.connect() as client, self.standby.connect() as reader:
+            (end,) = client.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone() or ("",)
+            wait_until(reader, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", end)
+
+    def wait_for_slot(self) -> None:
+        """Until the group's slot is on the standby, to stay."""
+        with self.primary.connect() as client, self.standby.connect() as reader:
+            for _ in range(200):
+                # What a standby may decode from, a primary says with its running transactions.
+                client.execute("SELECT pg_log_standby_snapshot()")
+                if reader.execute(SYNCED, ["mailer"]).fetchone() == (True,):
+                    return
+                reader.execute("SELECT pg_sleep(0.05)")
+        raise AssertionError("the slot was not copied")
+
+    def copy_slot(self) -> None:
+        """Once, as it is now."""
+        self.wait_for_standby()
+        with self.primary.connect() as client, self.standby.connect() as reader:
+            for _ in range(50):
+                client.execute("SELECT pg_log_standby_snapshot()")
+                self.wait_for_standby()
+                reader.execute("SELECT pg_sync_replication_slots()")
+                if reader.execute(SYNCED, ["mailer"]).fetchone() == (True,):
+                    return
+        raise AssertionError("the slot was not copied")
+
+    def fail_over(self, mode: str = "immediate") -> None:
+        """The standby is the primary from now on."""
+        self.primary.stop(mode)
+        self.standby.promote()
+
+    def part(self) -> None:
+        """Whatever the primary writes from now on, the standby will not have."""
+        self.wait_for_standby()
+        self.standby.stop("fast")
+
+    def fail_over_parted(self) -> None:
+        self.primary.stop()
+        self.standby.start()
+        self.standby.promote()
+
+
+def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
+    for number in range(first, last + 1):
+        client.execute("INSERT INTO orders VALUES (%s)", [number])
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with ExitStack() as stack:
+        yield Pair(stack)
+
+
+@synchronizing
+@pytest.mark.parametrize("mode", ["immediate", "fast"])
+def test_a_consumer_goes_on_on_the_promoted_standby_without_a_gap_and_without_a_resync(pair: Pair, mode: str) -> None:
+    pair.primary.configure(synchronized_standby_slots="standby")
+    pair.primary.restart()
+    with Consumer(pair.primary, pair.standby) as consumer:
+        pair.start_standby(sync_replication_slots="on", synchronized_standby_slots="")
+        pair.wait_for_slot()
+        pair.write(1, 20)
+        consumer.listener.catch_up()
+        pair.write(21, 40)
+        pair.wait_for_standby()
+        pair.fail_over(mode)
+        with pair.standby.connect() as client:
+            insert(client, 41, 60)
+        consumer.listener.catch_up()
+        assert consumer.heard == list(range(1, 61))
+        assert consumer.places == sorted(set(consumer.places))  # positions continue across a promotion
+        assert consumer.listener.stats().reconnects == 1
+
+
+@synchronizing
+def test_what_was_acknowledged_does_not_come_again_though_the_copied_slot_is_behind(pair: Pair) -> None:
+    with Consumer(pair.primary, pair.standby) as consumer:
+        pair.start_standby()
+        pair.copy_slot()
+        pair.write(1, 20)
+        consumer.listener.catch_up()
+        pair.wait_for_standby()
+        pair.fail_over()
+        with pair.standby.connect() as client:
+            insert(client, 21, 30)
+        consumer.listener.catch_up()
+        assert consumer.heard == list(range(1, 31))
+
+
+@synchronizing
+def test_a_process_that_starts_after_the_failover_hears_what_the_copied_slot_has_not_seen_acknowledged(
+    pair: Pair,
+) -> None:
+    with Consumer(pair.primary) as before:
+        pair.write(1, 5)
+        before.listener.catch_up()
+        pair.start_standby()
+        pair.copy_slot()
+        pair.write(6, 20)
+        before.listener.catch_up()
+    pair.wait_for_standby()
+    pair.fail_over()
+    with Consumer(pair.standby) as after:
+        with pair.standby.connect() as client:
+            insert(client, 21, 30)
+        after.listener.catch_up()
+    assert (before.heard, after.heard) == (list(range(1, 21)), list(range(6, 31)))
+    assert after.places[:15] == before.places[5:]  # so they are known again
+
+
+@synchronizing
+def test_a_transaction_is_gone_on_with_in_its_middle(pair: Pair) -> None:
+    with Consumer(pair.primary, pair.standby, max_queue=2) as consumer:
+        pair.start_standby()
+        pair.copy_slot()
+        consumer.holds_at = 1500
+        with pair.primary.connect() as client, client.transaction():
+            for i in range(10):
+                client.execute("INSERT INTO orders SELECT generate_series(%s::int, %s)", [1000 * i, 1000 * i + 999])
+        assert consumer.holding.wait(20)
+        pair.wait_for_standby()
+        pair.fail_over()
+        consumer.go_on.set()
+        consumer.listener.catch_up()
+        assert consumer.heard == list(range(10_000))
+        assert [position for _, position in consumer.places] == list(range(10_000))
+
+
+@synchronizing
+def test_where_the_new_server_lacks_what_was_delivered_nothing_new_is_passed_over_and_a_resync_says_so(
+    pair: Pair,
+) -> None:
+    with Consumer(pair.primary, pair.standby) as consumer:
+        pair.start_standby()
+        pair.copy_slot()
+        pair.write(1, 10)
+        consumer.listener.catch_up()
+        pair.part()
+        pair.write(11, 200)
+        consumer.listener.catch_up()
+        pair.fail_over_parted()
+        with pair.standby.connect() as client:
+            insert(client, 201, 210)
+        consumer.listener.catch_up()
+        assert consumer.heard == [*range(1, 201), SERVER_CHANGED, *range(201, 211)]
+        undone, new = consumer.places[10:200], consumer.places[200:]
+        assert new[0] < undone[-1]  # the same positions, for other events
+
+
+@synchronizing
+def test_what_was_read_and_is_undone_on_the_new_server_is_not_delivered(pair: Pair) -> None:
+    with Consumer(pair.primary, pair.standby) as consumer:
+        pair.start_standby()
+        pair.copy_slot()
+        pair.write(1, 10)
+        pair.part()
+        consumer.holds_at = 11
+        pair.write(11, 30)
+        assert consumer.holding.wait(20)
+        pair.fail_over_parted()
+        with pair.standby.connect() as client:
+            insert(client, 201, 210)
+            wait_until(client, "SELECT active FROM pg_replication_slots WHERE slot_name = 'mailer'")
+        consumer.go_on.set()
+        consumer.listener.catch_up()
+        assert consumer.heard == [*range(1, 12), SERVER_CHANGED, *range(201, 211)]
+
+
+@pytest.mark.parametrize("parted", [False, True])
+def test_a_failover_to_a_server_without_the_slot_is_one_resync(pair: Pair, parted: bool) -> None:
+    with Consumer(pair.primary, pair.standby) as consumer:
+        pair.start_standby()
+        pair.write(1, 10)
+        if parted:
+            pair.part()
+        pair.write(11, 20)
+        consumer.listener.catch_up()
+        if parted:
+            pair.fail_over_parted()
+        else:
+            pair.wait_for_standby()
+            pair.fail_over()
+        with pair.standby.connect() as client:
+            wait_until(client, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = 'mailer'")
+            insert(client, 21, 30)
+        consumer.listener.catch_up()
+        assert consumer.heard == [*range(1, 21), slots.SLOT_LOST, *range(21, 31)]
+        assert consumer.listener.stats().resyncs == 1
+
+
+@synchronizing
+def test_those_who_stood_by_cannot_know_how_far_the_active_one_was_and_the_first_of_them_says_so(pair: Pair) -> None:
+    turns: SimpleQueue[Consumer] = SimpleQueue()
+    with ExitStack() as stack:
+        consumers = [stack.enter_context(Consumer(pair.primary, pair.standby, turns=turns)) for _ in range(3)]
+        active = turns.get(timeout=20)
+        pair.start_standby()
+        pair.copy_slot()
+        pair.write(1, 10)
+        active.listener.catch_up()
+        pair.wait_for_standby()
+        pair.primary.stop()
+        active.listener.stop()  # which knew
+        pair.standby.promote()
+        first = turns.get(timeout=20)
+        first.listener.catch_up()
+        first.listener.stop()
+        second = turns.get(timeout=20)
+        second.listener.catch_up()
+        assert {active, first, second} == set(consumers)
+        assert [c.listener.stats().resyncs for c in (active, first, second)] == [0, 1, 0]
+
+
+@synchronizing
+def test_a_consumer_waits_for_the_standby_rather_than_be_ahead_of_it(pair: Pair) -> None:
+    pair.primary.configure(synchronized_standby_slots="standby")
+    pair.primary.restart()
+    pair.start_standby()
+    with Consumer(pair.primary, heartbeat_timeout=1) as consumer, pair.primary.connect() as client:
+        pair.wait_for_standby()
+        pair.standby.stop("fast")
+        insert(client, 1, 10)
+        wait_until(client, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'WaitForStandbyConfirmation'")
+        client.execute("SELECT pg_sleep(2)")  # some heartbeats
+        assert consumer.heard == []
+        pair.standby.start()
+        consumer.listener.catch_up()
+        assert consumer.heard == list(range(1, 11))
+        assert consumer.listener.stats().reconnects == 0
