@@ -43,7 +43,7 @@ class EventKind:
 class Message:
     """What the rows of one notification have in common."""
 
-    __slots__ = ("at", "context", "kind", "lsn", "redelivered", "txid")
+    __slots__ = ("at", "context", "first_position", "kind", "lsn", "origin", "redelivered", "txid")
 
     def __init__(
         self,
@@ -51,17 +51,18 @@ class Message:
         txid: int,
         at: int,
         context: Mapping[str, Any] = _EMPTY,
-        lsn: int | None = None,
-        redelivered: bool | None = None,
     ) -> None:
         self.kind = kind
         self.txid = txid
         #: Microseconds since 1970.
         self.at = at
         self.context = context
-        #: With durable delivery: where the transaction committed in the server's log.
-        self.lsn = lsn
-        self.redelivered = redelivered
+        #: With durable delivery: where the transaction committed in the server's log, the number of the first row
+        #: within it, whether it was delivered before, and the notification, for the dead letters.
+        self.lsn: int | None = None
+        self.first_position: int | None = None
+        self.redelivered: bool | None = None
+        self.origin: Any = None
 
 
 class Extras(NamedTuple):
@@ -80,13 +81,17 @@ class Event(Generic[T]):
     """
 
     # One is made for each row: what few rows have stands in an object of its own.
-    __slots__ = ("_extras", "_message", "_model", "_row")
+    __slots__ = ("_extras", "_index", "_message", "_model", "_row")
 
-    def __init__(self, model: Any, message: Message, row: tuple[Any, ...], extras: Extras | None = None) -> None:
+    def __init__(
+        self, model: Any, message: Message, row: tuple[Any, ...], extras: Extras | None = None, index: int = 0
+    ) -> None:
         self._model = model
         self._message = message
         self._row = row
         self._extras = extras
+        #: The number of the row within the message.
+        self._index = index
 
     @property
     def model(self) -> Any:
@@ -159,7 +164,8 @@ class Event(Generic[T]):
 
         `(lsn, position)` identifies an event, and grows from one to the next.
         """
-        return None
+        first = self._message.first_position
+        return None if first is None else first + self._index
 
     @property
     def redelivered(self) -> bool | None:

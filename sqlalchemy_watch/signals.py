@@ -165,12 +165,12 @@ class FilteredSignal(EventSignal[T]):
         self._release()
 
     def _keep(self) -> None:
-        self._parent._filters.setdefault(self._keys, {})[self._values] = self
+        self._parent.filters.setdefault(self._keys, {})[self._values] = self
 
     def _release(self) -> None:
-        index = self._parent._filters.get(self._keys)
+        index = self._parent.filters.get(self._keys)
         if not self.in_use and index is not None and index.pop(self._values, None) is not None and not index:
-            del self._parent._filters[self._keys]
+            del self._parent.filters[self._keys]
 
 
 class WatchSignal(EventSignal[T]):
@@ -190,8 +190,9 @@ class WatchSignal(EventSignal[T]):
         self.details = details
         self._key = key
         self._carried = carried
-        #: keys in use -> their values -> signal. Strong: a filtered signal lives while it has receivers.
-        self._filters: dict[tuple[str, ...], dict[Hashable, FilteredSignal[T]]] = {}
+        #: keys in use -> their values -> signal. Strong: a filtered signal lives while it has receivers. Looked at for
+        #: each row, and so no property.
+        self.filters: dict[tuple[str, ...], dict[Hashable, FilteredSignal[T]]] = {}
         self._views: weakref.WeakValueDictionary[Hashable, FilteredSignal[T]] = weakref.WeakValueDictionary()
         #: Streams of this signal and its filtered ones, for the listener to end.
         self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
@@ -282,7 +283,7 @@ class WatchSignal(EventSignal[T]):
         plans = []
         undecided = False
         row, positions = event._row, event._message.kind.positions
-        for keys, index in self._filters.copy().items():  # a garbage collection may change it meanwhile
+        for keys, index in self.filters.copy().items():  # a garbage collection may change it meanwhile
             try:
                 if len(keys) == 1:
                     value = row[positions[keys[0]]]
@@ -306,11 +307,6 @@ class WatchSignal(EventSignal[T]):
                 yield delivery, event
             else:
                 yield from ((each, [event]) for each in delivery.batch.plan(sender))
-
-    @property
-    def has_filters(self) -> bool:
-        """Whether any filtered signal has receivers."""
-        return bool(self._filters)
 
 
 #: What `freeze` leaves alone, of what keys mostly are.

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import ListenerError, PayloadError, UnknownVersionError
-from ..events import Event, Message
+from ..events import Event
 from ..receivers import Delivery
 from ..signals import BatchSignal
 from .gather import Batch, Gatherer
 from .payload import Decoded
 from .queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
 from .routes import Route, Router
-from .rows import Row
 from .stats import Stats
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -171,33 +170,29 @@ class Dispatcher:
         if rows:
             stats.lag = time.time() - message.at / 1e6
         uniform = route.destinations(()) if route.is_uniform else None
-        make, call = self._event, self._call
+        call = self._call
         undecided = False
-        for index, row in enumerate(rows):
+        for index, (values, extras) in enumerate(rows):
             if queue.interrupted and self._is_over():
                 return
             stats.events += 1
-            for sender, signals in uniform or route.destinations(row[0]):
+            for sender, signals in uniform or route.destinations(values):
                 event: Event[Any] | None = None
                 for signal in signals:
-                    plan, has_filters = signal.plan(sender), signal.has_filters
-                    if not plan and not has_filters:
+                    plan = signal.plan(sender)
+                    if not plan and not signal.filters:
                         continue
                     if event is None:
-                        event = make(notification, sender, message, row, index)
+                        event = Event(sender, message, values, extras, index)
                     if plan:
                         call(plan, sender, event)
-                    if has_filters:
+                    if signal.filters:
                         plans, unknown = signal.filtered_plans(sender, event)
                         undecided |= unknown
                         for filtered in plans:
                             call(filtered, sender, event)
         if undecided:
             self._ask_to_resync(UNDECIDED)
-
-    def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
-        values, extras = row
-        return Event(sender, message, values, extras)
 
     def _call(self, plan: tuple[Delivery, ...], sender: Any, event: Event[Any]) -> None:
         """Call receivers; those that failed are dealt with when all have been called."""

@@ -20,7 +20,6 @@ from .gather import Batch, Gatherer
 from .payload import Decoded
 from .queue import Committed, Control, Discarded, Notification, Resumed, RetryDue, WaitingQueue
 from .routes import Route
-from .rows import Row
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -68,22 +67,6 @@ class RetryPolicy:
         return self.max_attempts is not None and attempts >= self.max_attempts
 
 
-class DurableEvent(Event[Any]):
-    """An event that knows its place in the transaction and, for the dead letters, in which notification it came."""
-
-    __slots__ = ("_position", "origin")
-
-    def __init__(self, model: Any, message: Message, row: Row, position: int, origin: tuple[Notification, int]) -> None:
-        super().__init__(model, message, *row)
-        self._position = position
-        #: Notification, and the number of the row in it.
-        self.origin = origin
-
-    @property
-    def position(self) -> int:
-        return self._position
-
-
 class _Lost(Exception):
     """What is being handled is no longer this process's to deliver."""
 
@@ -114,7 +97,6 @@ class DurableDispatcher(Dispatcher):
         self._message: Message | None = None
         self._lsn = -1
         self._next_position = 0
-        self._first_position = 0
 
     def _handle(self, item: Notification | Control) -> None:
         try:
@@ -170,15 +152,12 @@ class DurableDispatcher(Dispatcher):
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
         # Counted whether or not there are receivers, so that redelivered events have the same positions.
-        self._first_position = self._next_position
-        self._next_position += len(decoded.rows)
         self._message = message = decoded.message
+        message.origin, message.first_position = notification, self._next_position
+        self._next_position += len(decoded.rows)
         message.lsn = lsn = notification.lsn
         message.redelivered = None if (lsn or 0) <= self._doubtful_to else notification.redelivered
         super()._deliver(notification, route, decoded)
-
-    def _event(self, notification: Notification, sender: Any, message: Message, row: Row, index: int) -> Event[Any]:
-        return DurableEvent(sender, message, row, self._first_position + index, (notification, index))
 
     def _deliver_batches(self, batches: list[Batch]) -> None:
         super()._deliver_batches(batches)
@@ -223,13 +202,12 @@ class DurableDispatcher(Dispatcher):
             return next((error for _, error in self._await([delivery], sender, event)), None)
         return called(delivery, sender, event)
 
-    def _park(self, delivery: Delivery, event: DurableEvent, error: BaseException, attempts: int) -> None:
+    def _park(self, delivery: Delivery, event: Event[Any], error: BaseException, attempts: int) -> None:
         """Keep the event in the table; the line waits until that has succeeded."""
-        notification, _ = event.origin
         exhausted = self._policy.is_exhausted(attempts)
         receiver = delivery.resolve()
         letter = (
-            self._group, notification.channel, _payload_of(event), event.lsn or 0, event.position or 0,
+            self._group, event._message.origin.channel, _payload_of(event), event.lsn or 0, event.position or 0,
             receiver_name(receiver), _describe(error), attempts,
         )  # fmt: skip
         retry_in = None if exhausted else self._policy.delay(attempts)
@@ -292,10 +270,12 @@ class DurableDispatcher(Dispatcher):
         if found is None:
             return
         route, decoded = found
-        decoded.message.lsn, decoded.message.redelivered = notification.lsn, notification.redelivered
+        message = decoded.message
+        message.lsn, message.redelivered = notification.lsn, notification.redelivered
+        message.origin, message.first_position = notification, position
         for row in decoded.rows:
             for sender, signals in route.destinations(row[0]):
-                event = DurableEvent(sender, decoded.message, row, position, (notification, 0))
+                event: Event[Any] = Event(sender, message, *row)
                 for delivery, payload in (d for signal in signals for d in signal.all_deliveries(sender, event)):
                     yield delivery, sender, event, payload
 
@@ -314,11 +294,10 @@ def receiver_name(receiver: Any) -> str:
     return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
 
 
-def _payload_of(event: DurableEvent) -> str:
+def _payload_of(event: Event[Any]) -> str:
     """The payload of the one row."""
-    notification, index = event.origin
-    fields = json.loads(notification.payload)
-    fields["rows"] = fields["rows"][index : index + 1]
+    fields = json.loads(event._message.origin.payload)
+    fields["rows"] = fields["rows"][event._index : event._index + 1]
     fields.pop("resync", None)
     return json.dumps(fields, ensure_ascii=False)
 

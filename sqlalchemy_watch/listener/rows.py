@@ -89,6 +89,15 @@ class RowLayout:
                 return [self._decode_single(rows[0])], 0
             except PayloadError:
                 pass  # perhaps the key alone can be decoded
+        if set(map(type, rows)) == {list} and set(map(len, rows)) == {self._width}:
+            try:
+                return list(self._decode_run("whole", rows)), 0
+            except PayloadError:
+                pass
+        return self._decode_mixed(rows)
+
+    def _decode_mixed(self, rows: list[Any]) -> tuple[list[Row], int]:
+        """Rows of several shapes, or some of which can't be decoded."""
         decoded: list[Row] = []
         lost = 0
         for shape, run in groupby(rows, self._shape):
