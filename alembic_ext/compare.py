@@ -53,6 +53,8 @@ def add_operations(
         if item.is_foreign:
             _warn_of_foreign(item)
             continue
+        for problem in item.column_problems:
+            log.warning("the watch %s/%s can't work: %s", item.table, item.label, problem)
         schema, table = _place(item, reading.declared_schemas)
         old = installed_state(item, schema, table)
         new = declared_state(item.watch) if item.watch is not None else NOTHING

@@ -16,6 +16,7 @@ from ..spec import TableWatch, application_of
 from ..targets import watches_of_table
 from .body import MARK, TEMPLATE_VERSION, function_body, read_mark, settings
 from .ddl import transition_tables
+from .virtual import virtual_problems
 
 State = Literal["installed", "outdated", "missing", "orphaned"]
 
@@ -23,7 +24,9 @@ State = Literal["installed", "outdated", "missing", "orphaned"]
 Fetch = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
 
 _TABLES = """
-SELECT t.schema, t.name, c.oid, n.nspname, c.relname, c.relkind IN ('v', 'm')
+SELECT t.schema, t.name, c.oid, n.nspname, c.relname, c.relkind IN ('v', 'm'),
+  ARRAY(SELECT CAST(a.attname AS text) FROM pg_catalog.pg_attribute AS a
+    WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped ORDER BY a.attnum)
 FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS t(schema, name)
 JOIN pg_catalog.pg_class AS c ON c.relname = CAST(t.name AS pg_catalog.name)
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -71,6 +74,8 @@ class Relation:
     schema: str
     name: str
     is_view: bool = False
+    #: Generated columns that are not stored.
+    virtual_columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +141,7 @@ class WatchStatus:
 
     `state` is `"installed"`, `"outdated"` (the database has it in another form), `"missing"` (declared,
     not there) or `"orphaned"` (there and ours, not declared). `problems` says in words what differs, and
-    of a durable watch that is installed, why nothing can be delivered.
+    why a watch can't work though it is installed.
     """
 
     state: State
@@ -151,6 +156,8 @@ class WatchStatus:
     shares_function: bool = field(default=False, repr=False)
     #: What stands under the watch's name, where its trigger calls another function.
     displaced: InstalledFunction | None = field(default=None, repr=False)
+    #: Why the watch can't work, whatever is installed: of columns that it needs.
+    column_problems: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def drops_function(self) -> bool:
@@ -203,7 +210,8 @@ def fetcher(connection: Connection) -> Fetch:
 def read_status(fetch: Fetch, tables: Iterable[Table]) -> list[WatchStatus]:
     """One item for each watch of these tables, and for each left-over."""
     tables = list(tables)
-    return read_catalog(fetch, tables, {application_of(table.metadata) for table in tables}).items
+    items = read_catalog(fetch, tables, {application_of(table.metadata) for table in tables}).items
+    return [replace(i, problems=(*i.problems, *i.column_problems)) if i.column_problems else i for i in items]
 
 
 def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
@@ -231,7 +239,7 @@ def read_catalog(
     watches = [((table.schema, table.name), watch) for table in tables for watch in watches_of_table(table)]
     functions = read_functions(fetch, [watch.function_name for _, watch in watches])
     places = {(table.schema, table.name) for table in (*tables, *leaving)}
-    relations = _read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})
+    relations = read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})
     pairs = [(watch, relations.get(place)) for place, watch in watches]
     needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
     find = _Finder(functions)
@@ -273,12 +281,12 @@ class _Finder:
         return found, None if named is None or named.name_key == found.name_key else named
 
 
-def _read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> dict[tuple[str | None, str], Relation]:
+def read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> dict[tuple[str | None, str], Relation]:
     """The tables that exist, by schema and name; those without a schema are looked up on the search path."""
     if not places:
         return {}
     rows = fetch(_TABLES, {"schemas": [schema for schema, _ in places], "names": [name for _, name in places]})
-    return {(schema, name): Relation(*found) for schema, name, *found in rows}
+    return {(row[0], row[1]): Relation(row[2], row[3], row[4], row[5], tuple(row[6])) for row in rows}
 
 
 def _marked_place(function: InstalledFunction) -> tuple[str | None, str] | None:
@@ -330,10 +338,12 @@ def _watch_status(
     found: InstalledFunction | None,
     displaced: InstalledFunction | None,
 ) -> WatchStatus:
+    column_problems = () if relation is None else virtual_problems(watch, relation.virtual_columns)
+
     def item(state: State, *problems: str) -> WatchStatus:
         return WatchStatus(
             state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found,
-            displaced=displaced,
+            displaced=displaced, column_problems=column_problems,
         )  # fmt: skip
 
     if relation is None:

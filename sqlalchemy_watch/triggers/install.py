@@ -21,10 +21,12 @@ from .catalog import (
     WatchStatus,
     fetcher,
     read_functions,
+    read_relations,
     read_status,
     with_server_problems,
 )
 from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
+from .virtual import virtual_problems
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.
 _LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(7301977042117)"
@@ -49,14 +51,18 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
 
     :param bind: as for `status`.
     :param remove_orphaned: whether left-overs of ours go as well.
-    :raises ConfigurationError: where a table does not exist, or is a view.
+    :raises ConfigurationError: where a table does not exist, or is a view, or has a virtual generated column that a
+        watch needs; nothing is changed.
     :raises OwnershipError: where something that is not ours has a name we need; nothing is changed.
     """
     tables = tables_of(*targets)
     with _connection(bind) as connection:
         connection.execute(text(_LOCK))
         changed = []
-        for item in read_status(fetcher(connection), tables):
+        items = read_status(fetcher(connection), tables)
+        for item in items:
+            _refuse_unworkable(item.table, item.label, item.column_problems)
+        for item in items:
             if item.state == "orphaned" and remove_orphaned:
                 _drop_installed(connection, [item])
             elif item.watch is not None and item.state != "installed":
@@ -124,6 +130,11 @@ def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -
         connection.execute(statement)
 
 
+def _refuse_unworkable(table: str, label: str, problems: Sequence[str]) -> None:
+    if problems:
+        raise ConfigurationError(f"the watch {table}/{label} can't work: {'; '.join(problems)}")
+
+
 def _refuse_foreign(watch: TableWatch, found: InstalledFunction) -> None:
     if not found.looks_marked:
         raise OwnershipError(
@@ -162,6 +173,7 @@ def _create_along(table: Table, connection: Any, **kw: Any) -> None:
         return
     if isinstance(connection, Connection):  # not the mock that prints DDL
         _refuse_foreign_functions(connection, table, watches)
+        _refuse_virtual_columns(connection, table, watches)
     for watch in watches:
         for statement in create_statements(watch):
             connection.execute(statement)
@@ -189,8 +201,16 @@ def _refuse_foreign_functions(connection: Connection, table: Table, watches: tup
             _refuse_foreign(by_name[found.name], found)
 
 
+def _refuse_virtual_columns(connection: Connection, table: Table, watches: tuple[TableWatch, ...]) -> None:
+    if all(column.computed is None for column in table.columns):
+        return
+    for relation in read_relations(fetcher(connection), [(table.schema, table.name)]).values():
+        for watch in watches:
+            _refuse_unworkable(watch.table_key, watch.label, virtual_problems(watch, relation.virtual_columns))
+
+
 def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[str]:
-    """What a listener should warn of: watches that are missing or outdated, with what to do."""
+    """What a listener should warn of: watches that are missing, outdated or can't work, with what to do."""
 
     def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
         translated = sql.replace("%", "%%")
@@ -204,3 +224,5 @@ def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Tabl
                 f"the trigger of {item.table}/{item.label} is {item.state} ({'; '.join(item.problems)}): run "
                 f"`alembic revision --autogenerate`, or install(engine, ...)"
             )
+        elif item.problems and item.watch is not None:
+            yield f"the trigger of {item.table}/{item.label} is installed, but {'; '.join(item.problems)}"

@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from postgres import VERSION
 from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -233,6 +234,25 @@ def test_a_function_whose_mark_does_not_parse_is_reported_by_name_and_left_alone
     assert snapshot(client) == before
     for name in ("watch_users_updated", "watch_gone_inserted"):
         assert f"public.{name} has the mark of sqlalchemy_watch" in caplog.text
+
+
+def test_a_watch_that_needs_a_virtual_generated_column_is_warned_of(
+    project: Project, client: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Servers before 18 have no such columns: it is a stored one there, and nothing is said."""
+    project.metadata = declare(Watch("inserted", extra_columns=("name",)), "deleted").metadata
+    project.revision()
+    project.upgrade()
+    client.execute("ALTER TABLE users DROP COLUMN name")
+    kind = "VIRTUAL" if VERSION >= 18 else "STORED"
+    client.execute(f"ALTER TABLE users ADD COLUMN name varchar GENERATED ALWAYS AS (repeat('x', id)) {kind}")
+    caplog.set_level(logging.WARNING, LOGGER)
+    project.revision()
+    warnings = [record.getMessage() for record in caplog.records if record.name == LOGGER]
+    assert len(warnings) == (VERSION >= 18)
+    for warning in warnings:
+        assert "the watch users/inserted can't work: 'name' is a virtual generated column" in warning
+        assert "persisted=True" in warning
 
 
 FOREIGN = """
