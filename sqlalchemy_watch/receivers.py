@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 import inspect
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable
+from functools import cached_property
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
@@ -188,3 +190,123 @@ class ReceiverSignal(blinker.NamedSignal):
             if everyone:  # a plan for all senders alike can be kept
                 self._plan = plan
             return plan
+
+
+class SoleReceivers:
+    """Which compact signals a receiver is the only one of, so that one weak reference does for all of them."""
+
+    def __init__(self) -> None:
+        self._entries: dict[Hashable, tuple[Any, dict[CompactSignal, None]]] = {}
+
+    def add(self, receiver_id: Hashable, receiver: Callable[..., Any], signal: CompactSignal) -> None:
+        """Have the signal told when the receiver is garbage collected."""
+        entry = self._entries.get(receiver_id)
+        if entry is None:
+            entry = self._entries[receiver_id] = (make_ref(receiver, lambda _: self._lose(receiver_id)), {})
+        entry[1][signal] = None
+
+    def remove(self, receiver_id: Hashable, signal: CompactSignal) -> None:
+        """It is no longer connected there."""
+        entry = self._entries.get(receiver_id)
+        if entry is not None:
+            entry[1].pop(signal, None)
+            if not entry[1]:
+                del self._entries[receiver_id]
+
+    def _lose(self, receiver_id: Hashable) -> None:
+        if sys.is_finalizing():
+            return
+        with lock:
+            _, signals = self._entries.pop(receiver_id, (None, {}))
+            for signal in signals:
+                signal._disconnect(receiver_id, ANY_ID)
+
+
+class CompactSignal(ReceiverSignal):
+    """A signal that keeps blinker's dictionaries and sets only once it has more than one receiver, or a sender.
+
+    Of filtered signals there may be 100,000, mostly with a single receiver each: with all of a signal's state they
+    would take ten times the memory, and the garbage collector's time.
+    """
+
+    is_muted = False
+    _is_compact = True
+    _sole_id: Hashable = None
+
+    def __init__(self, name: str, sole_receivers: SoleReceivers) -> None:
+        # Not that of the base class: `_expand` calls it.
+        self.name = name
+        self._sole_receivers = sole_receivers
+        self._plan = ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in _STATE:
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        self._expand()
+        return object.__getattribute__(self, name)
+
+    @cached_property
+    def receiver_connected(self) -> blinker.Signal:
+        self._expand()
+        return blinker.Signal()
+
+    @cached_property
+    def receiver_disconnected(self) -> blinker.Signal:
+        self._expand()
+        return blinker.Signal()
+
+    def _expand(self) -> None:
+        """Become a signal like any other."""
+        with lock:
+            if not self._is_compact:
+                return
+            plan, receiver_id, is_muted = self._plan, self._sole_id, self.is_muted
+            self._is_compact = False
+            super().__init__(self.name)
+            self.is_muted = is_muted
+            receiver = plan[0].resolve() if plan else None
+            if plan and receiver is not None:
+                self._sole_receivers.remove(receiver_id, self)
+                super().connect(receiver, ANY, plan[0].weak)
+                self._deliveries[receiver_id] = plan[0]  # it knows the loop
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        with lock:
+            if not self._is_compact or self._plan or sender is not ANY:
+                self._expand()
+                return super().connect(receiver, sender, weak)
+            self._plan = (_delivery(receiver, weak, _known_style_of(self, receiver, self.keyword)),)
+            self._sole_id = make_id(receiver)
+            if weak:
+                self._sole_receivers.add(self._sole_id, receiver, self)
+            return receiver
+
+    connect.__doc__ = ReceiverSignal.connect.__doc__
+
+    def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
+        with lock:
+            if not self._is_compact:
+                super().disconnect(receiver, sender)
+            elif sender is ANY and make_id(receiver) == self._sole_id:
+                self._disconnect(self._sole_id, ANY_ID)
+
+    disconnect.__doc__ = ReceiverSignal.disconnect.__doc__
+
+    def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
+        with lock:
+            if self._is_compact:
+                self._sole_receivers.remove(receiver_id, self)
+                self._plan, self._sole_id = (), None
+            else:
+                super()._disconnect(receiver_id, sender_id)
+
+    @property
+    def in_use(self) -> bool:
+        """Whether anything is connected."""
+        return bool(self._plan) if self._is_compact else bool(self.receivers)
+
+
+#: What a compact signal does not have yet.
+_STATE = frozenset(
+    ["receivers", "_by_receiver", "_by_sender", "_weak_senders", "_deliveries", "_batches", "_batch_views"]
+)

@@ -20,7 +20,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from .errors import ConfigurationError
 from .events import Event, T
-from .receivers import Delivery, F, ReceiverSignal, lock
+from .receivers import CompactSignal, Delivery, F, ReceiverSignal, SoleReceivers, lock
 from .spec import CarriedColumn, Operation
 from .streams import EventStream
 
@@ -132,21 +132,25 @@ class BatchSignal(ReceiverSignal, Generic[T]):
                 self._parent._drop_batch(self)
 
 
-class FilteredSignal(EventSignal[T]):
+class FilteredSignal(CompactSignal, EventSignal[T]):
     """The events of a `WatchSignal` for certain values alone; kept by it while it has receivers."""
 
     def __init__(self, parent: WatchSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
-        super().__init__(parent.filtered_name(keys))
+        super().__init__(parent.filtered_name(keys), parent.sole_receivers)
         self._parent, self._keys, self._values = parent, keys, values
 
     @property
     def root(self) -> WatchSignal[T]:
         return self._parent
 
+    @property
+    def in_use(self) -> bool:
+        return super().in_use or (not self._is_compact and bool(self._batches))
+
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         with lock:
             super().connect(receiver, sender, weak)
-            self._keep()
+            self._parent.keep_filter(self, self._keys, self._values)
         return receiver
 
     connect.__doc__ = ReceiverSignal.connect.__doc__
@@ -158,19 +162,15 @@ class FilteredSignal(EventSignal[T]):
 
     def _keep_batch(self, batch: BatchSignal[T]) -> None:
         super()._keep_batch(batch)
-        self._keep()
+        self._parent.keep_filter(self, self._keys, self._values)
 
     def _drop_batch(self, batch: BatchSignal[T]) -> None:
         super()._drop_batch(batch)
         self._release()
 
-    def _keep(self) -> None:
-        self._parent.filters.setdefault(self._keys, {})[self._values] = self
-
     def _release(self) -> None:
-        index = self._parent.filters.get(self._keys)
-        if not self.in_use and index is not None and index.pop(self._values, None) is not None and not index:
-            del self._parent.filters[self._keys]
+        if not self.in_use:
+            self._parent.drop_filter(self, self._keys, self._values)
 
 
 class WatchSignal(EventSignal[T]):
@@ -193,7 +193,9 @@ class WatchSignal(EventSignal[T]):
         #: keys in use -> their values -> signal. Strong: a filtered signal lives while it has receivers. Looked at for
         #: each row, and so no property.
         self.filters: dict[tuple[str, ...], dict[Hashable, FilteredSignal[T]]] = {}
-        self._views: weakref.WeakValueDictionary[Hashable, FilteredSignal[T]] = weakref.WeakValueDictionary()
+        #: Those without, while anybody has them.
+        self._unused_filters: weakref.WeakValueDictionary[Hashable, FilteredSignal[T]] = weakref.WeakValueDictionary()
+        self.sole_receivers = SoleReceivers()
         #: Streams of this signal and its filtered ones, for the listener to end.
         self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
         self._listeners: set[int] = set()
@@ -259,10 +261,26 @@ class WatchSignal(EventSignal[T]):
                 f"__hash__ that goes with its __eq__, or look at event.values in the receiver"
             ) from None
         with lock:
-            signal = self._views.get((keys, frozen))
+            index = self.filters.get(keys)
+            signal = None if index is None else index.get(frozen)
             if signal is None:
-                signal = self._views[(keys, frozen)] = FilteredSignal(self, keys, frozen)
+                signal = self._unused_filters.get((keys, frozen))
+            if signal is None:
+                signal = self._unused_filters[(keys, frozen)] = FilteredSignal(self, keys, frozen)
             return signal
+
+    def keep_filter(self, signal: FilteredSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
+        """Called by a filtered signal that has got a receiver."""
+        self.filters.setdefault(keys, {})[values] = signal
+        self._unused_filters.pop((keys, values), None)
+
+    def drop_filter(self, signal: FilteredSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
+        """Called by a filtered signal that has lost its last receiver."""
+        index = self.filters.get(keys)
+        if index is not None and index.pop(values, None) is not None:
+            self._unused_filters[(keys, values)] = signal
+            if not index:
+                del self.filters[keys]
 
     def _check_filter(self, key: str, value: object) -> None:
         if key not in self._carried:

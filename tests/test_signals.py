@@ -14,6 +14,7 @@ from unittest.mock import AsyncMock
 
 import psycopg
 import pytest
+from blinker import NamedSignal
 from conftest import Recorder
 from sqlalchemy import Column, Engine, Integer, Table, TypeDecorator
 from sqlalchemy.dialects.postgresql import ARRAY, INTEGER
@@ -274,7 +275,86 @@ def test_filters_of_receivers_that_are_gone_are_forgotten(Item: Any) -> None:
     del receivers, receiver
     gc.collect()
     assert Item.watch.updated.filters == {}
-    assert len(Item.watch.updated._views) == 0
+    assert len(Item.watch.updated._unused_filters) == 0
+    assert Item.watch.updated.sole_receivers._entries == {}
+
+
+def test_a_filtered_signal_is_the_same_while_it_has_receivers_or_somebody_holds_it(
+    Item: Any, recorder: Recorder
+) -> None:
+    held = Item.watch.updated.filter_by(id=1)
+    assert Item.watch.updated.filter_by(id=1) is held
+    held.connect(recorder)
+    assert Item.watch.updated.filter_by(id=1) is held
+    held.disconnect(recorder)
+    assert Item.watch.updated.filter_by(id=1) is held
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda signal: signal.connect(print),
+        lambda signal: signal.receivers,
+        lambda signal: signal.receiver_connected,
+        lambda signal: signal.batches(),
+        lambda signal: list(signal.receivers_for(None)),
+        lambda signal: signal.disconnect(print),
+    ],
+    ids=["a second receiver", "receivers", "receiver_connected", "batches", "receivers_for", "disconnect another"],
+)
+@pytest.mark.parametrize("weak", [True, False])
+def test_a_filtered_signal_with_one_receiver_is_a_signal_like_any_other(
+    engine: Engine, client: Client, Item: Any, use: Any, weak: bool
+) -> None:
+    heard: list[Any] = []
+
+    def hear(sender: Any, event: Any) -> None:
+        heard.append(event.identity)
+
+    signal = Item.watch.updated.filter_by(id=1)
+    assert isinstance(signal, NamedSignal)
+    assert not signal.has_receivers_for(Item)
+    signal.connect(hear, weak=weak)
+    use(signal)
+    with Listener(engine, Item) as listener:
+        client.execute("INSERT INTO items (id) VALUES (1), (2)")
+        client.execute("UPDATE items SET amount = 1")
+        listener.catch_up()
+        with signal.muted():
+            client.execute("UPDATE items SET amount = 2")
+            listener.catch_up()
+        assert signal.has_receivers_for(Item)
+        del hear
+        gc.collect()
+        client.execute("UPDATE items SET amount = 3")
+        listener.catch_up()
+    assert heard == [(1,)] * (1 if weak else 2)
+    signal.disconnect(print)
+    if weak:
+        assert Item.watch.updated.filters == {}
+
+
+def test_a_filtered_signal_tells_who_connects_and_disconnects(Item: Any, recorder: Recorder) -> None:
+    told: list[Any] = []
+
+    def note(source: Any, receiver: Any, **_: Any) -> None:
+        told.append(receiver)
+
+    signal = Item.watch.updated.filter_by(id=1)
+    signal.receiver_connected.connect(note)
+    signal.receiver_disconnected.connect(note)
+    signal.connect(recorder)
+    signal.disconnect(recorder)
+    assert told == [recorder, recorder]
+
+
+def test_a_filtered_signal_muted_with_one_receiver_stays_muted_with_two(Item: Any, recorder: Recorder) -> None:
+    signal = Item.watch.updated.filter_by(id=1)
+    signal.connect(recorder)
+    with signal.muted():
+        signal.connect(print)
+        assert signal.plan(Item) == ()
+    assert len(signal.plan(Item)) == 2
 
 
 class Async:
