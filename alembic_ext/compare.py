@@ -15,8 +15,9 @@ from alembic.util import to_list
 from sqlalchemy import Table
 
 from sqlalchemy_watch.spec import application_of
-from sqlalchemy_watch.triggers.body import function_body, quote
+from sqlalchemy_watch.triggers.body import function_body
 from sqlalchemy_watch.triggers.catalog import WatchStatus, fetcher, read_catalog
+from sqlalchemy_watch.triggers.quoting import quote
 
 from .operations import WatchOp
 from .plugin import log

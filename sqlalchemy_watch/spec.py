@@ -199,8 +199,7 @@ class Discriminator:
     """Where a row's class is read: a column of the table, or of the hierarchy's root table."""
 
     column: CarriedColumn
-    #: None where the column is the table's own, else a scalar SQL subselect with `{key}` placeholders
-    #: replaced by rendering; see `triggers.body`.
+    #: Where the root's column is to be found; None where the column is the table's own.
     lookup: RootLookup | None = None
 
 

@@ -8,25 +8,20 @@ planned on their own, so that the plan of a one-row statement (a nested loop ove
 never used for a million rows.
 
 The first line of a body marks it as ours, and whose; what follows is compared byte by byte with what
-PostgreSQL has in `pg_proc.prosrc`. A changed text is a new `TEMPLATE_VERSION`.
+PostgreSQL has in `pg_proc.prosrc`. A changed text is a new `mark.TEMPLATE_VERSION`.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, Final
-
-from sqlalchemy.dialects import postgresql
+from typing import Final
 
 from .. import wire
 from ..conditions import STATEMENT_ALIASES
-from ..spec import CarriedColumn, TableWatch
-
-#: Of the functions' text; the golden test freezes what each version looks like.
-TEMPLATE_VERSION: Final = 1
-
-#: How the first line of a function of ours begins.
-MARK: Final = "-- sqlalchemy_watch "
+from ..spec import TableWatch
+from . import expressions
+from .mark import mark_line
+from .quoting import literal, quote
 
 #: Statements of up to this many rows are built by one query.
 SMALL: Final = 50
@@ -34,53 +29,10 @@ SMALL: Final = 50
 #: Of more rows, pieces of about this size are made, and put together until a payload is full.
 PIECE_BYTES: Final = 2_400
 
-NEW_ROWS: Final = "watch_new"
-OLD_ROWS: Final = "watch_old"
-
 #: A payload of rows, from the variables of the function.
 _ROWS: Final = "watch_head || watch_rows || ']}'"
 
 _RESYNC: Final = """watch_head || '],"resync":"' || watch_resync || '"}'"""
-
-_preparer = postgresql.dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
-
-
-def quote(identifier: str) -> str:
-    """An identifier, quoted as PostgreSQL needs it (and percent signs left alone)."""
-    return _preparer.quote(identifier)
-
-
-def qualified(schema: str | None, name: str) -> str:
-    """A name with its schema, if one is declared."""
-    return quote(name) if schema is None else f"{_preparer.quote_schema(schema)}.{quote(name)}"
-
-
-def literal(text: str) -> str:
-    """A string literal, the same under either setting of standard_conforming_strings."""
-    quoted = text.replace("'", "''")
-    return f"E'{quoted}'".replace("\\", "\\\\") if "\\" in text else f"'{quoted}'"
-
-
-def mark_line(watch: TableWatch) -> str:
-    """The comment that marks a function as ours: template version, application, table and label."""
-    fields = {"application": watch.application, "schema": watch.schema, "table": watch.table, "label": watch.label}
-    return f"{MARK}{TEMPLATE_VERSION} {json.dumps(fields)}"
-
-
-def read_mark(body: str) -> tuple[int, dict[str, Any]] | None:
-    """Template version and fields of a marked body; None where it isn't ours or the mark doesn't parse."""
-    line = body.lstrip("\n").split("\n", 1)[0]
-    if not line.startswith(MARK):
-        return None
-    version, _, text = line[len(MARK) :].partition(" ")
-    try:
-        number, fields = int(version), json.loads(text)
-    except ValueError:
-        return None
-    if not isinstance(fields, dict) or not isinstance(fields.setdefault("schema", None), str | None):
-        return None
-    complete = all(isinstance(fields.get(name), str) for name in ("application", "table", "label"))
-    return (number, fields) if complete else None
 
 
 def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
@@ -187,7 +139,7 @@ def _guarded(watch: TableWatch, lines: str) -> str:
     message = literal(f"sqlalchemy_watch: the rows of {watch.table_key}/{watch.label} could not be described: ")
     return f"""\
   BEGIN
-{_root_check(watch)}{lines}
+{expressions.root_check(watch)}{lines}
   EXCEPTION WHEN OTHERS THEN
     RAISE WARNING USING MESSAGE = {message} || SQLERRM,
       HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
@@ -238,17 +190,17 @@ def _emit_rest(watch: TableWatch) -> str:
 
 def _row_level(watch: TableWatch) -> str:
     row, old = ("OLD", "OLD") if watch.operation == "deleted" else ("NEW", "OLD")
-    condition = _condition(watch, row, old, "row")
+    condition = expressions.condition(watch, row, old, "row")
     skip = f"    IF ({condition}) IS NOT TRUE THEN\n      RETURN NULL;\n    END IF;\n" if condition else ""
-    key = " || ',' || ".join(_value(watch, column, row) for column in watch.always)
-    rows = f"{skip}    watch_rows := '[' || {_row_json(watch, row, old)} || ']';"
+    key = " || ',' || ".join(expressions.value(watch, column, row) for column in watch.always)
+    rows = f"{skip}    watch_rows := '[' || {expressions.row_json(watch, row, old)} || ']';"
     if not watch.is_notified:
         return rows
     return f"""\
 {rows}
     IF pg_catalog.octet_length(watch_rows) > watch_room THEN
 {_log_alone(watch, "watch_rows", "      ")}\
-      watch_rows := {_partial(key)};
+      watch_rows := {expressions.partial(key)};
       IF pg_catalog.octet_length(watch_rows) > watch_room THEN
         watch_rows := NULL;
         watch_resync := {literal(wire.TOO_LARGE)};
@@ -258,10 +210,10 @@ def _row_level(watch: TableWatch) -> str:
 
 
 def _statement_level(watch: TableWatch) -> str:
-    condition = _condition(watch, *STATEMENT_ALIASES, "statement")
-    row = _row_json(watch, *STATEMENT_ALIASES)
+    condition = expressions.condition(watch, *STATEMENT_ALIASES, "statement")
+    row = expressions.row_json(watch, *STATEMENT_ALIASES)
     chosen = f"CASE WHEN {condition} THEN {row} END" if condition else row
-    few = _source(watch, f"(SELECT * FROM {{}} LIMIT {SMALL + 1})", "      ")
+    few = expressions.source(watch, f"(SELECT * FROM {{}} LIMIT {SMALL + 1})", "      ")
     several = f"""\
 {_head(watch, "    ")}
     SELECT pg_catalog.string_agg(w.j, '],['), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
@@ -287,7 +239,7 @@ def _statement_level(watch: TableWatch) -> str:
 
 def _single_row(watch: TableWatch, condition: str | None, row: str) -> str:
     """The payload of the only row; an empty text where there are more, NULL where there is nothing to tell."""
-    table = OLD_ROWS if watch.operation == "deleted" else NEW_ROWS
+    table = expressions.OLD_ROWS if watch.operation == "deleted" else expressions.NEW_ROWS
     skip = f"      WHEN ({condition}) IS NOT TRUE THEN NULL\n" if condition else ""
     return f"""\
     SELECT CASE WHEN EXISTS (SELECT FROM {table} OFFSET 1) THEN ''
@@ -295,7 +247,7 @@ def _single_row(watch: TableWatch, condition: str | None, row: str) -> str:
 {_head_values(watch, "        ")},
         '[', {row}, ']]}}') END
     INTO watch_single
-{_source(watch, "(SELECT * FROM {} LIMIT 1)", "    ")};"""
+{expressions.source(watch, "(SELECT * FROM {} LIMIT 1)", "    ")};"""
 
 
 def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
@@ -310,7 +262,7 @@ def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
         SELECT '[' || pg_catalog.string_agg(p.j, '],[') || ']' AS j,
           pg_catalog.max(pg_catalog.octet_length(pg_catalog.string_agg(p.j, '],[')) + 2) OVER () AS longest
         FROM (SELECT {row} AS j, pg_catalog.row_number() OVER () / watch.watch_seen AS piece
-{_source(watch, "{}", "          ")}{where}) AS p
+{expressions.source(watch, "{}", "          ")}{where}) AS p
         GROUP BY p.piece ORDER BY p.piece
       LOOP
         watch_longest := watch_piece.longest;
@@ -322,13 +274,15 @@ def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
 def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
     """Some rows do not fit together with others, or at all: go through them one by one."""
     alias = STATEMENT_ALIASES[0]
-    passed = "".join(f", {_sql(watch, column, alias)} AS k{i}" for i, column in enumerate(watch.always))
+    passed = "".join(
+        f", {expressions.column_sql(watch, column, alias)} AS k{i}" for i, column in enumerate(watch.always)
+    )
     key = " || ',' || ".join(wire.encode_sql(c.type, f"watch_piece.k{i}") for i, c in enumerate(watch.always))
     where = f"\n        WHERE {condition}" if condition else ""
     too_long = f"""\
         IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
 {_log_alone(watch, "watch_piece.j", "          ")}\
-          watch_piece.j := {_partial(key)};
+          watch_piece.j := {expressions.partial(key)};
           IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
             watch_piece.j := NULL;
             watch_resync := {literal(wire.TOO_LARGE)};
@@ -341,7 +295,7 @@ def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
       watch_rows := NULL;
       FOR watch_piece IN
         SELECT '[' || {row} || ']' AS j{passed if watch.is_notified else ""}
-{_source(watch, "{}", "        ")}{where}
+{expressions.source(watch, "{}", "        ")}{where}
       LOOP
 {too_long if watch.is_notified else ""}{_append(watch)}
       END LOOP;"""
@@ -384,123 +338,3 @@ def _append(watch: TableWatch) -> str:
         ELSE
           watch_rows := pg_catalog.concat_ws(',', watch_rows, watch_piece.j);
         END IF;"""
-
-
-def _source(watch: TableWatch, rows: str, indent: str) -> str:
-    row, old = STATEMENT_ALIASES
-    table = OLD_ROWS if watch.operation == "deleted" else NEW_ROWS
-    source = f"{indent}FROM {rows.format(table)} AS {row}"
-    if not watch.needs_old_rows:
-        return source
-    pairs = " AND ".join(f"{_compared(c, old)} = {_compared(c, row)}" for c in watch.key)
-    return f"{source}\n{indent}LEFT JOIN {rows.format(OLD_ROWS)} AS {old} ON {pairs}"
-
-
-def _condition(watch: TableWatch, row: str, old: str, level: str) -> str | None:
-    """Which rows are told of; None where all are."""
-    terms = []
-    if watch.trigger_columns:
-        terms.append(_or([_differs(c, row, old) for c in watch.trigger_columns]))
-    if watch.condition is not None:
-        terms.append(f"({watch.condition.statement_sql if level == 'statement' else watch.condition.row_sql})")
-    if not terms:
-        return None
-    condition = " AND ".join(terms)
-    if not watch.needs_old_rows:
-        return condition
-    # A row whose key changed pairs with nothing and counts as changed.
-    unpaired = _unpaired(watch, row, old, level)
-    if watch.condition is None:
-        return f"({unpaired} OR {condition})"
-    return f"CASE WHEN {unpaired} THEN ({terms[-1]}) IS NOT FALSE ELSE {condition} END"
-
-
-def _unpaired(watch: TableWatch, row: str, old: str, level: str) -> str:
-    if level == "statement":
-        return f"{old}.{quote(watch.key[0].name)} IS NULL"
-    return _or([_differs(c, row, old) for c in watch.key])
-
-
-def _or(terms: list[str]) -> str:
-    return terms[0] if len(terms) == 1 else f"({' OR '.join(terms)})"
-
-
-def _differs(column: CarriedColumn, row: str, old: str) -> str:
-    return f"{_compared(column, row)} IS DISTINCT FROM {_compared(column, old)}"
-
-
-def _compared(column: CarriedColumn, row: str) -> str:
-    cast = "" if wire.has_equality(column.type) else "::pg_catalog.text"
-    return f"{row}.{quote(column.name)}{cast}"
-
-
-def _row_json(watch: TableWatch, row: str, old: str) -> str:
-    """The values of a row as JSON, without the brackets around them."""
-    text = " || ',' || ".join(_value(watch, column, row) for column in watch.carried)
-    if not (watch.old and watch.operation == "updated"):
-        return text
-    mask = " || ".join(f"({_differs(c, row, old)})::integer::pg_catalog.text" for c in watch.compared) or "''"
-    previous = "".join(f" || ',' || {_value(watch, c, old)}" for c in watch.compared)
-    level = "row" if row == "NEW" else "statement"
-    paired = f"""CASE WHEN {_unpaired(watch, row, old, level)} THEN '' ELSE ',"' || {mask} || '"'{previous} END"""
-    return f"{text} || {paired}"
-
-
-def _partial(key: str) -> str:
-    return f"""'{{"partial":[' || {key} || ']}}'"""
-
-
-def _value(watch: TableWatch, column: CarriedColumn, row: str) -> str:
-    # Testing a key for NULL, which it never is, would cost as much as its text.
-    encode = wire.encode_not_null_sql if column.is_primary else wire.encode_sql
-    return encode(column.type, _sql(watch, column, row))
-
-
-def _sql(watch: TableWatch, column: CarriedColumn, row: str) -> str:
-    if watch.discriminator is not None and column == watch.discriminator.column:
-        return _discriminator_sql(watch, row)
-    return f"{row}.{quote(column.name)}"
-
-
-def _discriminator_sql(watch: TableWatch, row: str) -> str:
-    assert watch.discriminator is not None
-    column, lookup = watch.discriminator.column, watch.discriminator.lookup
-    if lookup is None:
-        return f"{row}.{quote(column.name)}"
-    pairs = " AND ".join(
-        f"watch_root.{quote(above)} = {row}.{quote(own.name)}" for above, own in zip(lookup.key, watch.key, strict=True)
-    )
-    return (
-        f"(SELECT watch_root.{quote(column.name)} FROM {qualified(lookup.schema, lookup.table)} AS watch_root "
-        f"WHERE {pairs})"
-    )
-
-
-def _root_check(watch: TableWatch) -> str:
-    """Raise where the name of the root is another table's now, by the writer's temporary tables or search_path.
-
-    The root is the one that the foreign keys lead to, table by table; without them, there is nothing to compare.
-    """
-    lookup = None if watch.discriminator is None else watch.discriminator.lookup
-    if lookup is None or lookup.schema is not None:
-        return ""
-    child, hops = "TG_RELID", []
-    for n, name in enumerate((*lookup.between, lookup.table)):
-        hops.append(
-            f"pg_catalog.pg_constraint AS f{n} JOIN pg_catalog.pg_class AS t{n}\n"
-            f"        ON f{n}.conrelid = {child} AND t{n}.oid = f{n}.confrelid AND t{n}.relname = {literal(name)}"
-        )
-        child = f"t{n}.oid"
-    source = "\n      CROSS JOIN ".join(hops)
-    message = literal(
-        f"{lookup.table} is here another table than the one that the foreign keys of {watch.table_key} lead to: "
-        f"a temporary one, or one in another schema of the search_path"
-    )
-    return f"""\
-    IF NOT (
-      SELECT pg_catalog.bool_or({child} = pg_catalog.to_regclass({literal(quote(lookup.table))}))
-      FROM {source}
-    ) THEN
-      RAISE EXCEPTION USING MESSAGE = {message};
-    END IF;
-"""

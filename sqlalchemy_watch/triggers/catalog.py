@@ -14,8 +14,9 @@ from sqlalchemy import Connection, Table, text
 
 from ..spec import TableWatch, application_of
 from ..targets import watches_of_table
-from .body import MARK, TEMPLATE_VERSION, function_body, read_mark, settings
+from .body import function_body, settings
 from .ddl import transition_tables
+from .mark import MARK, TEMPLATE_VERSION, read_mark
 from .virtual import virtual_problems
 
 State = Literal["installed", "outdated", "missing", "orphaned"]

@@ -9,7 +9,9 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
 from ..spec import TableWatch
-from .body import NEW_ROWS, OLD_ROWS, function_body, qualified, quote, settings
+from .body import function_body, settings
+from .expressions import NEW_ROWS, OLD_ROWS
+from .quoting import qualified, quote
 
 
 class WatchDDL(ExecutableDDLElement):

@@ -13,7 +13,6 @@ from ..aio import is_async
 from ..errors import ConfigurationError, OwnershipError
 from ..spec import TableWatch
 from ..targets import tables_of, watches_of_table
-from .body import qualified, quote
 from .catalog import (
     IS_VIEW,
     NO_TABLE,
@@ -26,6 +25,7 @@ from .catalog import (
     with_server_problems,
 )
 from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
+from .quoting import qualified, quote
 from .virtual import virtual_problems
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from ..conditions import STATEMENT_ALIASES
 from ..spec import TableWatch
-from .body import quote
+from .quoting import quote
 
 _LITERAL = re.compile(r"'(?:[^']|'')*'")
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import OwnershipError, Watch, Watched, install, status, uninstall
 from sqlalchemy_watch.spec import APPLICATION_KEY
-from sqlalchemy_watch.triggers.body import TEMPLATE_VERSION
+from sqlalchemy_watch.triggers.mark import TEMPLATE_VERSION
 
 from .project import Project, body_of, functions_in, is_empty, snapshot, triggers_in
 
