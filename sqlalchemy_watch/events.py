@@ -52,11 +52,11 @@ class Message:
         at: int,
         context: Mapping[str, Any] = _EMPTY,
     ) -> None:
-        self.kind = kind
-        self.txid = txid
+        self.kind: EventKind = kind
+        self.txid: int = txid
         #: Microseconds since 1970.
-        self.at = at
-        self.context = context
+        self.at: int = at
+        self.context: Mapping[str, Any] = context
         #: With durable delivery: where the transaction committed in the server's log, the number of the first row
         #: within it, whether it was delivered before, and the notification, for the dead letters.
         self.lsn: int | None = None

@@ -229,7 +229,7 @@ class CompactSignal(ReceiverSignal):
     would take ten times the memory, and the garbage collector's time.
     """
 
-    is_muted = False
+    is_muted: bool = False
     _is_compact = True
     _sole_id: Hashable = None
 

@@ -195,7 +195,7 @@ class WatchSignal(EventSignal[T]):
         self.filters: dict[tuple[str, ...], dict[Hashable, FilteredSignal[T]]] = {}
         #: Those without, while anybody has them.
         self._unused_filters: weakref.WeakValueDictionary[Hashable, FilteredSignal[T]] = weakref.WeakValueDictionary()
-        self.sole_receivers = SoleReceivers()
+        self.sole_receivers: SoleReceivers = SoleReceivers()
         #: Streams of this signal and its filtered ones, for the listener to end.
         self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
         self._listeners: set[int] = set()

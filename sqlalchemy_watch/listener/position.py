@@ -13,13 +13,13 @@ class Position:
     def __init__(self) -> None:
         #: Commits after this can't have been delivered by another consumer.
         self.known_new_from: int | None = None
-        self.in_transaction = False
-        self.commit_lsn = 0
+        self.in_transaction: bool = False
+        self.commit_lsn: int = 0
         self.redelivered: bool | None = None
         self.tokens: list[threading.Event] = []
         #: The newest transaction taken in full, and how much of the one after it.
         self._taken_commit = 0
-        self.last_end = 0
+        self.last_end: int = 0
         self._partly_taken: tuple[int, int] = (0, 0)
         self._messages = 0
 

@@ -335,7 +335,7 @@ class WaitingQueue(EventQueue):
         return item
 
     def _note_change(self) -> None:
-        self.interrupted = self.closed or self._paused or self._discarded or bool(self._urgent)
+        self.interrupted: bool = self.closed or self._paused or self._discarded or bool(self._urgent)
         self._tell()
 
     def _ready(self, deadline: float | None) -> Item | None:

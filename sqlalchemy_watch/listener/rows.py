@@ -77,7 +77,7 @@ class RowLayout:
         self._extras = _INCOMPLETE if len(known) < len(carried) else None
         self._old = [(index, columns[name]) for index, name in enumerate(old) if name in columns]
         self._old_width = len(old)
-        self.attributes = tuple(column.attribute for _, column in self._columns)
+        self.attributes: tuple[str, ...] = tuple(column.attribute for _, column in self._columns)
         #: The types of a row whose values are taken as they are, if it has such.
         plain = known == names and all(column.decode is None for _, column in self._columns)
         self._plain_types = [column.expected for _, column in self._columns] if plain else None
