@@ -80,6 +80,11 @@ class EventsDropped(WatchError):
 class PayloadError(WatchError):
     """A notification is garbage, or of a version this library does not know."""
 
+    #: Whether it tells of rows all the same, so that a resync follows.
+    tells_of_rows: bool = False
+
 
 class UnknownVersionError(PayloadError):
     """A notification is of a version this library does not know: one side is to be brought up to date."""
+
+    tells_of_rows = True

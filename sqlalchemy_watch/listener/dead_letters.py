@@ -5,6 +5,7 @@ The table has a schema of its own, out of sight of migrations.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +37,13 @@ CREATE TABLE IF NOT EXISTS {TABLE} (
 """
 
 _COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, error, attempts, failed_at, retry_at"
+
+_PARK = (
+    f"INSERT INTO {TABLE} (consumer_group, channel, payload, lsn, position, receiver, error, attempts, retry_at) "
+    f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s)) "
+    f"ON CONFLICT (consumer_group, lsn, position, receiver) DO UPDATE SET error = excluded.error, "
+    f"attempts = excluded.attempts, failed_at = excluded.failed_at, retry_at = excluded.retry_at"
+)
 
 
 @dataclass(frozen=True)
@@ -83,13 +91,25 @@ def park(
     :param letter: group, channel, payload of the one row, lsn, position, receiver, error, attempts.
     :param retry_in: seconds until it is tried again; None where it is given up.
     """
-    connection.execute(
-        f"INSERT INTO {TABLE} (consumer_group, channel, payload, lsn, position, receiver, error, attempts, retry_at) "
-        f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s)) "
-        f"ON CONFLICT (consumer_group, lsn, position, receiver) DO UPDATE SET error = excluded.error, "
-        f"attempts = excluded.attempts, failed_at = excluded.failed_at, retry_at = excluded.retry_at",
-        [*letter, retry_in],
-    )
+    group, channel, payload, lsn, position, receiver, error, attempts = letter
+    # A database that is not UTF-8 can't hold every text.
+    for words in (
+        (payload, receiver, error),
+        (payload, receiver, as_ascii(error)),
+        (json.dumps(json.loads(payload)), as_ascii(receiver), as_ascii(error)),
+    ):
+        values = [group, channel, words[0], lsn, position, *words[1:], attempts, retry_in]
+        try:
+            connection.execute(_PARK, values)
+            return
+        except errors.UntranslatableCharacter as failure:
+            refused = failure
+    raise refused
+
+
+def as_ascii(text: str) -> str:
+    """A text that a database of any encoding can hold."""
+    return text.encode("ascii", "backslashreplace").decode()
 
 
 def read(connection: psycopg.Connection[Any], group: str | None = None) -> list[DeadLetter]:
@@ -117,11 +137,14 @@ def due(connection: psycopg.Connection[Any], group: str) -> list[DeadLetter]:
 
 def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, retry_in: float | None) -> None:
     """Note one more failure."""
-    connection.execute(
+    query = (
         f"UPDATE {TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
-        f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) WHERE id = %s",
-        [error, retry_in, letter.id],
+        f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) WHERE id = %s"
     )
+    try:
+        connection.execute(query, [error, retry_in, letter.id])
+    except errors.UntranslatableCharacter:
+        connection.execute(query, [as_ascii(error), retry_in, letter.id])
 
 
 def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:

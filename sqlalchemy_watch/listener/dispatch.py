@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import ListenerError, PayloadError, UnknownVersionError
+from ..errors import ListenerError, PayloadError
 from ..events import Event
 from ..receivers import Delivery
 from ..signals import BatchSignal
@@ -129,7 +129,7 @@ class Dispatcher:
         except PayloadError as error:
             self._stats.garbage += 1
             self._log_garbage(notification, error)
-            if isinstance(error, UnknownVersionError) or notification.lsn is not None:
+            if error.tells_of_rows or notification.lsn is not None:
                 self._ask_to_resync(UNREADABLE)  # not a stranger's garbage: rows were told of
             return
         if found is None:

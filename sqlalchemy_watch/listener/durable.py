@@ -247,7 +247,8 @@ class DurableDispatcher(Dispatcher):
         failure: tuple[Any, Any, BaseException] | None = None
         found = False
         for delivery, sender, event, payload in self._deliveries_of(notification, letter.position):
-            if receiver_name(delivery.resolve()) != letter.receiver:
+            name = receiver_name(delivery.resolve())
+            if letter.receiver not in (name, dead_letters.as_ascii(name)):
                 continue
             found = True
             error = self._try(delivery, sender, payload)

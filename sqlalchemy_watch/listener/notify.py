@@ -27,6 +27,7 @@ from psycopg.pq.misc import PGnotify
 from ..errors import ConfigurationError, UnsupportedServerError, WatchError
 from .backoff import Backoff
 from .connect import Connect
+from .encodings import adopt_encoding, converter
 from .queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, Resync
 from .routes import Route
 from .server import check_not_pooled, check_server, keep_alive_when_idle, resolve_schemas
@@ -68,6 +69,8 @@ class NotifySource:
         self._stopping: threading.Event = threading.Event()
         self.turns: Turns = Turns(self._wake)
         self._backoff = Backoff()
+        #: In which the server sends.
+        self._codec = "utf-8"
         #: While there is a connection: its socket's descriptor, and what can interrupt its first queries.
         self._descriptor: int | None = None
         self._watchdog: Watchdog | None = None
@@ -178,8 +181,9 @@ class NotifySource:
             check_not_pooled(connection, self._connect, self._timeout)
             keep_alive_when_idle(connection)
             self._watchdog.pat()
+            self._codec = adopt_encoding(connection)  # before the first notification
             statements = [sql.SQL("LISTEN {}").format(sql.Identifier(c)) for c in (*self._channels, self._own_channel)]
-            connection.execute(sql.SQL("; ").join(statements))
+            connection.execute(sql.SQL("; ").join(statements).as_string(None).encode(self._codec))
             self._watchdog.pat()
             resolve_schemas(connection, self._routes)
             self._watchdog.pat()
@@ -231,7 +235,8 @@ class _Reader:
         self._encrypted = self._pgconn.ssl_in_use
         self._source = source
         self._own = source._own_channel.encode()
-        self._names = {name.encode(): name for name in source._channels}
+        self._names = {name.encode(source._codec): name for name in source._channels}
+        self._convert = converter(source._codec)
         self._wakes = source._wake_out.fileno()
         self._poll = select.poll() if hasattr(select, "poll") else None
         # A round trip: what was sent and when, for whom, and whether notification and result are back.
@@ -320,7 +325,8 @@ class _Reader:
         ours: list[Notification] = []
         for notify in arrived:
             if (name := self._names.get(notify.relname)) is not None:
-                ours.append(Notification(name, notify.extra))
+                payload = notify.extra if self._convert is None else self._convert(notify.extra)
+                ours.append(Notification(name, payload))
             elif notify.relname == self._own:  # its place among the others matters
                 self._put(ours)
                 ours = []

@@ -30,7 +30,7 @@ class Begin(NamedTuple):
 
 
 class LogicalMessage(NamedTuple):
-    """What `pg_logical_emit_message` wrote."""
+    """What `pg_logical_emit_message` wrote, which need not be text; the prefix is as `encode_prefix` gives it."""
 
     prefix: str
     content: bytes
@@ -88,7 +88,7 @@ def _parse_message(data: bytes, at: int) -> Received:
         content = data[end + 5 : end + 5 + length]
         if len(content) < length:
             raise ValueError("content")
-        return LogicalMessage(data[at:end].decode(), content, bool(flags & 1))
+        return LogicalMessage(data[at:end].decode(errors="surrogateescape"), content, bool(flags & 1))
     if kind == b"B":
         commit_lsn, _, txid = _BEGIN.unpack_from(data, at)
         return Begin(commit_lsn, txid)
@@ -107,6 +107,11 @@ def status_update(received: int, acknowledged: int, *, reply_wanted: bool) -> by
     """
     now = int((datetime.now(UTC) - _POSTGRES_EPOCH).total_seconds() * 1_000_000)
     return _STATUS.pack(b"r", received, acknowledged, acknowledged, now, reply_wanted)
+
+
+def encode_prefix(prefix: str, encoding: str) -> str:
+    """A prefix as it comes from a database of an encoding, where that is read as UTF-8."""
+    return prefix.encode(encoding, "replace").decode(errors="surrogateescape")
 
 
 def format_lsn(lsn: int) -> str:

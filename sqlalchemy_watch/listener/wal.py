@@ -30,9 +30,10 @@ from ..wire import DURABLE_PREFIX
 from . import dead_letters, slots
 from .backoff import Backoff
 from .connect import Connect
+from .encodings import Convert, adopt_encoding, converter
 from .position import Position
 from .queue import CaughtUp, Committed, Connected, Disconnected, Item, Notification, Resync, WaitingQueue
-from .replication import Begin, Commit, LogicalMessage, parse_lsn
+from .replication import Begin, Commit, LogicalMessage, encode_prefix, parse_lsn
 from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
@@ -71,7 +72,10 @@ class WalSource:
     ) -> None:
         self._needs_table = needs_table
         self._connect, self._group, self._routes = connect, group, routes
-        self._channels = {DURABLE_PREFIX + channel: channel for channel in channels}
+        self._channel_names = channels
+        #: By the prefix of their messages.
+        self._channels: dict[str, str] = {}
+        self._convert: Convert | None = None
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
         self._status_interval = self._interval
@@ -96,7 +100,6 @@ class WalSource:
         self._log: Log | None = None
         #: Up to there the slot was moved on another server, by a consumer of which nobody knows how far it was.
         self._doubtful_to = 0
-        self._encoding = "utf-8"
         #: The walsender connection's socket, while there is one.
         self._descriptor: int | None = None
         #: Set once the slot is read, or waited for behind another consumer, or can't be.
@@ -221,9 +224,6 @@ class WalSource:
                 dead_letters.ensure_table(connection)
             self._had_slot |= bool(slots.read_slots(connection, self._group))
             begins = slots.ensure_slot(connection, self._group, existed=self._had_slot)
-            # Logical messages come in the database's own encoding.
-            connection.execute("SELECT pg_catalog.set_config('client_encoding', getdatabaseencoding(), false)")
-            self._encoding = connection.info.encoding
             self._status_interval = self._find_status_interval(connection)
             resolve_schemas(connection, self._routes)
             watchdog.pat()
@@ -248,7 +248,10 @@ class WalSource:
 
     def _check_server(self, connection: psycopg.Connection[Any]) -> None:
         with Watchdog(connection, self._timeout):
+            codec = adopt_encoding(connection)  # the contents of messages are never converted by the server
             log_now = read_log(connection.pgconn)
+        self._convert = converter(codec)
+        self._channels = {encode_prefix(DURABLE_PREFIX + name, codec): name for name in self._channel_names}
         before, self._log = self._log, log_now
         slot_is_new, self._slot_is_new = self._slot_is_new, False
         if before is None or (log_now.continues(before) and log_now.written >= self._queue.acknowledged):
@@ -349,8 +352,8 @@ class WalSource:
             if not position.message():
                 return ()
             self._stats.notifications += 1
-            if self._encoding != "utf-8":
-                content = content.decode(self._encoding, "replace").encode()
+            if self._convert is not None:
+                content = self._convert(content)
             return (Notification(channel, content, position.commit_lsn, position.redelivered),)
         if received.prefix == DURABLE_PREFIX + TOKENS:
             with self._lock:
