@@ -280,6 +280,34 @@ def test_what_was_read_and_is_undone_on_the_new_server_is_not_delivered(pair: Pa
         assert consumer.heard == [*range(1, 12), SERVER_CHANGED, *range(201, 211)]
 
 
+@synchronizing
+def test_catch_up_outlasts_a_failover_that_lost_its_message(pair: Pair) -> None:
+    caught_up = threading.Event()
+
+    def catch_up(listener: Listener) -> None:
+        listener.catch_up()
+        caught_up.set()
+
+    with Consumer(pair.primary, pair.standby) as consumer:
+        pair.start_standby()
+        pair.copy_slot()
+        pair.part()
+        consumer.holds_at = 1
+        pair.write(1, 1)
+        assert consumer.holding.wait(20)
+        with pair.primary.connect() as client:
+            (before,) = client.execute("SELECT pg_current_wal_lsn()::text").fetchone() or ("",)
+            waiting = threading.Thread(target=catch_up, args=[consumer.listener])
+            waiting.start()
+            wait_until(client, "SELECT pg_current_wal_lsn() > %s::pg_lsn", before)
+            wait_until(client, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'")
+        pair.fail_over_parted()
+        consumer.go_on.set()
+        waiting.join()
+        assert caught_up.is_set()
+        assert consumer.heard == [1, SERVER_CHANGED]
+
+
 @pytest.mark.parametrize("parted", [False, True])
 def test_a_failover_to_a_server_without_the_slot_is_one_resync(pair: Pair, parted: bool) -> None:
     with Consumer(pair.primary, pair.standby) as consumer:
