@@ -39,7 +39,7 @@ ORDER BY s.slot_name
 """
 
 
-#: The channel of messages that say what was lost before the slot began.
+#: The channel of messages that name a group whose slot begins with a gap.
 RESYNC = "resync"
 
 SLOT_LOST = (
@@ -49,7 +49,7 @@ SLOT_LOST = (
 
 _DROP = "SELECT pg_catalog.pg_drop_replication_slot({name});"
 _CREATE = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot({name}, {plugin}{options});"
-_SAY_LOST = "SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {reason});"
+_SAY_LOST = "SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {name});"
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,6 @@ def _create(connection: psycopg.Connection[Any], name: str, statements: str) -> 
         plugin=sql.Literal(PLUGIN),
         options=sql.SQL(", false, false, true" if failover else ""),
         prefix=sql.Literal(DURABLE_PREFIX + RESYNC),
-        reason=sql.Literal(SLOT_LOST),
     )
     cursor = connection.cursor()
     try:

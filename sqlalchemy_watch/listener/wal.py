@@ -75,6 +75,7 @@ class WalSource:
         self._channel_names = channels
         #: By the prefix of their messages.
         self._channels: dict[str, str] = {}
+        self._gap_message = (DURABLE_PREFIX + slots.RESYNC, group.encode())
         self._convert: Convert | None = None
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
@@ -360,8 +361,8 @@ class WalSource:
                 done = self._tokens.get(content.decode(errors="replace"))
             if done is not None:
                 position.tokens.append(done)
-        elif received.prefix == DURABLE_PREFIX + slots.RESYNC and position.message():
-            return (Resync(content.decode(errors="replace")),)
+        elif (received.prefix, content) == self._gap_message and position.message():
+            return (Resync(slots.SLOT_LOST),)
         return ()
 
     @property

@@ -243,6 +243,28 @@ def test_the_resync_for_a_lost_slot_comes_again_until_it_is_acknowledged_whoever
     engine.dispose()
 
 
+def test_the_resync_for_a_lost_slot_is_its_own_groups_alone_and_its_reason_nobody_elses(
+    own: Cluster, keeping_little: psycopg.Connection[Any]
+) -> None:
+    base = make_table(own)
+    engine = create_engine(own.url(driver="psycopg"))
+    reasons: list[str] = []
+
+    def note(sender: Listener, reason: str) -> None:
+        reasons.append(reason)
+
+    with Listener(engine, base, durable="mailer"):
+        pass
+    lose_slot(keeping_little)
+    with Listener(engine, base, durable="indexer") as other:
+        other.resync.connect(note)
+        assert slots.ensure_slot(keeping_little, "mailer") is not None
+        keeping_little.execute("SELECT pg_logical_emit_message(true, 'sqlalchemy_watch/resync', 'a secret')")
+        other.catch_up()
+    assert reasons == []
+    engine.dispose()
+
+
 def test_a_slot_lost_behind_a_receiver_that_is_too_slow_is_made_anew_with_a_resync(
     own: Cluster, keeping_little: psycopg.Connection[Any], recorder: Any
 ) -> None:
