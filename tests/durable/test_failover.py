@@ -300,7 +300,11 @@ def test_catch_up_outlasts_a_failover_that_lost_its_message(pair: Pair) -> None:
             waiting = threading.Thread(target=catch_up, args=[consumer.listener])
             waiting.start()
             wait_until(client, "SELECT pg_current_wal_lsn() > %s::pg_lsn", before)
-            wait_until(client, "SELECT count(*) = 1 FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'")
+            wait_until(
+                client,
+                "SELECT count(*) = 0 FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+                "AND query ~ 'pg_logical_emit_message'",
+            )
         pair.fail_over_parted()
         consumer.go_on.set()
         waiting.join()
