@@ -95,3 +95,49 @@ def test_stop_ends_a_read_that_waits(source: Source) -> None:
     reading.join(5)
     assert not reading.is_alive()
     assert not source.turns.read(None)
+
+
+def test_what_the_source_read_before_it_gave_up_its_turn_is_looked_at_first() -> None:
+    """The dispatcher asks for its turn while the source puts something into the queue: it must not wait for more."""
+    queue: list[str] = []
+    asked, waited = threading.Event(), threading.Event()
+    turns = Turns(asked.set, is_idle=lambda: not queue)
+
+    def step(deadline: float | None) -> bool:
+        if threading.current_thread() is thread:
+            asked.wait()
+            queue.append("event")
+        else:
+            waited.set()
+        return True
+
+    thread = threading.Thread(target=turns.run, args=[step], daemon=True)
+    thread.start()
+    until(lambda: turns._source_reads)
+    try:
+        assert turns.read(None)
+        assert queue
+        assert not waited.is_set()
+    finally:
+        turns.stop()
+        thread.join(5)
+
+
+def test_what_came_before_there_was_a_connection_is_looked_at_first() -> None:
+    waited = threading.Event()
+    turns = Turns(lambda: None, is_idle=lambda: False)
+
+    def step(deadline: float | None) -> bool:
+        if threading.current_thread() is not thread:
+            waited.set()
+        return True
+
+    thread = threading.Thread(target=turns.run, args=[step], daemon=True)
+    thread.start()
+    try:
+        until(lambda: turns._step is not None)
+        assert turns.read(None)
+        assert not waited.is_set()
+    finally:
+        turns.stop()
+        thread.join(5)

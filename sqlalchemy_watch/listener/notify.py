@@ -67,7 +67,7 @@ class NotifySource:
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._stopping: threading.Event = threading.Event()
-        self.turns: Turns = Turns(self._wake)
+        self.turns: Turns = Turns(self._wake, lambda: queue.is_idle)
         self._backoff = Backoff()
         #: In which the server sends.
         self._codec = "utf-8"

@@ -28,10 +28,11 @@ class Turns:
     """Lets one of two threads read at a time.
 
     :param wake: makes a `Step` that waits return.
+    :param is_idle: whether nothing that was read waits for the dispatcher.
     """
 
-    def __init__(self, wake: Callable[[], None]) -> None:
-        self._wake = wake
+    def __init__(self, wake: Callable[[], None], is_idle: Callable[[], bool] = lambda: True) -> None:
+        self._wake, self._is_idle = wake, is_idle
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         #: While there is a connection.
@@ -100,7 +101,7 @@ class Turns:
                 self._changed.notify_all()
 
     def read(self, deadline: float | None) -> bool:
-        """In the dispatch thread, which has nothing to do: read once.
+        """In the dispatch thread, which has nothing to do: read once, unless something has been read meanwhile.
 
         :param deadline: by `time.monotonic()`; when to return even where nothing comes.
         :returns: False where there is no connection.
@@ -113,6 +114,9 @@ class Turns:
             step = self._step
             if step is None:
                 return False
+            # From here on nobody else reads. What was read until here, nothing at the socket would tell of.
+            if not self._is_idle():
+                return True
             self._dispatcher_reads = True
         failure: BaseException | None = None
         waited = False
