@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import select
+import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
+import psycopg
 import pytest
+from postgres import Cluster
 
+from sqlalchemy_watch.listener.notify import NotifySource, _Reader
+from sqlalchemy_watch.listener.queue import CaughtUp, EventQueue, Notification
+from sqlalchemy_watch.listener.stats import Stats
 from sqlalchemy_watch.listener.turns import Turns
 
 
@@ -141,3 +151,25 @@ def test_what_came_before_there_was_a_connection_is_looked_at_first() -> None:
     finally:
         turns.stop()
         thread.join(5)
+
+
+def test_what_comes_behind_the_answer_to_a_heartbeat_is_read_with_it(
+    cluster: Cluster, database: str, client: psycopg.Connection[Any]
+) -> None:
+    queue = EventQueue(10)
+    source = NotifySource(
+        lambda: cluster.connect(database), ["a_channel"], [], queue, Stats(), (30.0, 10.0), lambda _: None, lambda: None
+    )
+    with cluster.connect(database) as connection:
+        connection.execute(f"LISTEN a_channel; LISTEN {source._own_channel}".encode())
+        reader = _Reader(connection, source)
+        source.send_token(threading.Event())
+        reader._send_due()
+        with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peeked:
+            select.select([peeked], [], [], 10)
+            client.execute("NOTIFY a_channel, 'behind'")
+            until(lambda: b"behind" in peeked.recv(65536, socket.MSG_PEEK))
+        reader.step(time.monotonic())
+    source._wake_in.close()
+    source._wake_out.close()
+    assert [type(queue.get()) for _ in range(len(queue))] == [CaughtUp, Notification]

@@ -309,7 +309,9 @@ class _Reader:
         except psycopg.Error:
             self._drain()  # what came before the end counts
             raise
-        self._read_results()
+        if self._busy:  # libpq looks behind a result only once that is taken, and then no poll() tells of it
+            self._read_results()
+            self._drain()
 
     def _drain(self) -> bool:
         """Take the notifications that libpq has; gives whether there were any."""
