@@ -260,15 +260,22 @@ class CompactSignal(ReceiverSignal):
         with lock:
             if not self._is_compact:
                 return
-            plan, receiver_id, is_muted = self._plan, self._sole_id, self.is_muted
+            plan, receiver_id = self._plan or (), self._sole_id
+            receiver = plan[0].resolve() if plan else None  # held: it can't go meanwhile
+            # Not by __init__ on itself: the dispatch thread takes no lock, and goes on with the plan as it is.
+            model = object.__new__(type(self))
+            model._is_compact = False
+            super(CompactSignal, model).__init__(self.name)
+            self.__dict__.update((name, value) for name, value in vars(model).items() if name in _STATE)
             self._is_compact = False
-            super().__init__(self.name)
-            self.is_muted = is_muted
-            receiver = plan[0].resolve() if plan else None
-            if plan and receiver is not None:
-                self._sole_receivers.remove(receiver_id, self)
-                super().connect(receiver, ANY, plan[0].weak)
-                self._deliveries[receiver_id] = plan[0]  # it knows the loop
+            if receiver is None:
+                self._plan = None
+                return
+            self._sole_receivers.remove(receiver_id, self)
+            # Not by the class's own connect(), which would know neither the loop nor the plan.
+            self._deliveries[receiver_id] = plan[0]
+            blinker.NamedSignal.connect(self, receiver, ANY, plan[0].weak)
+            self._plan = None
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         with lock:

@@ -271,7 +271,9 @@ class WatchSignal(EventSignal[T]):
 
     def keep_filter(self, signal: FilteredSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
         """Called by a filtered signal that has got a receiver."""
-        self.filters.setdefault(keys, {})[values] = signal
+        index = self.filters.get(keys, {})
+        index[values] = signal
+        self.filters[keys] = index  # again: a garbage collection meanwhile may have taken an empty one away
         self._unused_filters.pop((keys, values), None)
 
     def drop_filter(self, signal: FilteredSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
@@ -279,7 +281,7 @@ class WatchSignal(EventSignal[T]):
         index = self.filters.get(keys)
         if index is not None and index.pop(values, None) is not None:
             self._unused_filters[(keys, values)] = signal
-            if not index:
+            if not index and self.filters.get(keys) is index:  # a garbage collection meanwhile may have done it
                 del self.filters[keys]
 
     def _check_filter(self, key: str, value: object) -> None:

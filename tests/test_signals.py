@@ -6,6 +6,7 @@ import asyncio
 import enum
 import functools
 import gc
+import inspect
 import threading
 import uuid
 from decimal import Decimal
@@ -751,3 +752,72 @@ def test_events_are_immutable(engine: Engine, client: Client, Item: Any, recorde
         event.anything = 1
     with pytest.raises(TypeError):
         event.values["id"] = 2
+
+
+def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, recorder: Recorder) -> None:
+    """The dispatch thread takes no lock: in no moment may the plan lack the first receiver."""
+    signal = Item.watch.updated.filter_by(id=1)
+
+    class Receiver(Recorder):
+        @property
+        def __signature__(self) -> inspect.Signature:  # asked for in the middle of connecting
+            plans.append(signal.plan(Item))
+            return inspect.Signature.from_callable(recorder)
+
+    plans: list[Any] = []
+    receiver = Receiver()
+    signal.connect(receiver)
+    plans.clear()
+    signal.connect(recorder)
+    signal.connect(receiver)
+    assert len(signal.plan(Item)) == 2
+    assert plans
+    assert all(plan and plan[0].resolve() is receiver for plan in plans)
+
+
+class Seen:
+    """Filters by it may have anything happen when they are looked up."""
+
+    def __init__(self) -> None:
+        self.then: list[Any] = []
+
+    def __hash__(self) -> int:
+        if self.then:
+            self.then.pop()()
+        return 1
+
+
+class Anything(TypeDecorator[Any]):
+    impl = Integer
+    cache_ok = True
+
+
+@pytest.fixture
+def Thing(Base: type[DeclarativeBase]) -> Any:
+    class Thing(Watched, Base):
+        __tablename__ = "things"
+        __watch__ = (Watch("updated", extra_columns=("it",)),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+        it: Mapped[Any] = mapped_column(Anything)
+
+    return Thing
+
+
+def test_filters_that_go_in_the_middle_of_connecting_take_no_other_along(Thing: Any, recorder: Recorder) -> None:
+    signal, value = Thing.watch.updated, Seen()
+    signal.filter_by(it=1).connect(Recorder(), weak=False)
+    first = signal.filters[("it",)][1]
+    second = signal.filter_by(it=value)
+    value.then.append(lambda: first.disconnect(first._plan[0].resolve()))
+    second.connect(recorder)
+    assert list(signal.filters[("it",)].values()) == [second]
+
+
+def test_filters_that_go_in_the_middle_of_disconnecting_disturb_nobody(Thing: Any, recorder: Recorder) -> None:
+    signal, value = Thing.watch.updated, Seen()
+    first, second = signal.filter_by(it=1), signal.filter_by(it=value)
+    first.connect(recorder)
+    second.connect(recorder)
+    value.then += [lambda: first.disconnect(recorder), lambda: None]
+    second.disconnect(recorder)
+    assert signal.filters == {}
