@@ -279,7 +279,8 @@ class WatchSignal(EventSignal[T]):
     def drop_filter(self, signal: FilteredSignal[T], keys: tuple[str, ...], values: Hashable) -> None:
         """Called by a filtered signal that has lost its last receiver."""
         index = self.filters.get(keys)
-        if index is not None and index.pop(values, None) is not None:
+        if index is not None and index.get(values) is signal:
+            del index[values]
             self._unused_filters[(keys, values)] = signal
             if not index and self.filters.get(keys) is index:  # a garbage collection meanwhile may have done it
                 del self.filters[keys]

@@ -107,7 +107,7 @@ class EventQueue:
         #: Each is changed by one thread alone, and so without a lock.
         self._bytes_put = self._bytes_taken = 0
         self._items: deque[Item] = deque()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection meanwhile may run somebody's stop() in this very thread
         self._changed = threading.Condition(self._lock)
         #: Whether somebody does: telling costs more than looking.
         self._waited_for = False

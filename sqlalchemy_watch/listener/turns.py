@@ -33,7 +33,7 @@ class Turns:
 
     def __init__(self, wake: Callable[[], None], is_idle: Callable[[], bool] = lambda: True) -> None:
         self._wake, self._is_idle = wake, is_idle
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a collection meanwhile may run somebody's stop() in this very thread
         self._changed = threading.Condition(self._lock)
         #: While there is a connection.
         self._step: Step | None = None
