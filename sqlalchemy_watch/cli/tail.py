@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import signal
 import sys
 import threading
@@ -69,6 +70,8 @@ class _Printer:
             print(self._line(event), flush=True)
         except BrokenPipeError:
             self.broken = True
+            # What is left in the buffer would fail again at exit, with exit status 120.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self._ended.set()
         if self._left is not None:
             self._left -= 1
