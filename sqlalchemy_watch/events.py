@@ -58,7 +58,8 @@ class Message:
         self.at: int = at
         self.context: Mapping[str, Any] = context
         #: With durable delivery: where the transaction committed in the server's log, the number of the first row
-        #: within it, whether it was delivered before, and the notification, for the dead letters.
+        #: within it, whether it was delivered before, and, for the dead letters, the notification and the numbers of
+        #: rows in it that could not be decoded.
         self.lsn: int | None = None
         self.first_position: int | None = None
         self.redelivered: bool | None = None

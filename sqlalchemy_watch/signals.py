@@ -198,7 +198,7 @@ class WatchSignal(EventSignal[T]):
         self.sole_receivers: SoleReceivers = SoleReceivers()
         #: Streams of this signal and its filtered ones, for the listener to end.
         self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
-        self._listeners: set[int] = set()
+        self._sources: set[int] = set()
         self._filtered_names: dict[tuple[str, ...], str] = {}
         #: By key: what `isinstance` is asked of values; None for anything.
         self._python_types = {name: _python_type(column.type) for name, column in carried.items()}
@@ -211,22 +211,22 @@ class WatchSignal(EventSignal[T]):
         """What filtered signals of these keys are called: one string for all."""
         return self._filtered_names.setdefault(keys, f"{self.name}[{', '.join(keys)}]")
 
-    def attach(self, listener: object) -> None:
-        """Called by a listener that starts to serve this signal."""
+    def attach(self, source: object) -> None:
+        """Called by a listener that starts to serve this signal from this source."""
         with lock:
-            self._listeners.add(id(listener))
+            self._sources.add(id(source))
 
-    def detach(self, listener: object) -> None:
+    def detach(self, source: object) -> None:
         """Called by a listener that stopped: streams end with the last one."""
         with lock:
-            self._listeners.discard(id(listener))
-            streams = [] if self._listeners else list(self.streams)
+            self._sources.discard(id(source))
+            streams = [] if self._sources else list(self.streams)
         for stream in streams:
             stream.end()
 
-    def forget(self, listener: object) -> None:
+    def forget(self, source: object) -> None:
         """In a forked child: the listener does not run here. Streams are the parent's, and not woken."""
-        self._listeners.discard(id(listener))
+        self._sources.discard(id(source))
 
     def missed(self, reason: str) -> None:
         """Called by a listener that may have missed events: streams say so at this place."""

@@ -697,6 +697,38 @@ def test_a_stream_goes_on_while_another_listener_serves_it(engine: Engine, clien
     assert asyncio.run(main()) == [1]
 
 
+def test_a_stream_goes_on_when_the_listener_is_started_again_while_it_stops(
+    engine: Engine, client: Client, Item: Any
+) -> None:
+    called, go_on = threading.Event(), threading.Event()
+
+    def block(sender: Any, event: Any) -> None:
+        called.set()
+        go_on.wait(10)
+
+    async def main() -> Any:
+        stream = Item.watch.inserted.stream()
+        listener = Listener(engine, Item)
+        await asyncio.to_thread(listener.start)
+        client.execute("INSERT INTO items (id) VALUES (1)")
+        assert called.wait(5)
+        stopping = asyncio.create_task(asyncio.to_thread(listener.stop))
+        while listener.running:
+            await asyncio.sleep(0.001)
+        await asyncio.to_thread(listener.start)
+        go_on.set()
+        await stopping
+        heard = []
+        for number in (2, 3):
+            await asyncio.to_thread(client.execute, f"INSERT INTO items (id) VALUES ({number})")
+            heard.append((await anext(stream)).identity[0])
+        await asyncio.to_thread(listener.stop)
+        return heard
+
+    Item.watch.inserted.connect(block)
+    assert asyncio.run(main()) == [2, 3]  # after stop() no further receiver is called
+
+
 def test_a_stream_of_a_loop_that_is_closed_is_disconnected_by_the_next_event(
     engine: Engine, client: Client, Item: Any, recorder: Recorder
 ) -> None:

@@ -824,6 +824,29 @@ def test_table_declared_without_a_schema_hears_its_own_schema_alone(engine: Engi
         assert heard.listener.stats().ignored == 1
 
 
+def test_temp_file_limit_bounds_bulk_writes_at_statement_level_alone(
+    engine: Engine, client: Client, Base: type[DeclarativeBase]
+) -> None:
+    # README, Limits: the server itself keeps the rows for the trigger.
+    class User(Watched, Base):
+        __tablename__ = "users"
+        __watch__ = (Watch("inserted", level="row"),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Order(Watched, Base):
+        __tablename__ = "orders"
+        __watch__ = ("inserted",)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    Base.metadata.create_all(engine)
+    client.execute("SET temp_file_limit = '1MB'")
+    client.execute("SET work_mem = '64kB'")
+    client.execute("INSERT INTO users SELECT generate_series(1, 50000)")
+    client.execute("INSERT INTO orders SELECT generate_series(1, 1000)")
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="temp_file_limit"):
+        client.execute("INSERT INTO orders SELECT generate_series(1001, 51000)")
+
+
 def test_version_of_the_server_is_the_one_asked_for(client: Client) -> None:
     assert client.info.server_version // 10_000 == VERSION
 

@@ -43,6 +43,9 @@ RESYNC_SECONDS = 1.0
 #: Seconds between looks whether the event loop of a coroutine that is awaited was closed.
 LOOP_CHECK_SECONDS = 1.0
 
+#: Seconds between attempts to get an item, where that itself fails.
+BUG_SECONDS = 0.1
+
 #: Seconds between warnings of garbage: whoever floods a channel must not fill the log as well.
 GARBAGE_WARNING_SECONDS = 10.0
 
@@ -86,11 +89,19 @@ class Dispatcher:
         self._give_up()
 
     def _run(self) -> None:
-        while (item := self._next()) is not None:
+        while True:  # a bug of ours must not silence the listener
+            try:
+                item = self._next()
+            except BaseException:
+                self._note_bug()
+                time.sleep(BUG_SECONDS)
+                continue
+            if item is None:
+                break
             self.busy_since = time.monotonic()
             try:
                 self._handle(item)
-            except BaseException:  # a bug of ours must not silence the listener
+            except BaseException:
                 self._note_bug()
             self.busy_since = None
         self._last_batches()

@@ -153,7 +153,7 @@ class DurableDispatcher(Dispatcher):
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
         # Counted whether or not there are receivers, so that redelivered events have the same positions.
         self._message = message = decoded.message
-        message.origin, message.first_position = notification, self._next_position
+        message.origin, message.first_position = (notification, decoded.lost), self._next_position
         self._next_position += len(decoded.rows)
         message.lsn = lsn = notification.lsn
         message.redelivered = None if (lsn or 0) <= self._doubtful_to else notification.redelivered
@@ -207,7 +207,7 @@ class DurableDispatcher(Dispatcher):
         exhausted = self._policy.is_exhausted(attempts)
         receiver = delivery.resolve()
         letter = (
-            self._group, event._message.origin.channel, _payload_of(event), event.lsn or 0, event.position or 0,
+            self._group, event._message.origin[0].channel, _payload_of(event), event.lsn or 0, event.position or 0,
             receiver_name(receiver), _describe(error), attempts,
         )  # fmt: skip
         retry_in = None if exhausted else self._policy.delay(attempts)
@@ -273,7 +273,7 @@ class DurableDispatcher(Dispatcher):
         route, decoded = found
         message = decoded.message
         message.lsn, message.redelivered = notification.lsn, notification.redelivered
-        message.origin, message.first_position = notification, position
+        message.origin, message.first_position = (notification, decoded.lost), position
         for row in decoded.rows:
             for sender, signals in route.destinations(row[0]):
                 event: Event[Any] = Event(sender, message, *row)
@@ -297,7 +297,9 @@ def receiver_name(receiver: Any) -> str:
 
 def _payload_of(event: Event[Any]) -> str:
     """The payload of the one row."""
-    fields = json.loads(event._message.origin.payload)
+    notification, lost = event._message.origin
+    fields = json.loads(notification.payload)
+    fields["rows"] = [row for number, row in enumerate(fields["rows"]) if number not in lost]
     fields["rows"] = fields["rows"][event._index : event._index + 1]
     fields.pop("resync", None)
     return json.dumps(fields, ensure_ascii=False)

@@ -179,7 +179,7 @@ class Listener:
         source = self._make_notified() if self._group is None else self._make_durable(self._group)
         self._source = source
         for signal in self._router.signals:
-            signal.attach(self)
+            signal.attach(source)
         _running.add(self)
         try:
             for part in (self._dispatcher, source, self._monitor):
@@ -229,6 +229,7 @@ class Listener:
         """
         with self._lock:
             source, dispatcher, monitor = self._source, self._dispatcher, self._monitor
+            router, stats = self._router, self._stats  # it may be started again meanwhile, by another thread
             self._source = self._dispatcher = self._monitor = None
             self._loop = None
         if source is None or dispatcher is None:
@@ -242,9 +243,9 @@ class Listener:
             if part is not None:
                 part.stop()
                 self._join(part.thread, deadline, logging.WARNING if part is dispatcher else logging.INFO)
-        for signal in self._router.signals:
-            signal.detach(self)
-        self._stats.connected_since = None
+        for signal in router.signals:
+            signal.detach(source)
+        stats.connected_since = None
 
     def _join(self, thread: threading.Thread, deadline: float, level: int) -> None:
         if thread is not threading.current_thread() and thread.is_alive():
@@ -409,7 +410,7 @@ def _forget_all() -> None:
         listener._queue = EventQueue(listener._max_queue)
         listener._stats = Stats()
         for signal in listener._router.signals:
-            signal.forget(listener)
+            signal.forget(source)
         _running.discard(listener)
 
 

@@ -37,6 +37,9 @@ from .watchdog import Watchdog, let_go
 
 log: logging.Logger = logging.getLogger(__name__)
 
+#: Reads over TLS before the other thread has its turn; without, a single one.
+READS_AT_ONCE = 100
+
 RECONNECTED = "the connection was lost and is back"
 
 
@@ -237,6 +240,8 @@ class _Reader:
         self._own = source._own_channel.encode()
         self._names = {name.encode(source._codec): name for name in source._channels}
         self._convert = converter(source._codec)
+        #: Whether there may be something that no poll() tells of.
+        self._is_more = False
         self._wakes = source._wake_out.fileno()
         self._poll = select.poll() if hasattr(select, "poll") else None
         # A round trip: what was sent and when, for whom, and whether notification and result are back.
@@ -257,6 +262,7 @@ class _Reader:
         self._send_due()
         due = self._heard + self._source._interval if self._sent is None else self._sent_at + self._source._timeout
         readable, woken = self._wait(0.0)
+        readable |= self._is_more
         waits = not readable
         if waits and not woken:
             due = due if deadline is None else min(due, deadline)
@@ -302,10 +308,12 @@ class _Reader:
 
     def _receive(self) -> None:
         try:
-            self._pgconn.consume_input()
-            # What OpenSSL has decrypted already, no poll() tells of.
-            while self._drain() and self._encrypted:
+            # What OpenSSL has decrypted already, no poll() tells of; late versions of libpq take it by themselves.
+            for _ in range(READS_AT_ONCE):
                 self._pgconn.consume_input()
+                self._is_more = self._drain() and self._encrypted
+                if not self._is_more:
+                    break
         except psycopg.Error:
             self._drain()  # what came before the end counts
             raise

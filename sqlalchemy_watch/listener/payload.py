@@ -29,6 +29,8 @@ class Decoded:
 
     message: Message
     rows: list[Row]
+    #: The numbers, in the payload, of rows that could not be decoded.
+    lost: list[int]
     #: Why rows are missing; None where none are.
     resync: str | None
 
@@ -143,7 +145,7 @@ class PayloadDecoder:
             resync = _reason(resync)
         elif lost:
             resync = "a row could not be decoded"
-        return Decoded(message, rows, resync)
+        return Decoded(message, rows, lost, resync)
 
 
 def _column(column: CarriedColumn, decoder: Callable[[TypeEngine[Any]], Decode | None]) -> Column:

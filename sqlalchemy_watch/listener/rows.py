@@ -82,24 +82,24 @@ class RowLayout:
         plain = known == names and all(column.decode is None for _, column in self._columns)
         self._plain_types = [column.expected for _, column in self._columns] if plain else None
 
-    def decode(self, rows: list[Any]) -> tuple[list[Row], int]:
-        """The rows, in order, and how many of them could not be decoded."""
+    def decode(self, rows: list[Any]) -> tuple[list[Row], list[int]]:
+        """The rows, in order, and the numbers of those that could not be decoded."""
         if len(rows) == 1 and type(rows[0]) is list and len(rows[0]) == self._width:
             try:
-                return [self._decode_single(rows[0])], 0
+                return [self._decode_single(rows[0])], []
             except PayloadError:
                 pass  # perhaps the key alone can be decoded
         if set(map(type, rows)) == {list} and set(map(len, rows)) == {self._width}:
             try:
-                return list(self._decode_run("whole", rows)), 0
+                return list(self._decode_run("whole", rows)), []
             except PayloadError:
                 pass
         return self._decode_mixed(rows)
 
-    def _decode_mixed(self, rows: list[Any]) -> tuple[list[Row], int]:
+    def _decode_mixed(self, rows: list[Any]) -> tuple[list[Row], list[int]]:
         """Rows of several shapes, or some of which can't be decoded."""
         decoded: list[Row] = []
-        lost = 0
+        lost: list[int] = []
         for shape, run in groupby(rows, self._shape):
             same = list(run)
             try:
@@ -108,8 +108,10 @@ class RowLayout:
                 # One of them can't be: decode them one by one, and without the extra columns if need be.
                 for row in same:
                     found = self._decode_one(shape, row)
-                    lost += found is None
-                    decoded.extend(() if found is None else (found,))
+                    if found is None:
+                        lost.append(len(decoded) + len(lost))
+                    else:
+                        decoded.append(found)
         return decoded, lost
 
     def _decode_single(self, row: list[Any]) -> Row:

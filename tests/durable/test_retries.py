@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +14,8 @@ import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase
 
-from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
+from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, wire
+from sqlalchemy_watch.targets import watches_of_table
 
 from .conftest import wait_until
 
@@ -96,6 +98,25 @@ def test_after_max_attempts_an_event_is_a_dead_letter_and_the_line_moves_on(
     assert send_receipt.calls == [1, 2, 2, 2, 3]
     assert given_up == [(send_receipt, (2,), "the mail server is down")]
     assert letters(client) == [("2", "ConnectionError: the mail server is down", 3, True)]
+
+
+def test_a_dead_letter_is_its_own_row_whatever_could_not_be_read_before_it(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    send_receipt = Flaky({2: 1, 4: 1})
+    Order.watch.inserted.connect(send_receipt)
+    (watch,) = (watch for watch in watches_of_table(Order.__table__) if watch.label == "inserted")
+    empty = [None] * (len(watch.carried) - 1)
+    rows = [[number, *empty] for number in ("none", 2, "neither", 3, 4)]
+    fields = {**wire.head_fields(watch), "schema": "public", "txid": 1, "at": 0, "rows": rows}
+    with durable(max_attempts=1) as listener:
+        client.execute(
+            "SELECT pg_logical_emit_message(true, %s, %s)",
+            [wire.DURABLE_PREFIX + watch.channel, json.dumps(fields)],
+        )
+        listener.catch_up()
+    assert send_receipt.calls == [2, 3, 4]
+    assert [number for number, *_ in letters(client)] == ["2", "4"]
 
 
 def test_max_attempts_alone_is_a_policy(client: psycopg.Connection[Any], Order: Any, durable: Make) -> None:

@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerStartError, Watched
+from sqlalchemy_watch.listener import notify
 
 from .support import Journal, create_tables, removed_afterwards
 from .tls import TlsProxy, make_certificate, speaking_tls
@@ -160,9 +161,11 @@ def test_ssl_context_is_refused_with_the_remedy(guarded: Cluster) -> None:
         Listener(engine, User).start()
 
 
+@pytest.mark.parametrize("reads_at_once", [1, notify.READS_AT_ONCE])
 def test_burst_over_tls_is_read_to_its_end(
-    guarded: Cluster, tls: TlsProxy, journal: Journal, monkeypatch: pytest.MonkeyPatch
+    guarded: Cluster, tls: TlsProxy, journal: Journal, monkeypatch: pytest.MonkeyPatch, reads_at_once: int
 ) -> None:
+    monkeypatch.setattr(notify, "READS_AT_ONCE", reads_at_once)
     # What OpenSSL has decrypted already, no poll() tells of; and there is no heartbeat to help. Looking at the
     # triggers would leave libpq with a buffer that takes any record whole.
     monkeypatch.setattr(Listener, "inspect_triggers", None)

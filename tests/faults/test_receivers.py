@@ -105,6 +105,26 @@ def test_failure_inside_the_dispatcher_is_a_resync_even_if_logging_fails_too(
     assert journal.entries[1:] == [("resync", UNEXPECTED), ("event", 2)]
 
 
+def test_failure_while_the_dispatch_thread_waits_does_not_silence_the_listener(
+    cluster: Cluster,
+    client: psycopg.Connection[Any],
+    listening: MakeListener,
+    journal: Journal,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    listener = listening(cluster.port)
+    dispatcher = listener._dispatcher
+    assert dispatcher is not None
+    with monkeypatch.context() as patched:
+        patched.setattr(dispatcher, "_read", None)
+        insert(client, 1)
+        journal.wait_for_count("resync", 1)
+    insert(client, 2)
+    listener.catch_up()
+    assert ("resync", UNEXPECTED) in journal.entries
+    assert journal.ids() == [1, 2]
+
+
 def test_receiver_that_blocks_is_told_of_and_nothing_is_lost(
     cluster: Cluster,
     client: psycopg.Connection[Any],

@@ -29,6 +29,10 @@ def make_certificate(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]
     return certificate, key
 
 
+#: What a record of TLS holds at the most.
+RECORD_BYTES = 1 << 14
+
+
 class TlsProxy:
     def __init__(self, server_port: int, certificate: Path, key: Path) -> None:
         self._server_port = server_port
@@ -94,6 +98,12 @@ class TlsProxy:
                         if not more:
                             break
                         data += more
+                    # Of full records, the last one too: libpq's buffer, which has the beginning of a message in
+                    # it already, does not take such a record whole.
+                    if self.gathering and source is server:
+                        odd = len(data) % RECORD_BYTES
+                        target.sendall(data[:odd])
+                        data = data[odd:]
                     target.sendall(data)
 
 
