@@ -841,10 +841,10 @@ def test_temp_file_limit_bounds_bulk_writes_at_statement_level_alone(
     Base.metadata.create_all(engine)
     client.execute("SET temp_file_limit = '1MB'")
     client.execute("SET work_mem = '64kB'")
-    client.execute("INSERT INTO users SELECT generate_series(1, 50000)")
+    client.execute("INSERT INTO users SELECT generate_series(1, 300000)")
     client.execute("INSERT INTO orders SELECT generate_series(1, 1000)")
     with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="temp_file_limit"):
-        client.execute("INSERT INTO orders SELECT generate_series(1001, 51000)")
+        client.execute("INSERT INTO orders SELECT generate_series(1001, 301000)")
 
 
 def test_version_of_the_server_is_the_one_asked_for(client: Client) -> None:
