@@ -96,7 +96,7 @@ class Stream:
         if now - self._counted_at >= RATE_SECONDS:
             self._is_busy = self._commits >= BUSY_RATE * (now - self._counted_at)
             self._commits, self._counted_at = 0, now
-        if self._is_busy:
+        if self._is_busy and not self._source._queue.full:
             time.sleep(LINGER_SECONDS)
             self._pgconn.consume_input()
 
