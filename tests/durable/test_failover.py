@@ -327,7 +327,7 @@ def test_a_failover_to_a_server_without_the_slot_is_one_resync(pair: Pair, parte
             pair.wait_for_standby()
             pair.fail_over()
         with pair.standby.connect() as client:
-            wait_until(client, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = 'mailer'")
+            wait_until(client, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = 'mailer' AND active")
             insert(client, 21, 30)
         consumer.listener.catch_up()
         assert consumer.heard == [*range(1, 21), slots.SLOT_LOST, *range(21, 31)]
