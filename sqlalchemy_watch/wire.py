@@ -8,7 +8,8 @@ A payload is one JSON object. Field names come once, rows are arrays, unknown fi
      "rows": [[7, 3, "1", 2], [8, 4], {"partial": [9]}]}
 
 - `at` is `clock_timestamp()` in microseconds since 1970. With `wal`, the position in the server's log, it
-  makes every payload of a transaction differ: PostgreSQL drops identical ones and keeps the first.
+  makes every notification of a transaction differ: PostgreSQL drops identical ones and keeps the first. What
+  is only logged needs no `wal`.
 - A row holds the values of `columns`, then, where the previous row was found, a text with a 1 or a 0 for
   each name in `old` (changed or not) and the previous values of these.
 - `{"partial": [...]}` has the key (and discriminator) alone: the whole row would not fit.

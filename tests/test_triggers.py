@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Sequence
 from types import SimpleNamespace
@@ -241,6 +242,19 @@ def test_context_travels_and_garbage_in_its_place_does_not(users: Heard) -> None
         assert [dict(event.context) for event in users.events("UPDATE users SET total = 0 WHERE id = 1")] == [{}]
 
 
+@pytest.mark.parametrize("size", [300, 332, 333, 1900])
+def test_a_long_context_makes_no_other_rows_be_heard(users: Heard, size: int) -> None:
+    value = json.dumps({"a": "x" * (size - 9)})
+    assert len(value) == size
+    users.client.execute("SELECT set_config('sqlalchemy_watch.context', %s, false)", [value])
+    (event,) = users.events("INSERT INTO users VALUES (1, 'a', 1)")
+    assert (event.label, dict(event.context)) == ("inserted", json.loads(value))
+    assert users("INSERT INTO users SELECT 1 WHERE false") == []
+    assert users("UPDATE users SET name = name") == [("updated", 1)]
+    assert sorted(users("UPDATE users SET name = 'b', total = 2")) == [("raised", 1), ("renamed", 1), ("updated", 1)]
+    assert users("DELETE FROM users") == [("deleted", 1)]
+
+
 def test_deferred_constraint_may_fail_the_commit_and_then_nothing_is_heard(users: Heard) -> None:
     users.client.execute("ALTER TABLE users ADD UNIQUE (name) DEFERRABLE INITIALLY DEFERRED")
     with pytest.raises(psycopg.errors.UniqueViolation), users.client.transaction():
@@ -325,6 +339,16 @@ def test_column_changed_by_hand_makes_no_write_fail_and_asks_to_resync(users: He
         session.execute(text("UPDATE users SET name = 'b', total = 30"))
         session.commit()
     assert sorted(users()) == [("inserted", 9), ("paid", 9), ("raised", 9), ("renamed", 9), ("updated", 9)]
+
+
+def test_muted_writes_ask_for_no_resync_where_a_column_was_changed_by_hand(users: Heard) -> None:
+    notices: list[str] = []
+    users.client.add_notice_handler(lambda diagnostic: notices.append(diagnostic.message_primary or ""))
+    users.client.execute("ALTER TABLE users RENAME COLUMN total TO amount; SET sqlalchemy_watch.muted = 'on'")
+    assert users("INSERT INTO users (id) VALUES (1), (2)") == []
+    assert users("UPDATE users SET name = 'b'") == []
+    assert users("DELETE FROM users WHERE id = 1") == []
+    assert notices == users.reasons == []
 
 
 def test_plan_of_a_small_statement_is_not_used_for_a_large_one(users: Heard) -> None:

@@ -2,10 +2,11 @@
 
 Three rules shape it. A write must never fail because of it: everything that may raise stands in a guarded
 block, which on an error warns and asks the listeners to resync. A statement of one row must be cheap: one
-query builds its whole payload, since each expression of PL/pgSQL costs extra. Another builds that of up to
-`SMALL` rows, and only statements with more of them, or with rows that do not fit, take other paths. These are
-planned on their own, so that the plan of a one-row statement (a nested loop over both transition tables) is
-never used for a million rows.
+query asks all that there is to ask and builds the whole payload, since each further expression of PL/pgSQL is
+set up anew in every transaction, which costs several times as much where many sessions share a processor's
+caches. Another query builds the payload of up to `SMALL` rows, and only statements with more of them, or with
+rows that do not fit, take other paths. These are planned on their own, so that the plan of a one-row statement
+(a nested loop over both transition tables) is never used for a million rows.
 
 The first line of a body marks it as ours, and whose; what follows is compared byte by byte with what
 PostgreSQL has in `pg_proc.prosrc`. A changed text is a new `mark.TEMPLATE_VERSION`.
@@ -50,13 +51,13 @@ def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
 
 def function_body(watch: TableWatch) -> str:
     """The body of the watch's trigger function."""
-    start = [_declare(), _mute(), _context()]
     if watch.operation == "truncated":
-        parts = [*start, _head(watch, "  "), "  watch_rows := '[]';"]
-    elif watch.level == "row":
-        parts = [_types(watch), *start, _head(watch, "  "), _guarded(watch, _row_level(watch))]
+        parts = [_declare(watch), _mute("  "), _head(watch, "  "), "  watch_rows := '[]';"]
     else:
-        parts = [*start, _guarded(watch, _statement_level(watch)), _emit_single(watch)]
+        single, others = (_row_level if watch.level == "row" else _statement_level)(watch)
+        parts = [_declare(watch), _guarded(watch, single), _emit_single(watch), _guarded(watch, others)]
+        if watch.level == "row":
+            parts.insert(0, _types(watch))
     text = "\n".join([mark_line(watch), "#variable_conflict use_column", *parts, _emit_rest(watch), "END"])
     return f"\n{text}\n"
 
@@ -68,12 +69,12 @@ def _types(watch: TableWatch) -> str:
     return f"-- {json.dumps(columns)}"
 
 
-def _declare() -> str:
-    return """\
+def _declare(watch: TableWatch) -> str:
+    logged = "  watch_logged pg_catalog.pg_lsn;\n" if watch.is_durable else ""
+    return f"""\
 <<watch>>
 DECLARE
   watch_head pg_catalog.text;
-  watch_context pg_catalog.text;
   watch_single pg_catalog.text;
   watch_rows pg_catalog.text;
   watch_seen bigint;
@@ -81,37 +82,40 @@ DECLARE
   watch_longest integer;
   watch_piece record;
   watch_resync pg_catalog.text;
+{logged}\
 BEGIN"""
 
 
-def _mute() -> str:
-    return f"""\
-  IF pg_catalog.current_setting('{wire.MUTED_SETTING}', true) = 'on' THEN
-    RETURN NULL;
-  END IF;"""
+_MUTED: Final = f"pg_catalog.current_setting('{wire.MUTED_SETTING}', true) = 'on'"
+
+_CONTEXT_TEXT: Final = f"pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true)"
+
+#: As JSON, where it is known to be short enough, and where not.
+_CONTEXT: Final = f"coalesce(pg_catalog.to_json(nullif({_CONTEXT_TEXT}, '')), 'null')"
+_ANY_CONTEXT: Final = (
+    f"CASE WHEN pg_catalog.octet_length({_CONTEXT}::pg_catalog.text) > {wire.MAX_CONTEXT_BYTES} THEN 'null' "
+    f"ELSE {_CONTEXT} END"
+)
+
+#: Escaped, a byte takes six at the most: only a longer context has to be measured.
+_LONG_CONTEXT: Final = f"pg_catalog.octet_length({_CONTEXT_TEXT}) > {wire.MAX_CONTEXT_BYTES // 6 - 1}"
 
 
-def _context() -> str:
+def _mute(indent: str) -> str:
     return f"""\
-  watch_context := pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true);
-  IF watch_context <> '' THEN
-    watch_context := pg_catalog.to_json(watch_context)::pg_catalog.text;
-    IF pg_catalog.octet_length(watch_context) > {wire.MAX_CONTEXT_BYTES} THEN
-      watch_context := 'null';
-    END IF;
-  ELSE
-    watch_context := 'null';
-  END IF;"""
+{indent}IF {_MUTED} THEN
+{indent}  RETURN NULL;
+{indent}END IF;"""
 
 
 def _head(watch: TableWatch, indent: str) -> str:
     return f"""\
 {indent}watch_head := pg_catalog.concat(
-{_head_values(watch, indent + "  ")});
+{_head_values(watch, _ANY_CONTEXT, indent + "  ")});
 {indent}watch_room := {_payload_bytes(watch) - 2} - pg_catalog.octet_length(watch_head);"""
 
 
-def _head_values(watch: TableWatch, indent: str) -> str:
+def _head_values(watch: TableWatch, context: str, indent: str) -> str:
     """Everything in front of the rows, as arguments of concat(), which is faster than many operators."""
     # Variables among columns are qualified by the block: the table may have a column of that name.
     schema = (
@@ -119,12 +123,14 @@ def _head_values(watch: TableWatch, indent: str) -> str:
         if watch.schema is None
         else literal(json.dumps(watch.schema, ensure_ascii=False))
     )
+    # Only identical notifications are dropped.
+    position = ["""',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"'"""] if watch.is_notified else []
     values = (
         f"""{literal(wire.head_json(watch) + ',"schema":')}, {schema}""",
-        """',"txid":', coalesce(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text, '0')""",
+        """',"txid":', pg_catalog.pg_current_xact_id()""",
         """',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint""",
-        """',"wal":"', pg_catalog.pg_current_wal_insert_lsn()""",
-        """'","context":', watch.watch_context, ',"rows":['""",
+        *position,
+        f"""',"context":', {context}, ',"rows":['""",
     )
     return ",\n".join(indent + value for value in values)
 
@@ -139,14 +145,16 @@ def _guarded(watch: TableWatch, lines: str) -> str:
     message = literal(f"sqlalchemy_watch: the rows of {watch.table_key}/{watch.label} could not be described: ")
     return f"""\
   BEGIN
-{expressions.root_check(watch)}{lines}
+{lines}
   EXCEPTION WHEN OTHERS THEN
+{_mute("    ")}
     RAISE WARNING USING MESSAGE = {message} || SQLERRM,
       HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-{_head(watch, "    ")}
-    watch_single := NULL;
-    watch_rows := NULL;
+    watch_head := pg_catalog.concat(
+{_head_values(watch, "'null'", "      ")});
     watch_resync := {literal(wire.BUILD_FAILED)};
+{_emit(watch, _RESYNC, "    ")}
+    RETURN NULL;
   END;"""
 
 
@@ -168,11 +176,17 @@ def _log_call(watch: TableWatch, payload: str) -> str:
 
 
 def _emit_single(watch: TableWatch) -> str:
-    # An assignment, since PERFORM would start the executor for it.
-    calls = "\n".join(f"    watch_context := {call}::pg_catalog.text;" for call in _calls(watch, "watch_single"))
+    # Assignments, since PERFORM would start the executor for each.
+    length = "pg_catalog.octet_length(watch_single)"
+    fits = f"{length} BETWEEN 1 AND {wire.MAX_PAYLOAD_BYTES}" if watch.is_notified else "watch_single <> ''"
+    notify = f"    watch_rows := {_notify_call(watch, 'watch_single')}::pg_catalog.text;\n" if watch.is_notified else ""
+    log = f"    watch_logged := {_log_call(watch, 'watch_single')};\n" if watch.is_durable else ""
     return f"""\
-  IF watch_single IS NOT NULL THEN
-{calls}
+  IF {fits} THEN
+{notify}{log}\
+    RETURN NULL;
+  END IF;
+  IF watch_single IS NULL THEN
     RETURN NULL;
   END IF;"""
 
@@ -188,16 +202,25 @@ def _emit_rest(watch: TableWatch) -> str:
   RETURN NULL;"""
 
 
-def _row_level(watch: TableWatch) -> str:
+def _row_level(watch: TableWatch) -> tuple[str, str]:
+    """What builds the payload, and what does where that does not fit."""
     row, old = ("OLD", "OLD") if watch.operation == "deleted" else ("NEW", "OLD")
     condition = expressions.condition(watch, row, old, "row")
-    skip = f"    IF ({condition}) IS NOT TRUE THEN\n      RETURN NULL;\n    END IF;\n" if condition else ""
-    key = " || ',' || ".join(expressions.value(watch, column, row) for column in watch.always)
-    rows = f"{skip}    watch_rows := '[' || {expressions.row_json(watch, row, old)} || ']';"
+    values = expressions.row_json(watch, row, old)
+    skip = f"({condition}) IS NOT TRUE" if condition else None
+    single = f"""\
+{expressions.root_check(watch)}\
+    watch_single := {_single(watch, values, (skip, "NULL"), (_LONG_CONTEXT, "''"))};"""
+    others = f"""\
+{_head(watch, "    ")}
+    watch_rows := '[' || {values} || ']';"""
     if not watch.is_notified:
-        return rows
-    return f"""\
-{rows}
+        return single, others
+    key = " || ',' || ".join(expressions.value(watch, column, row) for column in watch.always)
+    return (
+        single,
+        f"""\
+{others}
     IF pg_catalog.octet_length(watch_rows) > watch_room THEN
 {_log_alone(watch, "watch_rows", "      ")}\
       watch_rows := {expressions.partial(key)};
@@ -206,19 +229,46 @@ def _row_level(watch: TableWatch) -> str:
         watch_resync := {literal(wire.TOO_LARGE)};
       END IF;
 {_notify_alone(watch, "watch_rows", "      ")}\
-    END IF;"""
+    END IF;""",
+    )
 
 
-def _statement_level(watch: TableWatch) -> str:
+def _single(watch: TableWatch, row: str, *cases: tuple[str | None, str]) -> str:
+    """The payload of a single row: NULL where there is nothing to tell, an empty text where it takes more than this.
+
+    One expression, since each has its price in every transaction anew.
+    """
+    whens = "".join(f"      WHEN {when} THEN {then}\n" for when, then in cases if when is not None)
+    return f"""\
+CASE
+      WHEN {_MUTED} THEN NULL
+{whens}\
+      ELSE pg_catalog.concat(
+{_head_values(watch, _CONTEXT, "        ")},
+        '[', {row}, ']]}}')
+    END"""
+
+
+def _statement_level(watch: TableWatch) -> tuple[str, str]:
+    """What builds the payload of a single row, and what does for all others."""
     condition = expressions.condition(watch, *STATEMENT_ALIASES, "statement")
     row = expressions.row_json(watch, *STATEMENT_ALIASES)
+    table = expressions.OLD_ROWS if watch.operation == "deleted" else expressions.NEW_ROWS
+    more = f"EXISTS (SELECT FROM {table} OFFSET 1) OR {_LONG_CONTEXT}"
+    skip = f"({condition}) IS NOT TRUE" if condition else None
+    # INTO reads no further than the first row, but a join would read both tables.
+    first = "(SELECT * FROM {} LIMIT 1)" if watch.needs_old_rows else "{}"
+    single = f"""\
+{expressions.root_check(watch)}\
+    SELECT {_single(watch, row, (more, "''"), (skip, "NULL"))}
+    INTO watch_single
+{expressions.source(watch, first, "    ")};"""
     chosen = f"CASE WHEN {condition} THEN {row} END" if condition else row
-    few = expressions.source(watch, f"(SELECT * FROM {{}} LIMIT {SMALL + 1})", "      ")
-    several = f"""\
+    others = f"""\
 {_head(watch, "    ")}
     SELECT pg_catalog.string_agg(w.j, '],['), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
       SELECT {chosen} AS j
-{few}
+{expressions.source(watch, f"(SELECT * FROM {{}} LIMIT {SMALL + 1})", "      ")}
     ) AS w;
     IF watch_seen <= {SMALL} THEN
       watch_longest := pg_catalog.octet_length(watch_rows) + 2;
@@ -229,25 +279,7 @@ def _statement_level(watch: TableWatch) -> str:
     IF watch_longest > watch_room THEN
 {_long_rows(watch, condition, row)}
     END IF;"""
-    return f"""\
-{_single_row(watch, condition, row)}
-    IF pg_catalog.octet_length(watch_single) NOT BETWEEN 1 AND {_payload_bytes(watch)} THEN
-      watch_single := NULL;
-{several}
-    END IF;"""
-
-
-def _single_row(watch: TableWatch, condition: str | None, row: str) -> str:
-    """The payload of the only row; an empty text where there are more, NULL where there is nothing to tell."""
-    table = expressions.OLD_ROWS if watch.operation == "deleted" else expressions.NEW_ROWS
-    skip = f"      WHEN ({condition}) IS NOT TRUE THEN NULL\n" if condition else ""
-    return f"""\
-    SELECT CASE WHEN EXISTS (SELECT FROM {table} OFFSET 1) THEN ''
-{skip}      ELSE pg_catalog.concat(
-{_head_values(watch, "        ")},
-        '[', {row}, ']]}}') END
-    INTO watch_single
-{expressions.source(watch, "(SELECT * FROM {} LIMIT 1)", "    ")};"""
+    return single, others
 
 
 def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
