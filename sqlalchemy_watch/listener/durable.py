@@ -100,8 +100,11 @@ class DurableDispatcher(Dispatcher):
 
     def _handle(self, item: Notification | Control) -> None:
         try:
-            if isinstance(item, Committed):
-                self._send_resyncs()  # what is acknowledged does not come again
+            if isinstance(item, Notification):
+                self._handle_notification(item)
+            elif isinstance(item, Committed):
+                if self._gatherer.resyncs:  # what is acknowledged does not come again
+                    self._send_resyncs()
                 self._gatherer.mark = item.end_lsn
                 self._acknowledge_delivered()
             elif isinstance(item, RetryDue):

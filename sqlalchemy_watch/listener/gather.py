@@ -66,7 +66,7 @@ class Gatherer:
     @property
     def delivered_up_to(self) -> int:
         """The mark before which no event waits any more."""
-        return min((batch.begun_after for batch in self._batches.values()), default=self.mark)
+        return min(batch.begun_after for batch in self._batches.values()) if self._batches else self.mark
 
     @property
     def deadline(self) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -46,7 +47,7 @@ def read_fields(payload: bytes) -> dict[str, Any]:
     if fields["v"] != wire.VERSION:
         raise UnknownVersionError("unknown version: bring this library up to date")
     _check(fields, _CONSTANT)
-    _check(fields, _VARIABLE)
+    _check_variable(fields)
     for name in (*fields["columns"], *_old_names(fields)):
         if type(name) is not str:
             raise PayloadError("names must be strings")
@@ -55,6 +56,18 @@ def read_fields(payload: bytes) -> dict[str, Any]:
 
 _CONSTANT = (("table", str), ("label", str), ("op", str), ("columns", list))
 _VARIABLE = (("schema", str), ("rows", list), ("txid", int), ("at", int))
+_VARIABLE_TYPES = [kind for _, kind in _VARIABLE]
+_variable = itemgetter(*(name for name, _ in _VARIABLE))
+
+
+def _check_variable(fields: Mapping[str, Any]) -> None:
+    """The same check of those that are in every payload, at a fraction of the time."""
+    try:
+        if list(map(type, _variable(fields))) == _VARIABLE_TYPES:
+            return
+    except KeyError:
+        pass
+    _check(fields, _VARIABLE)
 
 
 def _check(fields: Mapping[str, Any], kinds: Iterable[tuple[str, type]]) -> None:
@@ -113,7 +126,7 @@ class PayloadDecoder:
         if not payload.startswith(self._declared_head):
             return None
         fields = _read_json(payload[len(self._declared_head) :], "{")
-        _check(fields, _VARIABLE)
+        _check_variable(fields)
         if schemas is not None and fields["schema"] not in schemas:
             return None
         return self._decode(fields, *self._declared)

@@ -27,7 +27,8 @@ class Position:
         self.in_transaction = True
         self.commit_lsn = begin.commit_lsn
         self._messages = 0
-        self.tokens = []
+        if self.tokens:
+            self.tokens = []
         new_from = self.known_new_from
         self.redelivered = None if new_from is None or begin.commit_lsn <= new_from else False
 
@@ -55,5 +56,7 @@ class Position:
         return not taken or taken < end
 
     def take_tokens(self) -> list[threading.Event]:
-        tokens, self.tokens = self.tokens, []
+        tokens = self.tokens
+        if tokens:
+            self.tokens = []
         return tokens

@@ -53,8 +53,7 @@ class CaughtUp:
     done: threading.Event
 
 
-@dataclass(frozen=True)
-class Committed:
+class Committed(NamedTuple):
     """A transaction ends: when what lies before it is dispatched, it can be acknowledged."""
 
     end_lsn: int
@@ -176,19 +175,21 @@ class EventQueue:
 
         :param deadline: by `time.monotonic()`; then it is `BatchesDue`.
         """
-        item = self._next(deadline)
+        item: Item | None
+        if deadline is not None or self.interrupted:
+            item = self._await_item(deadline)
+        else:
+            try:  # without the lock: nobody else takes items, but for `close`
+                item = self._items.popleft()
+            except IndexError:
+                item = self._await_item(None)
+            if self.closed:
+                return None
         if isinstance(item, Notification):
             self._bytes_taken += len(item.payload)
         return item
 
-    def _next(self, deadline: float | None) -> Item | None:
-        if deadline is None and not self.interrupted:
-            try:  # without the lock: nobody else takes items, but for `close`
-                item = self._items.popleft()
-            except IndexError:
-                pass
-            else:
-                return None if self.closed else item
+    def _await_item(self, deadline: float | None) -> Item | None:
         with self._lock:
             while not self.closed:
                 ready = self._ready(deadline)

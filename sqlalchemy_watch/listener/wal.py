@@ -33,7 +33,7 @@ from .connect import Connect
 from .encodings import Convert, adopt_encoding, converter
 from .position import Position
 from .queue import CaughtUp, Committed, Connected, Disconnected, Item, Notification, Resync, WaitingQueue
-from .replication import Begin, Commit, LogicalMessage, encode_prefix, parse_lsn
+from .replication import Begin, Commit, LogicalMessage, parse_lsn
 from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
@@ -45,6 +45,9 @@ log: logging.Logger = logging.getLogger(__name__)
 
 #: The channel of `catch_up`'s tokens.
 TOKENS = "token"
+
+_TOKEN_PREFIX = (DURABLE_PREFIX + TOKENS).encode()
+_GAP_PREFIX = (DURABLE_PREFIX + slots.RESYNC).encode()
 
 #: Seconds between attempts to become the active consumer, while another one is.
 STANDBY_INTERVAL = 1.0
@@ -74,8 +77,8 @@ class WalSource:
         self._connect, self._group, self._routes = connect, group, routes
         self._channel_names = channels
         #: By the prefix of their messages.
-        self._channels: dict[str, str] = {}
-        self._gap_message = (DURABLE_PREFIX + slots.RESYNC, group.encode())
+        self._channels: dict[bytes, str] = {}
+        self._gap_message = (_GAP_PREFIX, group.encode())
         self._convert: Convert | None = None
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
@@ -252,7 +255,7 @@ class WalSource:
             codec = adopt_encoding(connection)  # the contents of messages are never converted by the server
             log_now = read_log(connection.pgconn)
         self._convert = converter(codec)
-        self._channels = {encode_prefix(DURABLE_PREFIX + name, codec): name for name in self._channel_names}
+        self._channels = {(DURABLE_PREFIX + name).encode(codec, "replace"): name for name in self._channel_names}
         before, self._log = self._log, log_now
         slot_is_new, self._slot_is_new = self._slot_is_new, False
         if before is None or (log_now.continues(before) and log_now.written >= self._queue.acknowledged):
@@ -335,18 +338,14 @@ class WalSource:
         self._queue.put_urgent(Connected())
         self.settled.set()
 
-    def take(self, received: Begin | LogicalMessage | Commit) -> Iterable[Item]:
-        """What of a piece of a transaction is to be dispatched, and has not been taken before."""
-        position = self._position
-        if isinstance(received, LogicalMessage):
-            return self._take_message(received) if received.transactional else ()
-        if isinstance(received, Begin):
-            position.begin(received)
-        elif position.commit(received):
-            return (Committed(received.end_lsn), *map(CaughtUp, position.take_tokens()))
-        return ()
+    def begin(self, received: Begin) -> None:
+        """Note that a transaction begins."""
+        self._position.begin(received)
 
-    def _take_message(self, received: LogicalMessage) -> Iterable[Item]:
+    def take_message(self, received: LogicalMessage) -> Iterable[Item]:
+        """What of a message is to be dispatched, and has not been taken before."""
+        if not received.transactional:
+            return ()
         position, content = self._position, received.content
         channel = self._channels.get(received.prefix)
         if channel is not None:
@@ -356,7 +355,7 @@ class WalSource:
             if self._convert is not None:
                 content = self._convert(content)
             return (Notification(channel, content, position.commit_lsn, position.redelivered),)
-        if received.prefix == DURABLE_PREFIX + TOKENS:
+        if received.prefix == _TOKEN_PREFIX:
             with self._lock:
                 done = self._tokens.get(content.decode(errors="replace"))
             if done is not None:
@@ -364,6 +363,13 @@ class WalSource:
         elif (received.prefix, content) == self._gap_message and position.message():
             return (Resync(slots.SLOT_LOST),)
         return ()
+
+    def take_commit(self, received: Commit) -> Iterable[Item]:
+        """What follows the last message of a transaction, unless it has been taken before."""
+        position = self._position
+        if not position.commit(received):
+            return ()
+        return (Committed(received.end_lsn), *map(CaughtUp, position.take_tokens()))
 
     @property
     def all_taken(self) -> bool:

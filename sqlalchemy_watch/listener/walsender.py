@@ -14,7 +14,7 @@ from psycopg.pq import ExecStatus
 
 from . import slots
 from .queue import Item
-from .replication import Commit, Keepalive, Other, format_lsn, parse, status_update
+from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, status_update
 
 if TYPE_CHECKING:
     from .wal import WalSource
@@ -26,7 +26,7 @@ ACKNOWLEDGE_INTERVAL = 0.05
 #: it sends the rest of that first.
 FINISH_SECONDS = 0.5
 
-#: Pieces that are put into the queue together.
+#: Messages whose items are put into the queue together.
 TAKEN_AT_ONCE = 64
 
 #: From so many transactions per second on, measured over so many seconds, several are read at once, which come
@@ -135,7 +135,7 @@ class Stream:
     def _take_some(self, taken: list[Item]) -> bool:
         """Take what libpq has, up to a bound; gives whether that was all."""
         source, get, now = self._source, self._pgconn.get_copy_data, time.monotonic()
-        while len(taken) < TAKEN_AT_ONCE:
+        for _ in range(TAKEN_AT_ONCE):
             size, data = get(1)
             if size == 0:
                 return True
@@ -144,15 +144,18 @@ class Stream:
                 raise psycopg.OperationalError("the server ended the stream") if result is None else _error(result)
             self._heard_at, self._asked_at = now, None
             received = parse(data)
-            if isinstance(received, Keepalive):
+            if isinstance(received, LogicalMessage):
+                taken += source.take_message(received)
+            elif isinstance(received, Begin):
+                source.begin(received)
+            elif isinstance(received, Commit):
+                taken += source.take_commit(received)
+                self._received = max(self._received, received.end_lsn)
+                self._commits += 1
+            elif isinstance(received, Keepalive):
                 self._received = max(self._received, received.wal_end)
                 if received.reply_wanted:
                     self._send_status(reply_wanted=False)
-            elif not isinstance(received, Other):
-                taken += source.take(received)
-                if isinstance(received, Commit):
-                    self._received = max(self._received, received.end_lsn)
-                    self._commits += 1
         return False
 
     def _send_due(self) -> None:
