@@ -87,10 +87,16 @@ def _quoted(cast: str) -> Callable[[str], str]:
     return lambda column: f"'\"' || {column}::{cast}::pg_catalog.text || '\"'"
 
 
-def _bare(cast: str) -> Callable[[str], str]:
-    # The cast keeps the JSON well-formed where somebody retyped the column by hand: what isn't a number
-    # any more raises, inside the guard, and the listener is told.
-    return lambda column: f"{column}::{cast}::pg_catalog.text"
+# Where somebody retyped the column by hand, the JSON stays well-formed: what isn't a number any more raises, inside
+# the guard, and the listener is told. A cast to bigint would round what has a fraction.
+
+
+def _integer(column: str) -> str:
+    return f"pg_catalog.int8up({column})::pg_catalog.text"
+
+
+def _boolean(column: str) -> str:
+    return f"{column}::boolean::pg_catalog.text"
 
 
 def _json(column: str) -> str:
@@ -115,10 +121,10 @@ def _hex(column: str) -> str:
 
 #: Whose text needs no escaping is concatenated, at half of what to_json costs; the rest is escaped.
 _ENCODINGS: dict[str, Callable[[str], str]] = {
-    "smallint": _bare("bigint"),
-    "integer": _bare("bigint"),
-    "bigint": _bare("bigint"),
-    "boolean": _bare("boolean"),
+    "smallint": _integer,
+    "integer": _integer,
+    "bigint": _integer,
+    "boolean": _boolean,
     "numeric": _quoted("numeric"),
     "uuid": _quoted("pg_catalog.uuid"),
     "timestamp without time zone": _json,
@@ -142,12 +148,7 @@ def encode_sql(type_: TypeEngine[Any], column: str) -> str:
 
     :param column: the qualified, quoted column.
     """
-    return f"coalesce({encode_not_null_sql(type_, column)}, 'null')"
-
-
-def encode_not_null_sql(type_: TypeEngine[Any], column: str) -> str:
-    """The same for a column that is never NULL."""
-    return _ENCODINGS.get(sql_type(type_), _escaped)(column)
+    return f"coalesce({_ENCODINGS.get(sql_type(type_), _escaped)(column)}, 'null')"
 
 
 def needs_fixed_settings(type_: TypeEngine[Any]) -> bool:

@@ -304,6 +304,72 @@ def test_search_path_of_the_writer_does_not_matter(users: Heard, path: str) -> N
     assert sorted(users("DELETE FROM public.users")) == [("deleted", 1), ("lost", 1)]
 
 
+def test_operators_on_the_writers_search_path_make_no_write_fail(users: Heard) -> None:
+    users.client.execute("CREATE SCHEMA evil")
+    operators = [
+        ("||", "text", "text"), ("=", "text", "boolean"), ("<>", "text", "boolean"), ("=", "int", "boolean"),
+        ("<", "int", "boolean"), ("<=", "int", "boolean"), (">", "int", "boolean"), (">=", "int", "boolean"),
+    ]  # fmt: skip
+    for number, (name, kind, result) in enumerate(operators):
+        users.client.execute(
+            f"CREATE FUNCTION evil.f{number}({kind}, {kind}) RETURNS {result} LANGUAGE sql AS "
+            f"$$SELECT (1/0)::text::{result}$$; "
+            f"CREATE OPERATOR evil.{name} (FUNCTION = evil.f{number}, LEFTARG = {kind}, RIGHTARG = {kind})".encode()
+        )
+    users.client.execute("SET search_path = evil, pg_catalog")
+    for statement in (
+        "INSERT INTO public.users VALUES (1, 'a', 20)",
+        "INSERT INTO public.users VALUES (2, 'a', 20), (3, 'a', 20)",
+        "UPDATE public.users SET name = 'b', total = 21",
+        "DELETE FROM public.users",
+        "TRUNCATE public.users",
+    ):
+        users.events(statement)
+    assert users.reasons
+    users.reasons.clear()
+
+
+@pytest.mark.parametrize("setting", ["plpgsql.extra_errors", "plpgsql.extra_warnings"])
+def test_extra_checks_of_the_writers_session_change_nothing(users: Heard, setting: str) -> None:
+    notices: list[str] = []
+    users.client.add_notice_handler(lambda diagnostic: notices.append(diagnostic.message_primary or ""))
+    users.client.execute(f"SET {setting} = 'all'".encode())
+    assert users("INSERT INTO users SELECT i FROM generate_series(1, 60) AS i") == [
+        ("inserted", i) for i in range(1, 61)
+    ]
+    assert users("UPDATE users SET total = 0 WHERE id = 1") == [("updated", 1)]
+    assert users("DELETE FROM users WHERE id IN (1, 2)") == [("deleted", 1), ("deleted", 2)]
+    assert notices == []
+
+
+def test_a_function_renamed_by_hand_makes_no_write_fail(users: Heard) -> None:
+    for function in ("inserted", "updated", "deleted", "truncated"):
+        users.client.execute(f"ALTER FUNCTION watch_users_{function}() RENAME TO mine_{function}".encode())
+    users.events("INSERT INTO users VALUES (1), (2)")
+    users.events("UPDATE users SET id = id")
+    users.events("DELETE FROM users")
+    assert users("TRUNCATE users") == [("truncated",)]
+    assert bool(users.reasons) is (users.level == "statement")
+    users.reasons.clear()
+
+
+def test_an_integer_column_that_holds_fractions_by_now_is_never_told_of_rounded(users: Heard) -> None:
+    users.client.execute("ALTER TABLE users ALTER id TYPE numeric")
+    assert users("INSERT INTO users VALUES (1.5)") == []
+    assert users("INSERT INTO users VALUES (2.5), (3.5)") == []
+    assert users.reasons.pop() == "the trigger function could not build the notification"
+    users.reasons.clear()
+
+
+def test_rows_that_have_no_key_any_more_ask_to_resync(users: Heard) -> None:
+    users.client.execute("ALTER TABLE users DROP CONSTRAINT users_pkey; ALTER TABLE users ALTER id DROP NOT NULL")
+    for statement in ("INSERT INTO users VALUES (NULL)", "INSERT INTO users VALUES (NULL), (NULL)"):
+        assert users(statement) == []
+        assert users.reasons.pop() == "a row could not be decoded"
+        assert users.listener.stats().garbage == 0
+    users.reasons.clear()
+
+
 def test_temporary_namesake_is_not_heard(users: Heard) -> None:
     users.client.execute("CREATE TEMP TABLE users (id int, name text, total int)")
     assert users("INSERT INTO users VALUES (1)") == []

@@ -30,10 +30,11 @@ SMALL: Final = 50
 #: Of more rows, pieces of about this size are made, and put together until a payload is full.
 PIECE_BYTES: Final = 2_400
 
-#: A payload of rows, from the variables of the function.
-_ROWS: Final = "watch_head || watch_rows || ']}'"
+#: A payload of rows, from the variables of the function. Outside the guard there are no operators, which the writer's
+#: search_path could lead elsewhere.
+_ROWS: Final = "pg_catalog.concat(watch_head, watch_rows, ']}')"
 
-_RESYNC: Final = """watch_head || '],"resync":"' || watch_resync || '"}'"""
+_RESYNC: Final = """pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}')"""
 
 
 def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
@@ -52,13 +53,13 @@ def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
 def function_body(watch: TableWatch) -> str:
     """The body of the watch's trigger function."""
     if watch.operation == "truncated":
-        parts = [_declare(watch), _mute("  "), _head(watch, "  "), "  watch_rows := '[]';"]
+        single, others = _without_rows(watch)
     else:
         single, others = (_row_level if watch.level == "row" else _statement_level)(watch)
-        parts = [_declare(watch), _guarded(watch, single), _emit_single(watch), _guarded(watch, others)]
-        if watch.level == "row":
-            parts.insert(0, _types(watch))
-    text = "\n".join([mark_line(watch), "#variable_conflict use_column", *parts, _emit_rest(watch), "END"])
+    parts = [_declare(watch), _guarded(watch, single), _emit_single(watch), _guarded(watch, others), _emit_rest(watch)]
+    if watch.level == "row" and watch.operation != "truncated":
+        parts.insert(0, _types(watch))
+    text = "\n".join([mark_line(watch), "#variable_conflict use_column", *parts, "END"])
     return f"\n{text}\n"
 
 
@@ -86,7 +87,7 @@ DECLARE
 BEGIN"""
 
 
-_MUTED: Final = f"pg_catalog.current_setting('{wire.MUTED_SETTING}', true) = 'on'"
+_MUTED: Final = f"pg_catalog.texteq(pg_catalog.current_setting('{wire.MUTED_SETTING}', true), 'on')"
 
 _CONTEXT_TEXT: Final = f"pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true)"
 
@@ -101,13 +102,6 @@ _ANY_CONTEXT: Final = (
 _LONG_CONTEXT: Final = f"pg_catalog.octet_length({_CONTEXT_TEXT}) > {wire.MAX_CONTEXT_BYTES // 6 - 1}"
 
 
-def _mute(indent: str) -> str:
-    return f"""\
-{indent}IF {_MUTED} THEN
-{indent}  RETURN NULL;
-{indent}END IF;"""
-
-
 def _head(watch: TableWatch, indent: str) -> str:
     return f"""\
 {indent}watch_head := pg_catalog.concat(
@@ -115,11 +109,13 @@ def _head(watch: TableWatch, indent: str) -> str:
 {indent}watch_room := {_payload_bytes(watch) - 2} - pg_catalog.octet_length(watch_head);"""
 
 
-def _head_values(watch: TableWatch, context: str, indent: str) -> str:
-    """Everything in front of the rows, as arguments of concat(), which is faster than many operators."""
-    # Variables among columns are qualified by the block: the table may have a column of that name.
+def _head_values(watch: TableWatch, context: str, indent: str, of: str = "") -> str:
+    """Everything in front of the rows, as arguments of concat(), which is faster than many operators.
+
+    :param of: what qualifies the name of a variable.
+    """
     schema = (
-        f"pg_catalog.to_json({quote(watch.function_name)}.tg_table_schema::pg_catalog.text)"
+        f"pg_catalog.to_json({of}tg_table_schema::pg_catalog.text)"
         if watch.schema is None
         else literal(json.dumps(watch.schema, ensure_ascii=False))
     )
@@ -147,8 +143,10 @@ def _guarded(watch: TableWatch, lines: str) -> str:
   BEGIN
 {lines}
   EXCEPTION WHEN OTHERS THEN
-{_mute("    ")}
-    RAISE WARNING USING MESSAGE = {message} || SQLERRM,
+    IF {_MUTED} THEN
+      RETURN NULL;
+    END IF;
+    RAISE WARNING USING MESSAGE = pg_catalog.concat({message}, SQLERRM),
       HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
     watch_head := pg_catalog.concat(
 {_head_values(watch, "'null'", "      ")});
@@ -177,8 +175,9 @@ def _log_call(watch: TableWatch, payload: str) -> str:
 
 def _emit_single(watch: TableWatch) -> str:
     # Assignments, since PERFORM would start the executor for each.
-    length = "pg_catalog.octet_length(watch_single)"
-    fits = f"{length} BETWEEN 1 AND {wire.MAX_PAYLOAD_BYTES}" if watch.is_notified else "watch_single <> ''"
+    fits = "pg_catalog.textne(watch_single, '')"
+    if watch.is_notified:
+        fits += f" AND pg_catalog.int4lt(pg_catalog.octet_length(watch_single), {wire.MAX_PAYLOAD_BYTES + 1})"
     notify = f"    watch_rows := {_notify_call(watch, 'watch_single')}::pg_catalog.text;\n" if watch.is_notified else ""
     log = f"    watch_logged := {_log_call(watch, 'watch_single')};\n" if watch.is_durable else ""
     return f"""\
@@ -200,6 +199,12 @@ def _emit_rest(watch: TableWatch) -> str:
 {_emit(watch, _RESYNC, "    ")}
   END IF;
   RETURN NULL;"""
+
+
+def _without_rows(watch: TableWatch) -> tuple[str, str]:
+    """What builds the payload of a TRUNCATE, and what does where its context is long."""
+    payload = _single(watch, "''", (_LONG_CONTEXT, "''"))
+    return f"    watch_single := {payload};", f"{_head(watch, '    ')}\n    watch_rows := '[]';"
 
 
 def _row_level(watch: TableWatch) -> tuple[str, str]:
@@ -233,7 +238,7 @@ def _row_level(watch: TableWatch) -> tuple[str, str]:
     )
 
 
-def _single(watch: TableWatch, row: str, *cases: tuple[str | None, str]) -> str:
+def _single(watch: TableWatch, row: str, *cases: tuple[str | None, str], of: str = "") -> str:
     """The payload of a single row: NULL where there is nothing to tell, an empty text where it takes more than this.
 
     One expression, since each has its price in every transaction anew.
@@ -244,7 +249,7 @@ CASE
       WHEN {_MUTED} THEN NULL
 {whens}\
       ELSE pg_catalog.concat(
-{_head_values(watch, _CONTEXT, "        ")},
+{_head_values(watch, _CONTEXT, "        ", of)},
         '[', {row}, ']]}}')
     END"""
 
@@ -256,13 +261,16 @@ def _statement_level(watch: TableWatch) -> tuple[str, str]:
     table = expressions.OLD_ROWS if watch.operation == "deleted" else expressions.NEW_ROWS
     more = f"EXISTS (SELECT FROM {table} OFFSET 1) OR {_LONG_CONTEXT}"
     skip = f"({condition}) IS NOT TRUE" if condition else None
-    # INTO reads no further than the first row, but a join would read both tables.
-    first = "(SELECT * FROM {} LIMIT 1)" if watch.needs_old_rows else "{}"
+    # Planned for one row, however many there are the first time; a join is to read no more of either table.
+    source = expressions.source(watch, "(SELECT * FROM {} LIMIT 1)" if watch.needs_old_rows else "{}", "    ")
+    # Among columns the variable is qualified: the table may have one of that name.
+    of = f"{quote(watch.function_name)}."
     single = f"""\
 {expressions.root_check(watch)}\
-    SELECT {_single(watch, row, (more, "''"), (skip, "NULL"))}
+    SELECT {_single(watch, row, (more, "''"), (skip, "NULL"), of=of)}
     INTO watch_single
-{expressions.source(watch, first, "    ")};"""
+{source}
+    LIMIT 1;"""
     chosen = f"CASE WHEN {condition} THEN {row} END" if condition else row
     others = f"""\
 {_head(watch, "    ")}

@@ -79,9 +79,8 @@ def partial(key: str) -> str:
 
 
 def value(watch: TableWatch, column: CarriedColumn, row: str) -> str:
-    # Testing a key for NULL, which it never is, would cost as much as its text.
-    encode = wire.encode_not_null_sql if column.is_primary else wire.encode_sql
-    return encode(column.type, column_sql(watch, column, row))
+    # A key too may be NULL, where somebody dropped the constraint: the listener then asks to resync.
+    return wire.encode_sql(column.type, column_sql(watch, column, row))
 
 
 def column_sql(watch: TableWatch, column: CarriedColumn, row: str) -> str:
