@@ -51,12 +51,15 @@ def list_slots(
 @app.command("create")
 def create_slot(
     name: Annotated[str | None, typer.Argument(help="The consumer group; without, only what all groups share.")] = None,
+    role: Annotated[str | None, typer.Option(help="Who may use the table of dead letters.")] = None,
     url: Url = None,
 ) -> None:
     """Make the publication, the table of dead letters and a group's slot, where the application's role may not."""
     with connect(url) as connection:
         replication.ensure_publication(connection)
         dead_letters.ensure_table(connection)
+        if role is not None:
+            dead_letters.grant(connection, role)
         if name is not None:
             made = replication.ensure_slot(connection, replication.check_group_name(name))
             print(f"{'there is already' if made is None else 'created'} the slot {name}")

@@ -16,6 +16,7 @@ wal           the source of a replication slot
 walsender     its connection: reading, status updates, heartbeats
 replication   the replication protocol's messages
 position      where in the log a consumer is
+tokens        what catch_up() waits for in the log
 timelines     what a promoted server's log has in common with the one before
 slots         slots and the publication
 monitor       looks at the slot from outside

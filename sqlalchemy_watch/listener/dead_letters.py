@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import errors
+from psycopg import errors, sql
 
 from ..errors import SlotError
 
@@ -35,6 +35,20 @@ CREATE TABLE IF NOT EXISTS {TABLE} (
   UNIQUE (consumer_group, lsn, position, receiver)
 )
 """
+
+#: From the catalog, which everybody may read.
+_SOURCE = """
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'sqlalchemy_watch' AND c.relname = 'dead_letters'
+"""
+
+_EXISTS = f"SELECT {_SOURCE}"
+
+_MAY_USE = f"""
+SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+  AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(c.oid, 'INSERT')
+  AND pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND pg_catalog.has_table_privilege(c.oid, 'DELETE')
+{_SOURCE}"""
 
 _COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, error, attempts, failed_at, retry_at"
 
@@ -68,10 +82,9 @@ def ensure_table(connection: psycopg.Connection[Any]) -> None:
 
     :raises SlotError: where the role may not.
     """
-    if connection.execute("SELECT pg_catalog.to_regclass(%s) IS NOT NULL", [TABLE]).fetchone() == (True,):
-        return
     try:
-        connection.execute(_CREATE)
+        if not has_table(connection):
+            connection.execute(_CREATE)
     except (errors.DuplicateObject, errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema):
         pass  # another consumer was faster
     except errors.InsufficientPrivilege as error:
@@ -79,6 +92,25 @@ def ensure_table(connection: psycopg.Connection[Any]) -> None:
             f"the role may not create the table {TABLE} for dead letters ({error.diag.message_primary}): have an "
             f"administrator run `sqlalchemy-watch slots create`, or grant CREATE on the database"
         ) from error
+    row = connection.execute(_MAY_USE).fetchone()
+    if row != (True,):
+        raise SlotError(
+            f"the role may not use the table {TABLE} for dead letters: have its owner run GRANT USAGE ON SCHEMA "
+            f"sqlalchemy_watch and GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, or `sqlalchemy-watch slots create "
+            f"--role` with the role's name"
+        )
+
+
+def has_table(connection: psycopg.Connection[Any]) -> bool:
+    """Whether there is the table, for whomever."""
+    return connection.execute(_EXISTS).fetchone() is not None
+
+
+def grant(connection: psycopg.Connection[Any], role: str) -> None:
+    """Let a role use the table."""
+    name = sql.Identifier(role)
+    connection.execute(sql.SQL("GRANT USAGE ON SCHEMA sqlalchemy_watch TO {}").format(name))
+    connection.execute(sql.SQL(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {{}}").format(name))
 
 
 def park(
@@ -125,26 +157,35 @@ def read(connection: psycopg.Connection[Any], group: str | None = None) -> list[
     return [DeadLetter(*row) for row in rows]
 
 
-def due(connection: psycopg.Connection[Any], group: str) -> list[DeadLetter]:
-    """The letters of a group that are to be tried now."""
-    rows = connection.execute(
+def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | None:
+    """The oldest letter of a group that is to be tried now; None without one, or without a table."""
+    if not has_table(connection):
+        return None
+    row = connection.execute(
         f"SELECT {_COLUMNS} FROM {TABLE} WHERE consumer_group = %s AND retry_at <= pg_catalog.clock_timestamp() "
-        f"ORDER BY id LIMIT 100",
+        f"ORDER BY retry_at, id LIMIT 1",
         [group],
-    )
-    return [DeadLetter(*row) for row in rows]
+    ).fetchone()
+    return None if row is None else DeadLetter(*row)
 
 
-def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, retry_in: float | None) -> None:
-    """Note one more failure."""
+def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, retry_in: float | None) -> bool:
+    """Note one more failure; False where `retry` was called meanwhile, and the letter is to be tried anew."""
     query = (
         f"UPDATE {TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
-        f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) WHERE id = %s"
+        f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) "
+        f"WHERE id = %s AND retry_at = %s"
     )
     try:
-        connection.execute(query, [error, retry_in, letter.id])
+        done = connection.execute(query, [error, retry_in, letter.id, letter.retry_at])
     except errors.UntranslatableCharacter:
-        connection.execute(query, [as_ascii(error), retry_in, letter.id])
+        done = connection.execute(query, [as_ascii(error), retry_in, letter.id, letter.retry_at])
+    return done.rowcount > 0
+
+
+def remove(connection: psycopg.Connection[Any], letter: DeadLetter) -> None:
+    """Its receiver has taken the event."""
+    connection.execute(f"DELETE FROM {TABLE} WHERE id = %s", [letter.id])
 
 
 def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:

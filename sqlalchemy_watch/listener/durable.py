@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, PayloadError
 from ..events import Event, Message
 from ..receivers import Delivery
 from . import dead_letters
@@ -20,6 +20,7 @@ from .gather import Batch, Gatherer
 from .payload import Decoded
 from .queue import Committed, Control, Discarded, Notification, Resumed, RetryDue, WaitingQueue
 from .routes import Route
+from .watchdog import limited
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
             raise ConfigurationError(f"max_attempts must be an int of at least 1, or None, not {self.max_attempts!r}")
-        if not 0 < self.first_delay <= self.max_delay:
+        if type(self.in_order) is not bool:
+            raise ConfigurationError(f"in_order must be True or False, not {self.in_order!r}")
+        delays = (self.first_delay, self.max_delay)
+        if not all(type(delay) in (int, float) for delay in delays) or not 0 < self.first_delay <= self.max_delay:
             raise ConfigurationError(
                 f"retry delays must be seconds with 0 < first_delay <= max_delay, not {self.first_delay!r} and "
                 f"{self.max_delay!r}"
@@ -85,11 +89,15 @@ class DurableDispatcher(Dispatcher):
         group: str,
         policy: RetryPolicy,
         connect: Callable[[], psycopg.Connection[Any]],
+        timeout: float,
         acknowledge: Callable[[int], bool],
         on_dead_letter: OnDeadLetter,
     ) -> None:
-        """Set what the base class does not know of; called once, before the thread starts."""
-        self._group, self._policy, self._connect = group, policy, connect
+        """Set what the base class does not know of; called once, before the thread starts.
+
+        :param timeout: seconds for a query.
+        """
+        self._group, self._policy, self._connect, self._timeout = group, policy, connect, timeout
         self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
         self._acknowledged = 0
         #: Commits up to there may have been delivered by another consumer, whatever was known when they were read.
@@ -108,7 +116,7 @@ class DurableDispatcher(Dispatcher):
                 self._gatherer.mark = item.end_lsn
                 self._acknowledge_delivered()
             elif isinstance(item, RetryDue):
-                self._retry_parked()
+                self._retry_next_parked()
             elif isinstance(item, Resumed):
                 self._doubt(item.new_from)
             elif isinstance(item, Discarded):
@@ -209,20 +217,20 @@ class DurableDispatcher(Dispatcher):
         """Keep the event in the table; the line waits until that has succeeded."""
         exhausted = self._policy.is_exhausted(attempts)
         receiver = delivery.resolve()
-        letter = (
-            self._group, event._message.origin[0].channel, _payload_of(event), event.lsn or 0, event.position or 0,
-            receiver_name(receiver), _describe(error), attempts,
-        )  # fmt: skip
         retry_in = None if exhausted else self._policy.delay(attempts)
         tries = 0
         while not self._stopped.done():
             try:
-                with self._connect() as connection:
+                letter = (
+                    self._group, event._message.origin[0].channel, _payload_of(event), event.lsn or 0,
+                    event.position or 0, receiver_name(receiver), _describe(error), attempts,
+                )  # fmt: skip
+                with self._limited() as connection:
                     dead_letters.park(connection, letter, retry_in)
                 break
-            except psycopg.Error as failure:
+            except Exception as failure:  # whatever it is: going on would acknowledge what nobody has
                 tries += 1
-                log.warning("can't write a dead letter (%s): trying again", str(failure).strip())
+                log.warning("can't write a dead letter (%s): trying again", _describe(failure).strip())
                 self._pause(self._policy.delay(tries))
         else:
             self._abandoned = True
@@ -230,43 +238,64 @@ class DurableDispatcher(Dispatcher):
         if exhausted:
             self._gave_up(receiver, event, error)
 
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[psycopg.Connection[Any]]:
+        with limited(self._connect(), self._timeout) as (connection, _):
+            yield connection
+
     def _gave_up(self, receiver: Any, event: Any, error: BaseException) -> None:
         self._stats.dead_letters += 1
         log.error("gave up %s.%s for receiver %r: it is among the dead letters", event.model, event.label, receiver)
         self._on_dead_letter(receiver, event, error)
 
-    def _retry_parked(self) -> None:
+    def _retry_next_parked(self) -> None:
+        """Try one letter, and let what has come meanwhile go before the next."""
+        self._queue.retry_is_due = False
         try:
-            with self._connect() as connection:
-                for letter in dead_letters.due(connection, self._group):
-                    if self._stopped.done() or self._queue.interrupted:
-                        return
-                    self._retry_one(connection, letter)
-        except psycopg.Error as error:
-            log.warning("can't read the dead letters (%s)", str(error).strip())
+            with self._limited() as connection:
+                letter = dead_letters.next_due(connection, self._group)
+            if letter is None or self._stopped.done() or self._queue.interrupted:
+                return
+            change = self._retry(letter)
+            if self._abandoned:  # by `stop()`: it stays as it is
+                return
+            with self._limited() as connection:
+                change(connection)
+        except Exception as error:
+            log.warning("can't try the dead letters again (%s)", _describe(error).strip())
+            return
+        self._queue.put_retry_due()
 
-    def _retry_one(self, connection: psycopg.Connection[Any], letter: dead_letters.DeadLetter) -> None:
+    def _retry(self, letter: dead_letters.DeadLetter) -> Callable[[psycopg.Connection[Any]], None]:
+        """Call the letter's receiver; gives what is to become of the letter."""
         notification = Notification(letter.channel, letter.payload.encode(), letter.lsn, True)
         failure: tuple[Any, Any, BaseException] | None = None
         found = False
-        for delivery, sender, event, payload in self._deliveries_of(notification, letter.position):
-            name = receiver_name(delivery.resolve())
-            if letter.receiver not in (name, dead_letters.as_ascii(name)):
-                continue
-            found = True
-            error = self._try(delivery, sender, payload)
-            if error is not None:
-                failure = (delivery.resolve(), event, error)
-                super()._failed(delivery, sender, payload, error)
-        if failure is not None or not found:
-            attempts = letter.attempts + 1
-            exhausted = self._policy.is_exhausted(attempts) or not found
-            words = _describe(failure[2]) if failure is not None else "no such receiver is connected any more"
-            dead_letters.update(connection, letter, words, None if exhausted else self._policy.delay(attempts))
-            if exhausted and failure is not None:
+        words = "no such receiver is connected any more"
+        try:
+            for delivery, sender, event, payload in self._deliveries_of(notification, letter.position):
+                name = receiver_name(delivery.resolve())
+                if letter.receiver not in (name, dead_letters.as_ascii(name)):
+                    continue
+                found = True
+                error = self._try(delivery, sender, payload)
+                if error is not None:
+                    failure, words = (delivery.resolve(), event, error), _describe(error)
+                    super()._failed(delivery, sender, payload, error)
+        except PayloadError as error:
+            words = f"it can't be read any more: {error}"
+        if found and failure is None:
+            return lambda connection: dead_letters.remove(connection, letter)
+        attempts = letter.attempts + 1
+        exhausted = self._policy.is_exhausted(attempts) or not found
+        retry_in = None if exhausted else self._policy.delay(attempts)
+
+        def note(connection: psycopg.Connection[Any]) -> None:
+            noted = dead_letters.update(connection, letter, words, retry_in)
+            if noted and exhausted and failure is not None:
                 self._gave_up(*failure)
-        else:
-            dead_letters.drop(connection, self._group, [letter.id])
+
+        return note
 
     def _deliveries_of(self, notification: Notification, position: int) -> Iterator[tuple[Delivery, Any, Any, Any]]:
         """Every receiver of the one row of a dead letter: sender, event, and what it is called with."""
@@ -309,4 +338,9 @@ def _payload_of(event: Event[Any]) -> str:
 
 
 def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"[:2000].replace("\0", "")
+    """What a table of any encoding can hold of an error, whatever it is."""
+    try:
+        words = str(error)
+    except Exception:
+        words = "(its text can't be had)"
+    return f"{type(error).__name__}: {words}"[:2000].replace("\0", "").encode("utf-8", "backslashreplace").decode()

@@ -103,6 +103,8 @@ class Listener:
             raise ConfigurationError(
                 "max_attempts and retry are for durable delivery: add durable='a_group', or remove them"
             )
+        if retry is not None and not isinstance(retry, RetryPolicy):
+            raise ConfigurationError(f"retry must be a RetryPolicy, not {retry!r}: retry=RetryPolicy(max_attempts=5)")
         if retry is not None and max_attempts is not None:
             raise ConfigurationError("max_attempts is part of retry=RetryPolicy(max_attempts=...): give one of them")
         self._group = None if durable is None else check_group_name(durable)
@@ -216,8 +218,12 @@ class Listener:
         self._dispatcher = dispatcher = DurableDispatcher(
             queue, self._router, self._stats, self._on_control, self._on_failure, self._loop
         )
-        dispatcher.configure(group, self._retry, self._connect, source.acknowledge, self._on_dead_letter)
-        self._monitor = SlotMonitor(self._connect, group, queue, self._stats, self._heartbeat, self._retry.needs_table)
+        dispatcher.configure(
+            group, self._retry, self._connect, self._heartbeat[1], source.acknowledge, self._on_dead_letter
+        )
+        self._monitor = SlotMonitor(
+            self._connect, group, queue, self._stats, self._heartbeat, self._retry.needs_table, self._look_at_dispatcher
+        )
         return source
 
     def stop(self, timeout: float = 10.0) -> None:
@@ -270,10 +276,10 @@ class Listener:
             raise ListenerError("catch_up() in a receiver would wait for itself: call it from another thread")
         done = threading.Event()
         deadline = time.monotonic() + timeout
-        source.send_token(done)
-        if not done.wait(timeout) or not source.confirm(deadline):
+        source.send_token(done, deadline)
+        if not done.wait(max(0.0, deadline - time.monotonic())) or not source.confirm(deadline):
             source.forget_token(done)
-            state = "" if source.listening else "; there is no connection at present"
+            state = "" if source.listening else f"; {source.absence}"
             raise CatchUpTimeout(
                 f"not caught up within {timeout:g} s, {len(self._queue)} notifications are waiting{state}: a receiver "
                 f"may be slow, or need the event loop that this call blocks (then use await catch_up_async())"

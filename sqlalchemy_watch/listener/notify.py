@@ -17,7 +17,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 import psycopg
 from psycopg import sql
@@ -92,7 +92,10 @@ class NotifySource:
         if watchdog is not None:
             watchdog.bite()
 
-    def send_token(self, done: threading.Event) -> None:
+    #: Why nothing is heard, while it isn't listening.
+    absence: ClassVar[str] = "there is no connection at present"
+
+    def send_token(self, done: threading.Event, deadline: float) -> None:
         """Set `done` when all that is committed by now has passed through the queue."""
         with self._lock:
             self._tokens[done] = None

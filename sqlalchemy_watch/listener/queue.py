@@ -73,7 +73,7 @@ class Discarded:
 
 @dataclass(frozen=True)
 class RetryDue:
-    """Parked events are to be tried again."""
+    """A parked event is to be tried again."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,8 @@ class WaitingQueue(EventQueue):
         self._discarded = False
         #: Up to where all has been dispatched.
         self.acknowledged: int = 0
+        #: Whether a `RetryDue` waits: one is enough.
+        self.retry_is_due: bool = False
 
     def lacks_space(self) -> bool:
         """Whether it is full; then `on_space` is called as soon as it isn't."""
@@ -273,6 +275,12 @@ class WaitingQueue(EventQueue):
                 self._urgent = deque(_summary(self._urgent))
             self._note_change()
 
+    def put_retry_due(self) -> None:
+        """Have a parked event tried again, behind what waits by now."""
+        if not self.retry_is_due:
+            self.retry_is_due = True
+            self.put_control(RetryDue())
+
     def pause(self) -> None:
         """Hold everything back, even in the middle of an item."""
         with self._lock:
@@ -292,6 +300,7 @@ class WaitingQueue(EventQueue):
         """Forget what waits and what is being handled; from now on all up to `acknowledged` has been dispatched."""
         with self._lock:
             self._discarded = True
+            self.retry_is_due = False
             while self._items:
                 with contextlib.suppress(IndexError):  # `get` took the last one
                     item = self._items.popleft()

@@ -47,6 +47,8 @@ SLOT_LOST = (
     "events in between are lost"
 )
 
+_IS_PHYSICAL = "SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND slot_type = 'physical'"
+
 _DROP = "SELECT pg_catalog.pg_drop_replication_slot({name});"
 _CREATE = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot({name}, {plugin}{options});"
 _SAY_LOST = "SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {name});"
@@ -115,13 +117,16 @@ def ensure_publication(connection: psycopg.Connection[Any]) -> None:
         ) from error
 
 
-def ensure_slot(connection: psycopg.Connection[Any], name: str, *, existed: bool = False) -> int | None:
+def ensure_slot(
+    connection: psycopg.Connection[Any], name: str, *, existed: bool = False, is_unreadable: bool = False
+) -> int | None:
     """Make the group's slot, unless it is there and usable; gives where it begins, if it was made now.
 
     A slot that the server has given up is made anew. What lay between is lost, and the first message in the new one
     says so: whoever acknowledges it has dispatched it, however many consumers die before.
 
     :param existed: whether there was a slot, as far as the caller knows.
+    :param is_unreadable: whether the log that it holds can't be decoded, since the publication was missing.
     :raises UnsupportedServerError: where the server does no logical decoding, or has no such messages.
     :raises SlotError: where the slot belongs to something else, or can't be made.
     """
@@ -130,7 +135,12 @@ def ensure_slot(connection: psycopg.Connection[Any], name: str, *, existed: bool
     found = read_slots(connection, name)
     if found:
         _check_slot(connection, found[0])
-        return _create(connection, name, _DROP + _CREATE + _SAY_LOST) if found[0].is_lost else None
+        is_lost = found[0].is_lost or is_unreadable
+        return _create(connection, name, _DROP + _CREATE + _SAY_LOST) if is_lost else None
+    if connection.execute(_IS_PHYSICAL, [name]).fetchone() is not None:
+        raise SlotError(
+            f"the slot {name!r} is a physical one, and so something else's: choose another name for this consumer group"
+        )
     return _create(connection, name, _CREATE + (_SAY_LOST if existed else ""))
 
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
+import re
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -38,24 +39,32 @@ from .routes import Route
 from .server import check_server, resolve_schemas
 from .stats import Stats
 from .timelines import Log, read_log
-from .walsender import Stream
+from .tokens import TOKEN_INTERVAL, TOKEN_PREFIX, Tokens
+from .walsender import Stream, sender_timeout
 from .watchdog import Watchdog, let_go, limited
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: The channel of `catch_up`'s tokens.
-TOKENS = "token"
-
-_TOKEN_PREFIX = (DURABLE_PREFIX + TOKENS).encode()
 _GAP_PREFIX = (DURABLE_PREFIX + slots.RESYNC).encode()
 
 #: Seconds between attempts to become the active consumer, while another one is.
 STANDBY_INTERVAL = 1.0
 
+#: Seconds of reading after which the next attempt to connect does not wait as long as the last one.
+STEADY_SECONDS = 5.0
+
+#: Seconds at the most by which those who stood by try one after the other.
+RIVALS_SECONDS = 0.1
+
 #: Seconds that the consumer before gets to notice that its connection is gone, and to stop dispatching.
 HANDOVER_SECONDS = 0.2
 
 SERVER_CHANGED = "the server is another one than before (restored, or failed over): it may lack what was delivered last"
+
+SLOT_IN_MAKING = (
+    "the slot is being made, for which the server waits until transactions have ended that were open before: "
+    "see pg_stat_activity"
+)
 
 
 class WalSource:
@@ -83,13 +92,17 @@ class WalSource:
         self._queue, self._stats = queue, stats
         self._interval, self._timeout = heartbeat
         self._status_interval = self._interval
+        self._sender_timeout = math.inf
+        #: Whether another consumer is active, and whether one was when this one last tried to be.
+        self._stands_by = self._had_rival = False
+        #: Whether the log behind the slot can't be decoded, however often that is tried.
+        self._is_unreadable = False
         self._on_connected = on_connected
-        self._tokens: dict[str, threading.Event] = {}
-        self._lock = threading.Lock()
         self._wake_in, self._wake_out = socket.socketpair()
         self._wake_in.setblocking(False)
         self._wake_out.setblocking(False)
         self._stopping: threading.Event = threading.Event()
+        self._tokens = Tokens(connect, self._timeout, self._stopping)
         self._position = Position()
         #: The furthest that the slot can be, if no other process moved it.
         self._known_end = 0
@@ -127,30 +140,40 @@ class WalSource:
             self._wake()
         return True
 
-    def send_token(self, done: threading.Event) -> None:
-        """Set `done` when all that is committed by now has been dispatched and acknowledged."""
-        with self._lock:
-            self._tokens = {token: event for token, event in self._tokens.items() if not event.is_set()}
-            self._tokens[token := uuid.uuid4().hex] = done
-        with limited(self._connect(), self._timeout) as (connection, _):
-            _emit_token(connection, token)
+    @property
+    def absence(self) -> str:
+        """Why nothing is heard, while it isn't listening."""
+        if self._stands_by:
+            return "another consumer of the group is active, and this one stands by"
+        return "there is no connection at present"
+
+    def send_token(self, done: threading.Event, deadline: float) -> None:
+        """Set `done` when all that is committed by now has been dispatched and acknowledged.
+
+        :param deadline: by `time.monotonic()`: for how long to try.
+        """
+        self._tokens.send(done, deadline)
 
     def confirm(self, deadline: float) -> bool:
         """Wait until the server has noted what is acknowledged by now; False where it has not by the deadline."""
         wanted = self._queue.acknowledged
-        with limited(self._connect(), self._timeout) as (connection, watchdog):
-            while time.monotonic() < deadline:
-                watchdog.pat()
-                found = slots.read_slots(connection, self._group)
-                if found and found[0].acknowledged and parse_lsn(found[0].acknowledged) >= wanted:
-                    return True
-                self._stopping.wait(0.01)
+        while time.monotonic() < deadline:
+            try:
+                with limited(self._connect(), self._timeout) as (connection, watchdog):
+                    while time.monotonic() < deadline:
+                        watchdog.pat()
+                        found = slots.read_slots(connection, self._group)
+                        if found and found[0].acknowledged and parse_lsn(found[0].acknowledged) >= wanted:
+                            return True
+                        self._stopping.wait(0.01)
+            except psycopg.Error as error:
+                log.debug("can't see what is acknowledged: %s", error)
+                self._stopping.wait(TOKEN_INTERVAL)
         return False
 
     def forget_token(self, done: threading.Event) -> None:
         """Stop waiting for a token."""
-        with self._lock:
-            self._tokens = {token: event for token, event in self._tokens.items() if event is not done}
+        self._tokens.forget(done)
 
     def disown(self) -> None:
         """In a forked child: let go of the parent's socket without a byte being sent.
@@ -176,16 +199,21 @@ class WalSource:
         backoff = Backoff()
         while not self._stopping.is_set():
             failure: BaseException | None = None
+            begun = time.monotonic()
             try:
                 self._prepare()
-                with contextlib.closing(self._connect(replication=True)) as connection, self._owning(connection):
+                with contextlib.closing(self._connect_walsender()) as connection, self._owning(connection):
                     self._check_server(connection)
                     stream = Stream(connection, self)
-                    if self._start_when_free(stream):
-                        backoff = Backoff()
+                    is_free = self._start(stream)
+                    if is_free:
                         self._go_on()
                         self._announce()
                         stream.run()
+                if not is_free:
+                    self._wait_until_free()
+                    self._stopping.wait(random.uniform(0.0, RIVALS_SECONDS))
+                    continue
             except (UnsupportedServerError, SlotError, ConfigurationError) as error:
                 failure = error
                 if not self.settled.is_set():
@@ -194,11 +222,24 @@ class WalSource:
                     return
             except Exception as error:
                 failure = error
+                self._is_unreadable = isinstance(error, errors.UndefinedObject) and slots.PUBLICATION in str(error)
+            if self.listening and time.monotonic() - begun > STEADY_SECONDS:
+                backoff = Backoff()
             self._note_loss(failure)
             if not self._stopping.is_set():
                 delay = backoff.next()
                 log.warning("not reading slot %r (%s): trying again in %.1f s", self._group, _line(failure), delay)
                 self._stopping.wait(delay)
+
+    def _connect_walsender(self) -> psycopg.Connection[Any]:
+        try:
+            return self._connect(replication=True)
+        except psycopg.OperationalError as error:
+            if re.search("start wal ?sender", str(error), re.IGNORECASE):
+                raise SlotError(
+                    f"the role may not read the slot {self._group!r} ({_line(error)}): ALTER ROLE ... REPLICATION"
+                ) from error
+            raise
 
     @contextlib.contextmanager
     def _owning(self, connection: psycopg.Connection[Any]) -> Iterator[None]:
@@ -227,8 +268,14 @@ class WalSource:
             if self._needs_table:
                 dead_letters.ensure_table(connection)
             self._had_slot |= bool(slots.read_slots(connection, self._group))
-            begins = slots.ensure_slot(connection, self._group, existed=self._had_slot)
-            self._status_interval = self._find_status_interval(connection)
+            self.error = SlotError(SLOT_IN_MAKING)
+            begins = slots.ensure_slot(
+                connection, self._group, existed=self._had_slot, is_unreadable=self._is_unreadable
+            )
+            self.error = None
+            self._is_unreadable = False
+            self._sender_timeout = sender_timeout(connection)
+            self._status_interval = min(self._interval, self._sender_timeout / 4)
             resolve_schemas(connection, self._routes)
             watchdog.pat()
             self._on_connected(connection)
@@ -241,14 +288,6 @@ class WalSource:
         """Forget what was read and is not acknowledged: the slot holds it, or another consumer has delivered it."""
         self._queue.discard(acknowledged)
         self._position = Position()
-
-    def _find_status_interval(self, connection: psycopg.Connection[Any]) -> float:
-        """Seconds between status updates: the server ends a connection that is silent for `wal_sender_timeout`."""
-        row = connection.execute(
-            "SELECT setting::bigint / 1000.0 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
-        ).fetchone()
-        allowed = float(row[0]) if row is not None else 0.0  # 0 is no limit
-        return min(self._interval, allowed / 4) if allowed else self._interval
 
     def _check_server(self, connection: psycopg.Connection[Any]) -> None:
         with Watchdog(connection, self._timeout):
@@ -271,24 +310,39 @@ class WalSource:
         elif not self._was_last:
             self._doubtful_to = log_now.begins
 
-    def _start_when_free(self, stream: Stream) -> bool:
-        """Start reading; while another consumer is active, stand by."""
-        waiting = False
-        while not self._stopping.is_set():
-            try:
-                stream.start(self._group, self._queue.acknowledged)
-                if waiting or self._was_active:  # another one was active just now, or may have been
-                    self._stopping.wait(HANDOVER_SECONDS)
-                return True
-            except errors.ObjectInUse:
-                if not waiting:
-                    log.info("another consumer of %r is active: standing by", self._group)
-                waiting = True
-                self._was_last = False
-                self._stats.active = False
-                self.settled.set()
+    def _wait_until_free(self) -> None:
+        """Stand by while another consumer is active; over a plain connection, since walsenders are few."""
+        with contextlib.closing(self._connect()) as connection:
+            while not self._stopping.is_set():
+                with Watchdog(connection, self._timeout):
+                    found = slots.read_slots(connection, self._group)
+                if not found or (found[0].active_pid is None and found[0].acknowledged is not None):
+                    return
+                if found[0].acknowledged is None:  # there is nothing yet from which on it would hear
+                    self.error = SlotError(SLOT_IN_MAKING)
+                else:
+                    self._stand_by()
                 self._stopping.wait(STANDBY_INTERVAL * random.uniform(0.5, 1.0))
-        return False
+
+    def _stand_by(self) -> None:
+        if not self._stands_by:
+            log.info("another consumer of %r is active: standing by", self._group)
+        self._stands_by = True
+        self._stats.active = False
+        self.error = None
+        self.settled.set()
+
+    def _start(self, stream: Stream) -> bool:
+        """Start reading; False where another consumer was faster."""
+        try:
+            stream.start(self._group, self._queue.acknowledged)
+        except errors.ObjectInUse:
+            self._was_last, self._had_rival = False, True
+            return False
+        if self._had_rival or self._was_active:  # another one was active just now, or may have been
+            self._stopping.wait(HANDOVER_SECONDS)
+        self._had_rival = self._stands_by = False
+        return True
 
     def _go_on(self) -> None:
         """Dispatch again, now that no other consumer can be active any more: what waits, unless one has consumed."""
@@ -302,21 +356,13 @@ class WalSource:
             if slot_end > self._known_end:
                 self._start_over(max(self._queue.acknowledged, slot_end))
                 self._known_end = slot_end
-            self._send_tokens_again(connection)
+            self._tokens.send_again(connection)
         if slot_end <= self._doubtful_to:  # nobody has gone on from it yet, so nobody has said so
             self._queue.put_urgent(Resync(SERVER_CHANGED))
         self._doubtful_to = 0
         self._position.known_new_from = new_from
         self._queue.resume(new_from)
         self._queue.acknowledge(slot_end)
-
-    def _send_tokens_again(self, connection: psycopg.Connection[Any]) -> None:
-        """Those on the way may be lost: discarded, gone to another consumer, or not on a server that took over."""
-        with self._lock:
-            waiting = {uuid.uuid4().hex: done for done in self._tokens.values() if not done.is_set()}
-            self._tokens = waiting
-        for token in waiting:
-            _emit_token(connection, token)
 
     def check_slot(self, pid: int) -> None:
         """See from outside that the slot is still this consumer's, and the server within reach.
@@ -327,6 +373,11 @@ class WalSource:
             found = slots.read_slots(connection, self._group)
         if not found or found[0].active_pid != pid:
             raise psycopg.OperationalError("the server ended the stream meanwhile")
+
+    @property
+    def longest_silence(self) -> float:
+        """For how many seconds a walsender that decodes may say nothing."""
+        return self._interval + self._timeout + self._sender_timeout
 
     def _announce(self) -> None:
         if self._was_active:
@@ -355,9 +406,8 @@ class WalSource:
             if self._convert is not None:
                 content = self._convert(content)
             return (Notification(channel, content, position.commit_lsn, position.redelivered),)
-        if received.prefix == _TOKEN_PREFIX:
-            with self._lock:
-                done = self._tokens.get(content.decode(errors="replace"))
+        if received.prefix == TOKEN_PREFIX:
+            done = self._tokens.find(content)
             if done is not None:
                 position.tokens.append(done)
         elif (received.prefix, content) == self._gap_message and position.message():
@@ -375,10 +425,6 @@ class WalSource:
     def all_taken(self) -> bool:
         """Whether nothing that was received waits for its acknowledgement."""
         return self._position.in_transaction is False and self._position.last_end <= self._queue.acknowledged
-
-
-def _emit_token(connection: psycopg.Connection[Any], token: str) -> None:
-    connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [DURABLE_PREFIX + TOKENS, token])
 
 
 def _line(error: BaseException | None) -> str:

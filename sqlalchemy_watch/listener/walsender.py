@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import select
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,6 +18,7 @@ from psycopg.pq import ExecStatus
 from . import slots
 from .queue import Item
 from .replication import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, status_update
+from .watchdog import limited
 
 if TYPE_CHECKING:
     from .wal import WalSource
@@ -36,6 +40,13 @@ RATE_SECONDS = 0.02
 LINGER_SECONDS = 0.001
 
 
+_IS_DECODING = """
+SELECT coalesce(a.wait_event_type IN ('IO', 'LWLock', 'BufferPin', 'Buffer'), true)
+FROM pg_catalog.pg_replication_slots AS s JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
+WHERE s.slot_name = %s AND a.pid = %s
+"""
+
+
 class Stream:
     """One walsender connection."""
 
@@ -46,6 +57,8 @@ class Stream:
         self._sent_acknowledged = -1
         self._sent_at = 0.0
         self._asked_at: float | None = None
+        #: Set where the server says that it has no time to answer.
+        self._probe: threading.Event | None = None
         self._heard_at = self._counted_at = time.monotonic()
         #: Transactions since that was counted, and whether there were many.
         self._commits = 0
@@ -142,7 +155,7 @@ class Stream:
             if size < 0:
                 result = self._get_result()
                 raise psycopg.OperationalError("the server ended the stream") if result is None else _error(result)
-            self._heard_at, self._asked_at = now, None
+            self._heard_at, self._asked_at, self._probe = now, None, None
             received = parse(data)
             if isinstance(received, LogicalMessage):
                 taken += source.take_message(received)
@@ -162,8 +175,8 @@ class Stream:
         now = time.monotonic()
         source = self._source
         paused = source._queue.full
-        if self._asked_at is not None and not paused and now - self._asked_at > source._timeout:
-            raise psycopg.OperationalError(f"no answer to the heartbeat within {source._timeout:g} s")
+        if self._asked_at is not None and not paused:
+            self._asked_at = self._still_waiting(self._asked_at, now)
         if paused and now - self._heard_at >= source._interval:
             source.check_slot(self._pgconn.backend_pid)  # here the answer would come behind what isn't read
             self._heard_at = now = time.monotonic()
@@ -175,6 +188,37 @@ class Stream:
         ):
             self._send_status(reply_wanted=True)
             self._asked_at = self._asked_at or now
+
+    def _still_waiting(self, asked_at: float, now: float) -> float:
+        """Since when the answer to a heartbeat is waited for.
+
+        :raises psycopg.OperationalError: where it is no longer waited for.
+        """
+        waited, limit = now - asked_at, self._source._timeout
+        if waited > limit:
+            # Where the server says that it is decoding, it answers when it has time for that.
+            if self._probe is None or not self._probe.is_set() or now - self._heard_at > self._source.longest_silence:
+                raise psycopg.OperationalError(f"no answer to the heartbeat within {limit:g} s")
+            asked_at, self._probe = now, None
+        elif waited > limit / 2 and self._probe is None:
+            self._probe = self._ask_whether_decoding()
+        return asked_at
+
+    def _ask_whether_decoding(self) -> threading.Event:
+        """Gives what is set as soon as the server says that the walsender works its way through the log.
+
+        It then looks at what it is sent only after half of `wal_sender_timeout`. In a thread of its own: on a network
+        that is dead, not even the attempt to connect ends soon.
+        """
+        source, pid, decoding = self._source, self._pgconn.backend_pid, threading.Event()
+
+        def ask() -> None:
+            with contextlib.suppress(Exception), limited(source._connect(), source._timeout) as (connection, _):
+                if connection.execute(_IS_DECODING, [source._group, pid]).fetchone() == (True,):
+                    decoding.set()
+
+        threading.Thread(target=ask, name="sqlalchemy-watch-probe", daemon=True).start()
+        return decoding
 
     @property
     def _acknowledgeable(self) -> int:
@@ -201,7 +245,8 @@ class Stream:
             source._wake_wanted = False
             seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
         if self._asked_at is not None:
-            seconds = min(seconds, source._timeout - (now - self._asked_at))
+            limit = source._timeout / 2 if self._probe is None else source._timeout
+            seconds = min(seconds, limit - (now - self._asked_at))
         full = source._queue.lacks_space()
         watched = [source._wake_out] if full else [source._wake_out, self._pgconn.socket]
         ready = _poll(watched, max(0.0, seconds), ending=[self._pgconn.socket] if full else [])
@@ -214,6 +259,14 @@ class Stream:
 
     def _readable(self, seconds: float) -> bool:
         return bool(_poll([self._pgconn.socket], max(0.0, seconds)))
+
+
+def sender_timeout(connection: psycopg.Connection[Any]) -> float:
+    """After how many seconds of silence the server ends the connection."""
+    row = connection.execute(
+        "SELECT setting::bigint / 1000.0 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
+    ).fetchone()
+    return float(row[0]) if row is not None and row[0] else math.inf  # 0 is no limit
 
 
 def _poll(watched: list[Any], seconds: float, ending: Sequence[int] = ()) -> set[int]:
