@@ -298,10 +298,13 @@ class DurableDispatcher(Dispatcher):
         return note
 
     def _deliveries_of(self, notification: Notification, position: int) -> Iterator[tuple[Delivery, Any, Any, Any]]:
-        """Every receiver of the one row of a dead letter: sender, event, and what it is called with."""
+        """Every receiver of the one row of a dead letter: sender, event, and what it is called with.
+
+        :raises PayloadError: where it can't be read any more.
+        """
         found = self._router.decode(notification.channel, notification.payload)
         if found is None:
-            return
+            raise PayloadError("it is of no watch that there is here")
         route, decoded = found
         message = decoded.message
         message.lsn, message.redelivered = notification.lsn, notification.redelivered
