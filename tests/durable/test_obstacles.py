@@ -1,0 +1,269 @@
+"""What stands in a durable listener's way: said at once where it won't go away by itself, waited for where it will."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from typing import Any
+
+import psycopg
+import pytest
+from faults.proxy import Proxy, proxied
+from postgres import VERSION, Cluster
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import DeclarativeBase
+
+from sqlalchemy_watch import CatchUpTimeout, Listener, ListenerStartError, SlotError
+from sqlalchemy_watch.listener import dead_letters, slots
+
+from .conftest import wait_until
+from .test_dead_letters import wait_for
+
+Make = Callable[..., Listener]
+
+#: Seconds within which an error is raised that waiting would not change; `start()` itself would try for longer.
+AT_ONCE = 5.0
+TIMEOUT = 20.0
+
+
+def refusal(listener: Listener) -> str:
+    """What `start()` says; it says so at once."""
+    begun = time.monotonic()
+    with pytest.raises(SlotError) as caught:
+        listener.start(timeout=TIMEOUT)
+    assert time.monotonic() - begun < AT_ONCE
+    assert not listener.running
+    return str(caught.value)
+
+
+@pytest.fixture
+def transaction(cluster: Cluster, database: str) -> Iterator[psycopg.Connection[Any]]:
+    """A program in the middle of a transaction that has written something; a slot can't be made meanwhile."""
+    with closing(psycopg.connect(cluster.url(database))) as connection:
+        connection.execute("CREATE TABLE reports (id int)")
+        yield connection
+
+
+def test_start_names_the_open_transactions_that_a_new_slot_waits_for(
+    transaction: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    listener = durable()
+    with pytest.raises(ListenerStartError, match="transactions"):
+        listener.start(timeout=2)
+    assert not listener.running
+
+
+def test_a_second_start_waits_for_the_open_transactions_too_and_what_commits_after_it_is_heard(
+    transaction: psycopg.Connection[Any], client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Any
+) -> None:
+    Order.watch.connect(recorder)
+    listener = durable()
+    with pytest.raises(ListenerStartError):
+        listener.start(timeout=1)
+    starting = threading.Thread(target=listener.start, args=[TIMEOUT])
+    starting.start()
+    client.execute("SELECT pg_sleep(1.5)")  # for longer than it takes to find the slot in the making
+    returned_early = not starting.is_alive()
+    transaction.commit()
+    starting.join(TIMEOUT)
+    assert (returned_early, starting.is_alive()) == (False, False)
+    client.execute("INSERT INTO orders VALUES (1)")
+    listener.catch_up()
+    assert recorder.heard() == [("inserted", (1,))]
+    assert listener.stats().resyncs == 0
+
+
+def test_another_process_does_not_stand_by_behind_a_slot_in_the_making(
+    transaction: psycopg.Connection[Any], client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+) -> None:
+    makers = [durable(), durable()]
+    threads = [threading.Thread(target=maker.start, args=[TIMEOUT]) for maker in makers]
+    threads[0].start()
+    wait_until(client, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = %s AND active", group)
+    threads[1].start()
+    client.execute("SELECT pg_sleep(1.5)")  # for longer than it takes to find the slot in the making
+    returned_early = [not thread.is_alive() for thread in threads]
+    transaction.commit()
+    for thread in threads:
+        thread.join(TIMEOUT)
+    assert (returned_early, [thread.is_alive() for thread in threads]) == ([False, False], [False, False])
+    assert sorted(bool(maker.stats().active) for maker in makers) == [False, True]
+
+
+def test_a_server_too_busy_to_answer_a_heartbeat_is_waited_for(
+    client: psycopg.Connection[Any], database: str, Order: Any, durable: Make, recorder: Any
+) -> None:
+    # So that a large transaction, of which nothing is watched, takes a second or two to decode.
+    client.execute(f"ALTER DATABASE {database} SET logical_decoding_work_mem = '64kB'")
+    client.execute("CREATE TABLE unwatched (id int)")
+    Order.watch.connect(recorder)
+    with durable(heartbeat_interval=0.1, heartbeat_timeout=0.6) as listener:
+        client.execute("INSERT INTO unwatched SELECT * FROM generate_series(1, 1000000)")
+        client.execute("INSERT INTO orders VALUES (1)")
+        listener.catch_up()
+        assert listener.stats().reconnects == 0
+    assert recorder.heard() == [("inserted", (1,))]
+
+
+def test_a_name_that_a_physical_slot_has_is_refused(
+    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+) -> None:
+    client.execute("SELECT pg_create_physical_replication_slot(%s)", [group])
+    try:
+        words = refusal(durable())
+        with pytest.raises(SlotError) as caught:
+            slots.ensure_slot(client, group)
+    finally:
+        client.execute("SELECT pg_drop_replication_slot(%s)", [group])
+    for message in (words, str(caught.value)):
+        assert group in message
+        assert "physical" in message
+
+
+def test_a_publication_that_was_dropped_while_nobody_listened_is_made_anew(
+    client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Any
+) -> None:
+    Order.watch.connect(recorder)
+    with durable() as listener:
+        client.execute("INSERT INTO orders VALUES (1)")
+        listener.catch_up()
+    client.execute("DROP PUBLICATION sqlalchemy_watch")
+    client.execute("INSERT INTO orders VALUES (2)")
+    connections: list[Listener] = []
+
+    def note_connected(sender: Listener) -> None:
+        connections.append(sender)
+
+    listener = durable()
+    listener.connected.connect(note_connected)
+    with listener:
+        assert client.execute("SELECT pubname FROM pg_publication").fetchall() == [("sqlalchemy_watch",)]
+        # Before 18 the server looks it up as it was when a row was written, and so can't decode the log any more.
+        readable = VERSION >= 18
+        if not readable:
+            wait_for(client, lambda: listener.stats().resyncs > 0, TIMEOUT)
+        client.execute("INSERT INTO orders VALUES (3)")
+        listener.catch_up()
+        assert listener.stats().resyncs == (0 if readable else 1)
+    assert [identity for _, identity in recorder.heard()] == ([(1,), (2,), (3,)] if readable else [(1,), (3,)])
+    assert 1 <= len(connections) <= 2  # not one for each attempt
+
+
+@pytest.fixture
+def role(client: psycopg.Connection[Any], database: str) -> Iterator[str]:
+    """A role that may log in, and whose privileges a test chooses; roles belong to the whole server."""
+    name = f"app_{database}"
+    client.execute(f"CREATE ROLE {name} LOGIN")
+    yield name
+    client.execute(f"DROP OWNED BY {name}")
+    client.execute(f"DROP ROLE {name}")
+
+
+@pytest.fixture
+def as_role(cluster: Cluster, database: str, Base: type[DeclarativeBase], group: str, role: str) -> Iterator[Make]:
+    """Makes the listeners of the role."""
+    engine = create_engine(f"postgresql+psycopg://{role}@127.0.0.1:{cluster.port}/{database}")
+    with ExitStack() as stack:
+        stack.callback(engine.dispose)
+
+        def make(**options: Any) -> Listener:
+            listener = Listener(engine, Base, durable=group, **options)
+            stack.callback(listener.stop)
+            return listener
+
+        yield make
+
+
+def test_a_role_that_may_not_replicate_is_told_so_where_an_administrator_made_the_slot(
+    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: Make
+) -> None:
+    slots.ensure_publication(client)
+    slots.ensure_slot(client, group)
+    words = refusal(as_role())
+    assert "ALTER ROLE" in words
+    assert "REPLICATION" in words
+    client.execute(f"ALTER ROLE {role} REPLICATION")
+    with as_role() as listener:
+        listener.catch_up()
+
+
+def test_a_role_that_may_not_use_the_table_of_dead_letters_is_told_what_to_grant(
+    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: Make
+) -> None:
+    slots.ensure_publication(client)
+    slots.ensure_slot(client, group)
+    dead_letters.ensure_table(client)
+    client.execute(f"ALTER ROLE {role} REPLICATION")
+    assert "GRANT USAGE ON SCHEMA sqlalchemy_watch" in refusal(as_role(max_attempts=3))
+    client.execute(f"GRANT USAGE ON SCHEMA sqlalchemy_watch TO {role}")
+    assert "GRANT SELECT, INSERT, UPDATE, DELETE ON sqlalchemy_watch.dead_letters" in refusal(as_role(max_attempts=3))
+    client.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON sqlalchemy_watch.dead_letters TO {role}")
+
+    @Order.watch.inserted.connect
+    def send_receipt(sender: Any, event: Any) -> None:
+        raise ConnectionError("the mail server is down")
+
+    with as_role(max_attempts=1) as listener:
+        client.execute("INSERT INTO orders VALUES (1)")
+        listener.catch_up()
+        assert listener.stats().dead_letters == 1
+
+
+def test_a_role_that_may_not_use_the_table_of_dead_letters_listens_where_it_needs_none(
+    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: Make, recorder: Any
+) -> None:
+    slots.ensure_publication(client)
+    slots.ensure_slot(client, group)
+    dead_letters.ensure_table(client)
+    client.execute(f"ALTER ROLE {role} REPLICATION")
+    Order.watch.connect(recorder)
+    with as_role(heartbeat_interval=0.1) as listener:
+        client.execute("INSERT INTO orders VALUES (1)")
+        listener.catch_up()
+        wait_for(client, lambda: listener.stats().wal_status is not None, AT_ONCE)
+        assert listener.stats().reconnects == 0
+    assert recorder.heard() == [("inserted", (1,))]
+
+
+@pytest.fixture
+def proxy(cluster: Cluster) -> Iterator[Proxy]:
+    with proxied(cluster.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def distant(proxy: Proxy, database: str) -> Iterator[Engine]:
+    """An engine whose connections go through the proxy."""
+    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=2")
+    yield engine
+    engine.dispose()
+
+
+@pytest.mark.parametrize("fail", [Proxy.refuse, Proxy.freeze], ids=["refused", "silent"])
+def test_to_catch_up_with_a_server_out_of_reach_times_out(
+    client: psycopg.Connection[Any], Base: Any, Order: Any, group: str, proxy: Proxy, distant: Engine, recorder: Any,
+    fail: Callable[[Proxy], None],
+) -> None:  # fmt: skip
+    Order.watch.connect(recorder)
+    with Listener(distant, Base, durable=group) as listener:
+        listener.catch_up()
+        fail(proxy)
+        client.execute("INSERT INTO orders VALUES (1)")
+        with pytest.raises(CatchUpTimeout):
+            listener.catch_up(timeout=1)
+        proxy.resume()
+        listener.catch_up()
+    assert recorder.heard() == [("inserted", (1,))]
+
+
+def test_the_state_of_the_slot_is_known_soon_after_start(
+    client: psycopg.Connection[Any], Order: Any, durable: Make
+) -> None:
+    with durable() as listener:
+        wait_for(client, lambda: listener.stats().wal_status is not None, AT_ONCE)
+        stats = listener.stats()
+    assert stats.wal_status == "reserved"
+    assert stats.lag_bytes is not None
+    assert stats.lag_bytes >= 0
