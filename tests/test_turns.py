@@ -163,7 +163,7 @@ def test_what_comes_behind_the_answer_to_a_heartbeat_is_read_with_it(
     with cluster.connect(database) as connection:
         connection.execute(f"LISTEN a_channel; LISTEN {source._own_channel}".encode())
         reader = _Reader(connection, source)
-        source.send_token(threading.Event())
+        source.send_token(threading.Event(), time.monotonic() + 20)
         reader._send_due()
         with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peeked:
             select.select([peeked], [], [], 10)

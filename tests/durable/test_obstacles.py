@@ -39,11 +39,15 @@ def refusal(listener: Listener) -> str:
 
 
 @pytest.fixture
-def transaction(cluster: Cluster, database: str) -> Iterator[psycopg.Connection[Any]]:
+def transaction(
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], group: str
+) -> Iterator[psycopg.Connection[Any]]:
     """A program in the middle of a transaction that has written something; a slot can't be made meanwhile."""
     with closing(psycopg.connect(cluster.url(database))) as connection:
         connection.execute("CREATE TABLE reports (id int)")
         yield connection
+    # Whoever has stopped waiting for the slot has not stopped its server process from making it.
+    wait_until(client, "SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name = %s AND active", group)
 
 
 def test_start_names_the_open_transactions_that_a_new_slot_waits_for(
