@@ -202,6 +202,8 @@ class WalSource:
             begun = time.monotonic()
             try:
                 self._prepare()
+                if self._stopping.is_set():  # making a slot may take long
+                    break
                 with contextlib.closing(self._connect_walsender()) as connection, self._owning(connection):
                     self._check_server(connection)
                     stream = Stream(connection, self)
@@ -222,7 +224,7 @@ class WalSource:
                     return
             except Exception as error:
                 failure = error
-                self._is_unreadable = isinstance(error, errors.UndefinedObject) and slots.PUBLICATION in str(error)
+                self._is_unreadable = isinstance(error, errors.UndefinedObject) and self._misses_publication(error)
             if self.listening and time.monotonic() - begun > STEADY_SECONDS:
                 backoff = Backoff()
             self._note_loss(failure)
@@ -230,6 +232,11 @@ class WalSource:
                 delay = backoff.next()
                 log.warning("not reading slot %r (%s): trying again in %.1f s", self._group, _line(failure), delay)
                 self._stopping.wait(delay)
+
+    def _misses_publication(self, error: errors.UndefinedObject) -> bool:
+        # In whatever language, and whatever else may be missing: a slot has another name.
+        found = re.search(rf"\b{slots.PUBLICATION}\b", str(error))
+        return found is not None and self._group != slots.PUBLICATION
 
     def _connect_walsender(self) -> psycopg.Connection[Any]:
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from typing import Any
 
@@ -46,7 +47,10 @@ def transaction(
     with closing(psycopg.connect(cluster.url(database))) as connection:
         connection.execute("CREATE TABLE reports (id int)")
         yield connection
-    # Whoever has stopped waiting for the slot has not stopped its server process from making it.
+    # Listeners that were stopped while they waited for the slot get it now.
+    for thread in threading.enumerate():
+        if thread.name == "sqlalchemy-watch-wal":
+            thread.join(TIMEOUT)
     wait_until(client, "SELECT count(*) = 0 FROM pg_replication_slots WHERE slot_name = %s AND active", group)
 
 
@@ -66,13 +70,13 @@ def test_a_second_start_waits_for_the_open_transactions_too_and_what_commits_aft
     listener = durable()
     with pytest.raises(ListenerStartError):
         listener.start(timeout=1)
-    starting = threading.Thread(target=listener.start, args=[TIMEOUT])
-    starting.start()
-    client.execute("SELECT pg_sleep(1.5)")  # for longer than it takes to find the slot in the making
-    returned_early = not starting.is_alive()
-    transaction.commit()
-    starting.join(TIMEOUT)
-    assert (returned_early, starting.is_alive()) == (False, False)
+    with ThreadPoolExecutor() as pool:
+        started = pool.submit(listener.start, TIMEOUT)
+        client.execute("SELECT pg_sleep(1.5)")  # for longer than it takes to find the slot in the making
+        returned_early = started.done()
+        transaction.commit()
+        started.result()
+    assert not returned_early
     client.execute("INSERT INTO orders VALUES (1)")
     listener.catch_up()
     assert recorder.heard() == [("inserted", (1,))]
@@ -82,18 +86,18 @@ def test_a_second_start_waits_for_the_open_transactions_too_and_what_commits_aft
 def test_another_process_does_not_stand_by_behind_a_slot_in_the_making(
     transaction: psycopg.Connection[Any], client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
 ) -> None:
-    makers = [durable(), durable()]
-    threads = [threading.Thread(target=maker.start, args=[TIMEOUT]) for maker in makers]
-    threads[0].start()
-    wait_until(client, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = %s AND active", group)
-    threads[1].start()
-    client.execute("SELECT pg_sleep(1.5)")  # for longer than it takes to find the slot in the making
-    returned_early = [not thread.is_alive() for thread in threads]
-    transaction.commit()
-    for thread in threads:
-        thread.join(TIMEOUT)
-    assert (returned_early, [thread.is_alive() for thread in threads]) == ([False, False], [False, False])
-    assert sorted(bool(maker.stats().active) for maker in makers) == [False, True]
+    one, other = durable(), durable()
+    with ThreadPoolExecutor() as pool:
+        started = [pool.submit(one.start, TIMEOUT)]
+        wait_until(client, "SELECT count(*) = 1 FROM pg_replication_slots WHERE slot_name = %s AND active", group)
+        started.append(pool.submit(other.start, TIMEOUT))
+        client.execute("SELECT pg_sleep(1.5)")  # for longer than it takes to find the slot in the making
+        returned_early = [start.done() for start in started]
+        transaction.commit()
+        for start in started:
+            start.result()
+    assert returned_early == [False, False]
+    assert {bool(one.stats().active), bool(other.stats().active)} == {True, False}
 
 
 def test_a_server_too_busy_to_answer_a_heartbeat_is_waited_for(
