@@ -43,8 +43,8 @@ ORDER BY s.slot_name
 RESYNC = "resync"
 
 SLOT_LOST = (
-    "the server gave up the log that the slot needed, or took over without the slot, or the publication was missing, or "
-    "the slot was dropped: events in between are lost"
+    "the server gave up the log that the slot needed, or took over without the slot, or the publication was missing, "
+    "or the slot was dropped: events in between are lost"
 )
 
 _IS_PHYSICAL = "SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND slot_type = 'physical'"
