@@ -71,8 +71,8 @@ class SlotMonitor:
                 return
 
     def _look(self, connection: psycopg.Connection[Any]) -> bool:
-        """Gives whether there is the slot."""
-        found = slots.read_slots(connection, self._group)
+        """Gives whether there is the slot; one that is being made has no position yet."""
+        found = [slot for slot in slots.read_slots(connection, self._group) if slot.acknowledged is not None]
         for slot in found:
             stats = self._stats
             stats.lag_bytes, stats.wal_held_bytes, stats.wal_status = slot.lag_bytes, slot.held_bytes, slot.wal_status
