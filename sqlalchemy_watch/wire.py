@@ -40,8 +40,12 @@ VERSION: Final = 1
 #: `pg_notify` refuses a payload of 8,000 bytes and more.
 MAX_PAYLOAD_BYTES: Final = 7_999
 
-#: A durable message has no limit of its own; this is where the rows of a large statement are cut.
+#: Of durable messages this is where the rows of a large statement are cut.
 DURABLE_PAYLOAD_BYTES: Final = 65_536
+
+#: What is larger than a single message may be is never logged: from 1,020 MB on the server refuses it, which would make
+#: the write fail, and long before that nobody can read it any more.
+MAX_MESSAGE_BYTES: Final = 512 * 1024 * 1024
 
 #: Prefix of logical messages; the channel follows.
 DURABLE_PREFIX: Final = "sqlalchemy_watch/"

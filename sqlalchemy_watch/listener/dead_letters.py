@@ -158,8 +158,8 @@ def read(connection: psycopg.Connection[Any], group: str | None = None) -> list[
 
 
 def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | None:
-    """The oldest letter of a group that is to be tried now; None without one, or without a table."""
-    if not has_table(connection):
+    """The oldest letter of a group that is to be tried now; None without one, or without a table for this role."""
+    if connection.execute(_MAY_USE).fetchone() != (True,):
         return None
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM {TABLE} WHERE consumer_group = %s AND retry_at <= pg_catalog.clock_timestamp() "

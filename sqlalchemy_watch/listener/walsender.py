@@ -30,6 +30,9 @@ ACKNOWLEDGE_INTERVAL = 0.05
 #: it sends the rest of that first.
 FINISH_SECONDS = 0.5
 
+#: The share of the time for an answer to a heartbeat after which the server is asked otherwise what keeps it.
+PROBE_AFTER = 0.25
+
 #: Messages whose items are put into the queue together.
 TAKEN_AT_ONCE = 64
 
@@ -200,7 +203,7 @@ class Stream:
             if self._probe is None or not self._probe.is_set() or now - self._heard_at > self._source.longest_silence:
                 raise psycopg.OperationalError(f"no answer to the heartbeat within {limit:g} s")
             asked_at, self._probe = now, None
-        elif waited > limit / 2 and self._probe is None:
+        elif waited > limit * PROBE_AFTER and self._probe is None:
             self._probe = self._ask_whether_decoding()
         return asked_at
 
@@ -245,7 +248,7 @@ class Stream:
             source._wake_wanted = False
             seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
         if self._asked_at is not None:
-            limit = source._timeout / 2 if self._probe is None else source._timeout
+            limit = source._timeout * (PROBE_AFTER if self._probe is None else 1.0)
             seconds = min(seconds, limit - (now - self._asked_at))
         full = source._queue.lacks_space()
         watched = [source._wake_out] if full else [source._wake_out, self._pgconn.socket]

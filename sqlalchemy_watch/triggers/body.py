@@ -56,7 +56,8 @@ def function_body(watch: TableWatch) -> str:
         single, others = _without_rows(watch)
     else:
         single, others = (_row_level if watch.level == "row" else _statement_level)(watch)
-    parts = [_declare(watch), _guarded(watch, single), _emit_single(watch), _guarded(watch, others), _emit_rest(watch)]
+    others = _guarded(watch, others + _limit(watch))
+    parts = [_declare(watch), _guarded(watch, single), _emit_single(watch), others, _emit_rest(watch)]
     if watch.level == "row" and watch.operation != "truncated":
         parts.insert(0, _types(watch))
     text = "\n".join([mark_line(watch), "#variable_conflict use_column", *parts, "END"])
@@ -175,9 +176,9 @@ def _log_call(watch: TableWatch, payload: str) -> str:
 
 def _emit_single(watch: TableWatch) -> str:
     # Assignments, since PERFORM would start the executor for each.
-    fits = "pg_catalog.textne(watch_single, '')"
-    if watch.is_notified:
-        fits += f" AND pg_catalog.int4lt(pg_catalog.octet_length(watch_single), {wire.MAX_PAYLOAD_BYTES + 1})"
+    limit = wire.MAX_PAYLOAD_BYTES if watch.is_notified else wire.MAX_MESSAGE_BYTES
+    size = "pg_catalog.octet_length(watch_single)"
+    fits = f"pg_catalog.textne(watch_single, '') AND pg_catalog.int4le({size}, {limit})"
     notify = f"    watch_rows := {_notify_call(watch, 'watch_single')}::pg_catalog.text;\n" if watch.is_notified else ""
     log = f"    watch_logged := {_log_call(watch, 'watch_single')};\n" if watch.is_durable else ""
     return f"""\
@@ -188,6 +189,17 @@ def _emit_single(watch: TableWatch) -> str:
   IF watch_single IS NULL THEN
     RETURN NULL;
   END IF;"""
+
+
+def _limit(watch: TableWatch) -> str:
+    """Leave out what would make the write fail, since it is logged outside of the guard."""
+    if not watch.is_durable:
+        return ""
+    return f"""
+    IF pg_catalog.octet_length(watch_rows) > {wire.MAX_MESSAGE_BYTES} THEN
+      watch_rows := NULL;
+      watch_resync := {literal(wire.TOO_LARGE)};
+    END IF;"""
 
 
 def _emit_rest(watch: TableWatch) -> str:

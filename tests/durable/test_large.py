@@ -10,12 +10,14 @@ from typing import Any
 
 import psycopg
 import pytest
+from conftest import Recorder
 from postgres import Cluster
 from sqlalchemy import Engine
+from sqlalchemy.orm import Mapped, mapped_column
 
-from sqlalchemy_watch import Listener
+from sqlalchemy_watch import Listener, Watch, Watched, wire
 
-from .consumers import Base
+from .consumers import Base as ConsumersBase
 
 Make = Callable[..., Listener]
 
@@ -73,8 +75,8 @@ print(json.dumps({"count": count, "in_order": in_order, "grown_kilobytes": after
 @pytest.fixture
 def slot(engine: Engine, group: str) -> str:
     """A group's slot, made before anything is written."""
-    Base.metadata.create_all(engine)
-    with Listener(engine, Base, durable=group):
+    ConsumersBase.metadata.create_all(engine)
+    with Listener(engine, ConsumersBase, durable=group):
         pass
     return group
 
@@ -101,3 +103,35 @@ def test_a_transaction_of_a_million_rows_is_heard_in_full_with_bounded_memory(
     assert (result["count"], result["in_order"]) == (1_000_000, 1_000_000)
     # Threads and connections take 5 MB; the payloads alone would take 9 MB more.
     assert 0 < result["grown_kilobytes"] < 12 * 1024
+
+
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_a_row_that_is_larger_than_a_message_may_be_makes_no_write_fail_and_asks_to_resync(
+    client: psycopg.Connection[Any], engine: Engine, Base: Any, durable: Make, recorder: Recorder, level: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    # The server's own limit is 1,020 MB: from there on the write itself would fail.
+    monkeypatch.setattr(wire, "MAX_MESSAGE_BYTES", 100_000)
+
+    class Report(Watched, Base):
+        __tablename__ = "reports"
+        __watch__ = (Watch("inserted", extra_columns=("body",), delivery="durable", level=level),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+        body: Mapped[str]
+
+    Base.metadata.create_all(engine)
+    Report.watch.connect(recorder)
+    reasons: list[str] = []
+
+    def note_resync(sender: Any, reason: str) -> None:
+        reasons.append(reason)
+
+    with durable() as listener:
+        listener.resync.connect(note_resync)
+        client.execute("INSERT INTO reports VALUES (1, repeat('x', 99000))")
+        client.execute("INSERT INTO reports VALUES (2, repeat('x', 100000))")
+        client.execute("INSERT INTO reports VALUES (3, 'x'), (4, repeat('x', 100000))")
+        client.execute("INSERT INTO reports VALUES (5, 'x')")
+        listener.catch_up()
+    assert [event.identity[0] for event in recorder.events] == [1, 3, 5]
+    assert set(reasons) == {wire.TOO_LARGE}

@@ -103,12 +103,12 @@ def test_another_process_does_not_stand_by_behind_a_slot_in_the_making(
 def test_a_server_too_busy_to_answer_a_heartbeat_is_waited_for(
     client: psycopg.Connection[Any], database: str, Order: Any, durable: Make, recorder: Any
 ) -> None:
-    # So that a large transaction, of which nothing is watched, takes a second or two to decode.
+    # So that a large transaction, of which nothing is watched, takes some seconds to decode.
     client.execute(f"ALTER DATABASE {database} SET logical_decoding_work_mem = '64kB'")
     client.execute("CREATE TABLE unwatched (id int)")
     Order.watch.connect(recorder)
-    with durable(heartbeat_interval=0.1, heartbeat_timeout=0.6) as listener:
-        client.execute("INSERT INTO unwatched SELECT * FROM generate_series(1, 1000000)")
+    with durable(heartbeat_interval=0.1, heartbeat_timeout=1.5) as listener:
+        client.execute("INSERT INTO unwatched SELECT * FROM generate_series(1, 3000000)")
         client.execute("INSERT INTO orders VALUES (1)")
         listener.catch_up()
         assert listener.stats().reconnects == 0
