@@ -16,7 +16,7 @@ import weakref
 from collections.abc import Callable, Hashable
 from functools import cached_property
 from types import FunctionType, MethodType
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import blinker
 from blinker import ANY
@@ -25,9 +25,6 @@ from blinker.base import ANY_ID
 
 from .errors import ConfigurationError
 
-if TYPE_CHECKING:
-    from .signals import BatchSignal
-
 F = TypeVar("F", bound=Callable[..., Any])
 
 #: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan.
@@ -35,6 +32,17 @@ lock: threading.RLock = threading.RLock()
 
 if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread that it does not have
     os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+
+
+class Batching(Protocol):
+    """A signal whose receivers get many events at once; the listener gathers them."""
+
+    max_size: int
+    max_wait: float
+    latest_only: bool
+
+    def plan(self, sender: Any) -> tuple[Delivery, ...]:
+        """Return its receivers for this sender."""
 
 
 class Delivery(NamedTuple):
@@ -48,7 +56,7 @@ class Delivery(NamedTuple):
     #: The loop in which a coroutine receiver was connected; None where there was none.
     loop: asyncio.AbstractEventLoop | None
     #: Where events are gathered for the receivers of a `batches()`; then `receiver` is that signal itself.
-    batch: BatchSignal[Any] | None = None
+    batch: Batching | None = None
 
     def resolve(self) -> Callable[..., Any] | None:
         """The receiver, or None where it was garbage collected."""

@@ -46,8 +46,8 @@ class EventSignal(ReceiverSignal, Generic[T]):
         self._batch_views: weakref.WeakValueDictionary[tuple[int, float, bool], BatchSignal[T]] | None = None
 
     @property
-    def root(self) -> WatchSignal[T]:
-        """The signal of the watch itself."""
+    def streams(self) -> weakref.WeakSet[EventStream[T]]:
+        """Streams of the watch's own signal and its filtered ones, for the listener to end."""
         raise NotImplementedError
 
     def stream(self, max_queue: int = 1000) -> EventStream[T]:
@@ -140,8 +140,8 @@ class FilteredSignal(CompactSignal, EventSignal[T]):
         self._parent, self._keys, self._values = parent, keys, values
 
     @property
-    def root(self) -> WatchSignal[T]:
-        return self._parent
+    def streams(self) -> weakref.WeakSet[EventStream[T]]:
+        return self._parent.streams
 
     @property
     def in_use(self) -> bool:
@@ -196,16 +196,15 @@ class WatchSignal(EventSignal[T]):
         #: Those without, while anybody has them.
         self._unused_filters: weakref.WeakValueDictionary[Hashable, FilteredSignal[T]] = weakref.WeakValueDictionary()
         self.sole_receivers: SoleReceivers = SoleReceivers()
-        #: Streams of this signal and its filtered ones, for the listener to end.
-        self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
+        self._streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
         self._sources: set[int] = set()
         self._filtered_names: dict[tuple[str, ...], str] = {}
         #: By key: what `isinstance` is asked of values; None for anything.
         self._python_types = {name: _python_type(column.type) for name, column in carried.items()}
 
     @property
-    def root(self) -> WatchSignal[T]:
-        return self
+    def streams(self) -> weakref.WeakSet[EventStream[T]]:
+        return self._streams
 
     def filtered_name(self, keys: tuple[str, ...]) -> str:
         """What filtered signals of these keys are called: one string for all."""

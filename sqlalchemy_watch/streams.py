@@ -4,15 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any, Generic
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, Protocol
 
 from .errors import ConfigurationError, EventsDropped
 from .events import Event, T
 
-if TYPE_CHECKING:
-    from .signals import EventSignal
+
+class Streamed(Protocol[T]):
+    """The signal that a stream is connected to."""
+
+    name: str
+
+    @property
+    def streams(self) -> weakref.WeakSet[EventStream[T]]:
+        """The streams that a listener ends with the watch's own signal."""
+
+    def connect(self, receiver: Callable[..., Any]) -> Any:
+        """Connect the stream."""
+
+    def disconnect(self, receiver: Callable[..., Any]) -> None:
+        """Disconnect the stream."""
 
 
 class EventStream(AsyncIterator[Event[T]], Generic[T]):
@@ -22,7 +36,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
     `aclose()`; it also disconnects when it is garbage collected.
     """
 
-    def __init__(self, signal: EventSignal[T], max_queue: int) -> None:
+    def __init__(self, signal: Streamed[T], max_queue: int) -> None:
         if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
             raise ConfigurationError(
                 f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}"
@@ -45,7 +59,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         #: How many events did not fit, in all.
         self.dropped: int = 0
         signal.connect(self._receive)
-        signal.root.streams.add(self)
+        signal.streams.add(self)
 
     def _receive(self, sender: Any, event: Event[T]) -> None:
         with self._lock:
@@ -108,7 +122,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         """Disconnect; iterating ends after the events that wait."""
         self._ended = True
         self._signal.disconnect(self._receive)
-        self._signal.root.streams.discard(self)
+        self._signal.streams.discard(self)
         self._arrived.set()
 
     async def __aenter__(self) -> EventStream[T]:

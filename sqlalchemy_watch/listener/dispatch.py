@@ -14,8 +14,7 @@ from typing import Any
 
 from ..errors import ListenerError, PayloadError
 from ..events import Event
-from ..receivers import Delivery
-from ..signals import BatchSignal
+from ..receivers import Batching, Delivery
 from .gather import Batch, Gatherer
 from .payload import Decoded
 from .queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
@@ -242,7 +241,7 @@ class Dispatcher:
     def _await_turn(self) -> None:
         """Wait while no receiver may be called; here, never."""
 
-    def _gather(self, signal: BatchSignal[Any], sender: Any, event: Event[Any]) -> None:
+    def _gather(self, signal: Batching, sender: Any, event: Event[Any]) -> None:
         full = self._gatherer.add(signal, sender, event)
         if full is not None:
             self._deliver_batches([full])

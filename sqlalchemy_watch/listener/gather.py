@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..events import Event
-from ..signals import BatchSignal
+from ..receivers import Batching
 
 
 @dataclass
 class Batch:
     """Events of one sender that wait for others."""
 
-    signal: BatchSignal[Any]
+    signal: Batching
     sender: Any
     #: When it is delivered, by `time.monotonic()`, if it isn't full before.
     deadline: float
@@ -49,7 +49,7 @@ class Gatherer:
     def __bool__(self) -> bool:
         return bool(self._batches)
 
-    def add(self, signal: BatchSignal[Any], sender: Any, event: Event[Any]) -> Batch | None:
+    def add(self, signal: Batching, sender: Any, event: Event[Any]) -> Batch | None:
         """Add an event; gives the batch where that made it full."""
         key = (id(signal), id(sender))
         batch = self._batches.get(key)
