@@ -14,10 +14,10 @@ from alembic.operations import ops
 from alembic.util import to_list
 from sqlalchemy import Table
 
-from sqlalchemy_watch.spec import application_of
-from sqlalchemy_watch.triggers.body import function_body
-from sqlalchemy_watch.triggers.catalog import WatchStatus, fetcher, read_catalog
-from sqlalchemy_watch.triggers.quoting import quote
+from sqlalchemy_watch.declaring.spec import application_of
+from sqlalchemy_watch.functions.body import function_body
+from sqlalchemy_watch.catalog.status import WatchStatus, fetcher, read_catalog
+from sqlalchemy_watch.functions.quoting import quote
 
 from .operations import WatchOp
 from .plugin import log

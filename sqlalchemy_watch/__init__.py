@@ -14,28 +14,16 @@
         ...
 """
 
-from .errors import (
-    CatchUpTimeout,
-    ConfigurationError,
-    EventsDropped,
-    ListenerError,
-    ListenerStartError,
-    OwnershipError,
-    PayloadError,
-    SlotError,
-    UnknownVersionError,
-    UnsupportedServerError,
-    WatchError,
-)
-from .events import Event
-from .listener.durable import RetryPolicy
+from .errors import CatchUpTimeout, ConfigurationError, EventsDropped, ListenerError, ListenerStartError, OwnershipError, PayloadError, SlotError, UnknownVersionError, UnsupportedServerError, WatchError
+from .signals.events import Event
+from .listener.dispatch.durable import RetryPolicy
 from .listener.listener import Listener
 from .listener.stats import Stats
-from .mapping import Watched, watch
-from .signals import Details, FilteredSignal, WatchSignal, WatchSignals
-from .spec import Watch
-from .streams import EventStream
-from .triggers.catalog import WatchStatus
+from .watched import Watched, watch
+from .signals.watch_signals import Details, FilteredSignal, WatchSignal, WatchSignals
+from .declaring.spec import Watch
+from .signals.streams import EventStream
+from .catalog.status import WatchStatus
 from .triggers.install import describe_problems, install, status, uninstall
 from .writers import context, muted
 

@@ -33,7 +33,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import CompileError
 from sqlalchemy.types import TypeEngine
 
-from .spec import TableWatch
+from .declaring.spec import TableWatch
 
 VERSION: Final = 1
 

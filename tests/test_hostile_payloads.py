@@ -20,9 +20,9 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from sqlalchemy_watch import Listener, Watch, Watched, wire
 from sqlalchemy_watch.errors import PayloadError
-from sqlalchemy_watch.listener.payload import Decoded
-from sqlalchemy_watch.listener.routes import MAX_CLASSES, Router
-from sqlalchemy_watch.listener.values import ValueDecoders
+from sqlalchemy_watch.listener.decoding.payload import Decoded
+from sqlalchemy_watch.listener.decoding.routes import MAX_CLASSES, Router
+from sqlalchemy_watch.listener.decoding.values import ValueDecoders
 
 
 class Kind(enum.Enum):

@@ -246,7 +246,7 @@ class Cyclic(Recorder):
 
 
 def test_a_garbage_collection_that_disconnects_receivers_disturbs_no_dispatch(Item: Any) -> None:
-    from sqlalchemy_watch.events import Event, EventKind, Message
+    from sqlalchemy_watch.signals.events import Event, EventKind, Message
 
     signal = Item.watch.updated
     message = Message(EventKind("updated", "updated", 1, ("id", "amount", "price")), 1, 0)

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from ..errors import ConfigurationError
-from ..listener import dead_letters
+from ..listener.dispatch import dead_letters
 from .output import print_table
 from .target import Url, connect
 

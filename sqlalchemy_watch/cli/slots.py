@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..listener import dead_letters
-from ..listener import slots as replication
+from ..listener.dispatch import dead_letters
+from ..listener.wal import slots as replication
 from .output import print_table
 from .target import Url, connect
 

@@ -17,8 +17,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
 from ..errors import ConfigurationError
-from ..listener.connect import translate
-from ..targets import tables_of
+from ..listener.server.connect import translate
+from ..declaring.targets import tables_of
 
 Target = Annotated[
     str,

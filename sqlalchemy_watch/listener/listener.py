@@ -24,18 +24,18 @@ from sqlalchemy.engine import URL
 
 from ..aio import sync_engine_of
 from ..errors import CatchUpTimeout, ConfigurationError, ListenerError, ListenerStartError, WatchError
-from ..targets import tables_of, watches_of_table
-from .connect import connector
-from .dispatch import Dispatcher
-from .durable import DurableDispatcher, RetryPolicy
-from .monitor import SlotMonitor
-from .notify import NotifySource
-from .queue import Connected, Control, Disconnected, EventQueue, Resync, WaitingQueue
-from .routes import Router
-from .slots import check_group_name
+from ..declaring.targets import tables_of, watches_of_table
+from .server.connect import connector
+from .dispatch.dispatcher import Dispatcher
+from .dispatch.durable import DurableDispatcher, RetryPolicy
+from .wal.monitor import SlotMonitor
+from .notify.source import NotifySource
+from .handover.queue import Connected, Control, Disconnected, EventQueue, Resync, WaitingQueue
+from .decoding.routes import Router
+from .wal.slots import check_group_name
 from .stats import Stats
-from .values import ValueDecoders
-from .wal import WalSource
+from .decoding.values import ValueDecoders
+from .wal.source import WalSource
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

@@ -8,10 +8,10 @@ from typing import Any
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
-from ..spec import TableWatch
-from .body import function_body, settings
-from .expressions import NEW_ROWS, OLD_ROWS
-from .quoting import qualified, quote
+from ..declaring.spec import TableWatch
+from ..functions.body import function_body, settings
+from ..functions.expressions import NEW_ROWS, OLD_ROWS
+from ..functions.quoting import qualified, quote
 
 
 class WatchDDL(ExecutableDDLElement):

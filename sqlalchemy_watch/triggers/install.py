@@ -11,22 +11,12 @@ from sqlalchemy import Connection, Engine, Table, event, text
 
 from ..aio import is_async
 from ..errors import ConfigurationError, OwnershipError
-from ..spec import TableWatch
-from ..targets import tables_of, watches_of_table
-from .catalog import (
-    IS_VIEW,
-    NO_TABLE,
-    InstalledFunction,
-    WatchStatus,
-    fetcher,
-    read_functions,
-    read_relations,
-    read_status,
-    with_server_problems,
-)
+from ..declaring.spec import TableWatch
+from ..declaring.targets import tables_of, watches_of_table
+from ..catalog.status import IS_VIEW, NO_TABLE, InstalledFunction, WatchStatus, fetcher, read_functions, read_relations, read_status, with_server_problems
 from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
-from .quoting import qualified, quote
-from .virtual import virtual_problems
+from ..functions.quoting import qualified, quote
+from ..catalog.virtual import virtual_problems
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.
 _LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(7301977042117)"

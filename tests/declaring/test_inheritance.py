@@ -14,7 +14,7 @@ from sqlalchemy.ext.declarative import AbstractConcreteBase, ConcreteBase
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, install, watch
-from sqlalchemy_watch.spec import watches_in
+from sqlalchemy_watch.declaring.spec import watches_in
 
 ALL = ("inserted", "updated", "deleted")
 

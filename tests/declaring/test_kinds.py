@@ -26,7 +26,7 @@ from sqlalchemy.orm import (
 from sqlmodel import Field, SQLModel
 
 from sqlalchemy_watch import Listener, Watch, Watched, watch
-from sqlalchemy_watch.spec import watches_in
+from sqlalchemy_watch.declaring.spec import watches_in
 
 SPECS = ("inserted", Watch("updated", extra_columns=("name",)))
 

@@ -18,7 +18,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, Watched
-from sqlalchemy_watch.listener import wal
+from sqlalchemy_watch.listener.wal import source as wal
 
 
 class Base(DeclarativeBase):

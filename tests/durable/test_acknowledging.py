@@ -12,8 +12,8 @@ import psycopg
 import pytest
 
 from sqlalchemy_watch import Listener, RetryPolicy, wire
-from sqlalchemy_watch.listener.dispatch import UNREADABLE
-from sqlalchemy_watch.listener.queue import Committed, Item, Notification, WaitingQueue
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
+from sqlalchemy_watch.listener.handover.queue import Committed, Item, Notification, WaitingQueue
 
 Make = Callable[..., Listener]
 

@@ -22,7 +22,7 @@ from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import DeclarativeBase
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
-from sqlalchemy_watch.listener import dead_letters
+from sqlalchemy_watch.listener.dispatch import dead_letters
 
 from .conftest import wait_until
 from .test_retries import QUICK, Flaky, Make, insert, letters

@@ -16,8 +16,8 @@ from sqlalchemy import URL, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, Watched
-from sqlalchemy_watch.listener import slots
-from sqlalchemy_watch.listener.wal import SERVER_CHANGED
+from sqlalchemy_watch.listener.wal import slots
+from sqlalchemy_watch.listener.wal.source import SERVER_CHANGED
 
 from .conftest import wait_until
 

@@ -17,7 +17,8 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase
 
 from sqlalchemy_watch import CatchUpTimeout, Listener, ListenerStartError, SlotError
-from sqlalchemy_watch.listener import dead_letters, slots
+from sqlalchemy_watch.listener.dispatch import dead_letters
+from sqlalchemy_watch.listener.wal import slots
 
 from .conftest import wait_until
 from .test_dead_letters import wait_for

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, Watched, status
-from sqlalchemy_watch.listener import slots
+from sqlalchemy_watch.listener.wal import slots
 
 from .conftest import wait_until
 

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, wire
-from sqlalchemy_watch.targets import watches_of_table
+from sqlalchemy_watch.declaring.targets import watches_of_table
 
 from .conftest import wait_until
 

@@ -13,7 +13,7 @@ from postgres import Cluster
 from sqlalchemy import create_engine
 
 from sqlalchemy_watch import Listener, RetryPolicy
-from sqlalchemy_watch.listener.queue import CaughtUp, Connected, Disconnected, WaitingQueue
+from sqlalchemy_watch.listener.handover.queue import CaughtUp, Connected, Disconnected, WaitingQueue
 
 Make = Callable[..., Listener]
 

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerStartError, Watched
-from sqlalchemy_watch.listener import notify
+from sqlalchemy_watch.listener.notify import source as notify
 
 from .support import Journal, create_tables, removed_afterwards
 from .tls import TlsProxy, make_certificate, speaking_tls

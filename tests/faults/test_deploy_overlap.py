@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import Integer, Text
 
 from sqlalchemy_watch import Listener, Watch, Watched, install
-from sqlalchemy_watch.listener.dispatch import UNDECIDED
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED
 
 
 def declare(watches: Sequence[Any], columns: Sequence[str]) -> Any:

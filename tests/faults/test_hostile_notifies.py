@@ -19,7 +19,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import CatchUpTimeout, Listener, Watch, Watched, wire
-from sqlalchemy_watch.listener.dispatch import UNDECIDED, UNREADABLE
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED, UNREADABLE
 
 from .conftest import MakeListener
 from .proxy import Proxy

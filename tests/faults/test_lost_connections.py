@@ -195,7 +195,7 @@ def test_refused_connections_are_tried_again_with_backoff(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     listener = listening(proxy.port)
-    attempts = logging.getLogger("sqlalchemy_watch.listener.notify")
+    attempts = logging.getLogger("sqlalchemy_watch.listener.notify.source")
     seen = threading.Event()
 
     class Fourth(logging.Handler):
@@ -284,7 +284,7 @@ def test_ready_made_connection_to_a_server_that_falls_silent_is_given_up(
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_watch.listener.connect.CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr("sqlalchemy_watch.listener.server.checks.connect.CONNECT_TIMEOUT", 0.3)
     silent, asked = threading.Event(), threading.Event()
 
     def create() -> psycopg.Connection[Any]:

@@ -14,7 +14,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Watch, Watched
-from sqlalchemy_watch.listener.queue import MAX_BYTES, OVERFLOW, EventQueue, Notification, Resync
+from sqlalchemy_watch.listener.handover.queue import MAX_BYTES, OVERFLOW, EventQueue, Notification, Resync
 
 from .conftest import MakeListener
 from .support import Journal
@@ -128,7 +128,7 @@ def test_stuck_receiver_and_a_flapping_connection_do_not_fill_the_memory(
         def emit(self, record: logging.LogRecord) -> None:
             back.release()
 
-    logging.getLogger("sqlalchemy_watch.listener.notify").addHandler(handler := Lost())
+    logging.getLogger("sqlalchemy_watch.listener.notify.source").addHandler(handler := Lost())
     for number in range(15):
         client.execute("INSERT INTO users VALUES (%s)", [number + 2])
         client.execute(
@@ -137,7 +137,7 @@ def test_stuck_receiver_and_a_flapping_connection_do_not_fill_the_memory(
         assert back.acquire(timeout=5)
         while listener.stats().reconnects == number:
             threading.Event().wait(0.005)
-    logging.getLogger("sqlalchemy_watch.listener.notify").removeHandler(handler)
+    logging.getLogger("sqlalchemy_watch.listener.notify.source").removeHandler(handler)
     assert listener.stats().queue_depth <= 10 + 20
     go_on.set()
     listener.catch_up()

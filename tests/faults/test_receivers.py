@@ -16,7 +16,7 @@ from postgres import Cluster
 from sqlalchemy import Engine, text
 
 from sqlalchemy_watch import Listener
-from sqlalchemy_watch.listener.dispatch import UNEXPECTED
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNEXPECTED
 
 from .conftest import MakeListener
 from .support import Journal

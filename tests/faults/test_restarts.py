@@ -77,7 +77,7 @@ def test_server_down_for_a_while_is_one_gap(
         def emit(self, record: logging.LogRecord) -> None:
             refused.release()
 
-    log = logging.getLogger("sqlalchemy_watch.listener.notify")
+    log = logging.getLogger("sqlalchemy_watch.listener.notify.source")
     log.addHandler(handler := Attempts())
     with listener:
         restartable.stop("fast")

@@ -14,7 +14,7 @@ from postgres import Cluster
 from sqlalchemy import BigInteger, Column, Integer, Interval, MetaData, Numeric, String, Table, text
 
 from sqlalchemy_watch import Watch, watch
-from sqlalchemy_watch.spec import OPERATIONS
+from sqlalchemy_watch.declaring.spec import OPERATIONS
 
 from .project import Project, is_empty, snapshot
 

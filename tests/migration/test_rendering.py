@@ -20,7 +20,7 @@ from alembic_ext.operations import WatchOp
 from alembic_ext.render import escape_colons, without_percent
 from alembic_ext.states import NOTHING, declared_state
 from sqlalchemy_watch import Watch, watch
-from sqlalchemy_watch.spec import iter_watches
+from sqlalchemy_watch.declaring.spec import iter_watches
 
 pieces = st.sampled_from([*":\\ $a1_\n\t%'\"{é", "::", ":a", "::text", '{"v":1,', "\\:", ":a:", "$$"])
 texts = st.lists(pieces, max_size=12).map("".join)

@@ -1,0 +1,147 @@
+"""`when`: a Python function of two rows becomes the text of a SQL condition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from sqlalchemy import Column, literal_column
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.sql import visitors
+from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.selectable import SelectBase
+from sqlalchemy.types import NullType, UserDefinedType
+
+from ..errors import ConfigurationError
+from .spec import Condition
+
+#: How statement-level functions call the row concerned and the previous one, and row-level ones.
+STATEMENT_ALIASES = ("r", "o")
+
+
+class _Compiler(postgresql.base.PGCompiler):
+    """Writes literals that are the same under either setting of standard_conforming_strings."""
+
+    def render_literal_value(self, value: Any, type_: Any) -> str:
+        rendered: str = super().render_literal_value(value, type_)  # type: ignore[no-untyped-call]
+        if not rendered.startswith("'") or "\\" not in rendered:
+            return rendered
+        return "E" + rendered.replace("\\", "\\\\")
+
+
+#: Why the values of such a column can be neither carried nor compared.
+VIRTUAL_RULE = (
+    "a virtual generated column has no value in a trigger: make it STORED (Computed(..., persisted=True)) "
+    "or leave it out"
+)
+
+_PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+_PG.statement_compiler = _Compiler  # type: ignore[assignment]
+_PG._backslash_escapes = False  # _Compiler doubles them; SQLAlchemy's default differs between versions
+
+
+def is_virtual(column: Column[Any]) -> bool:
+    """Whether the column is declared as a generated one that is not stored."""
+    return column.computed is not None and column.computed.persisted is False
+
+
+class UnknownColumn(AttributeError):
+    """A condition names a column that the table does not have."""
+
+
+class _Row:
+    """Stands for a row in the user's function: attributes are the table's columns under an alias."""
+
+    def __init__(self, owner: str, alias: str, columns: Mapping[str, Column[Any]], absent: str | None) -> None:
+        self._owner, self._alias, self._columns, self._absent, self._used = owner, alias, columns, absent, False
+
+    def __getattr__(self, attribute: str) -> ColumnElement[Any]:
+        if attribute.startswith("__"):
+            raise AttributeError(attribute)
+        if self._absent:
+            raise ConfigurationError(self._absent)
+        try:
+            column = self._columns[attribute]
+        except KeyError:
+            raise UnknownColumn(
+                f"{attribute!r} is no column here: there are {', '.join(map(repr, self._columns))}"
+            ) from None
+        if is_virtual(column):
+            raise ConfigurationError(f"{self._owner}: when uses {attribute!r}: {VIRTUAL_RULE}")
+        self._used = True
+        # Not a column of a table: a subquery would list that in its own FROM.
+        return literal_column(f"{self._alias}.{_PG.identifier_preparer.quote(column.name)}", column.type)
+
+
+def compile_condition(
+    owner: str, operation: str, when: Callable[[Any, Any], Any], columns: Mapping[str, Column[Any]]
+) -> Condition:
+    """The SQL of a `when`, over the columns of one table by attribute name.
+
+    :raises UnknownColumn: where it names a column that is not among them.
+    :raises ConfigurationError: where it is no SQL condition, or uses a row the operation does not have.
+    """
+    row_alias, old_alias = STATEMENT_ALIASES
+    statement_sql, uses_old = _compile(owner, operation, when, columns, row_alias, old_alias)
+    new_name = "old" if operation == "deleted" else "new"
+    row_sql, _ = _compile(owner, operation, when, columns, new_name, "old")
+    return Condition(statement_sql, row_sql, uses_old)
+
+
+def _compile(
+    owner: str,
+    operation: str,
+    when: Callable[[Any, Any], Any],
+    columns: Mapping[str, Column[Any]],
+    row_alias: str,
+    old_alias: str,
+) -> tuple[str, bool]:
+    no_old = f"{owner}: when uses old, but {operation} rows have none: use new" if operation == "inserted" else None
+    no_new = f"{owner}: when uses new, but {operation} rows have none: use old" if operation == "deleted" else None
+    old = _Row(owner, row_alias if operation == "deleted" else old_alias, columns, no_old)
+    new = _Row(owner, row_alias, columns, no_new)
+    try:
+        clause = when(old, new)
+    except (UnknownColumn, ConfigurationError):
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"{owner}: when could not be evaluated ({type(error).__name__}: {error}): it must be a function of the "
+            f"old and the new row that returns a SQL condition, such as lambda old, new: new.total > 100, with & and | "
+            f"in place of and, or"
+        ) from error
+    if not hasattr(clause, "compile") or not hasattr(clause, "self_group"):
+        raise ConfigurationError(
+            f"{owner}: when returned {clause!r}, not a SQL condition: combine conditions with & and | "
+            f"(not with and, or), and use text() for SQL of your own"
+        )
+    if any(isinstance(element, BindParameter) and element.required for element in visitors.iterate(clause)):
+        raise ConfigurationError(
+            f"{owner}: when has a bindparam() without a value: a trigger is given none, write it in"
+        )
+    try:
+        sql = str(clause.compile(dialect=_PG, compile_kwargs={"literal_binds": True}))
+    except (SQLAlchemyError, NotImplementedError) as error:
+        raise ConfigurationError(
+            f"{owner}: when can't be rendered with its values ({error}): write them as text('...') or literal_column()"
+        ) from error
+    if not _may_be_boolean(clause):
+        raise ConfigurationError(
+            f"{owner}: when returned {sql}, which is no condition, true or false: compare it with something, "
+            f"or use exists() around a select()"
+        )
+    return sql, old._used
+
+
+def _may_be_boolean(clause: Any) -> bool:
+    """Where the type is not known, as of text() and func.name(), the server knows."""
+    if isinstance(clause, SelectBase):
+        return False
+    type_ = getattr(clause, "type", None)
+    if type_ is None or isinstance(type_, (NullType, UserDefinedType)):
+        return True
+    try:
+        return bool(type_.python_type is bool)
+    except NotImplementedError:
+        return True

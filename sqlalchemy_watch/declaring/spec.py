@@ -1,0 +1,372 @@
+"""What is watched: `Watch` as it is declared, `TableWatch` as it applies to one table.
+
+No database and no ORM state: a `Watch` validates its own words, `mapping` resolves the attribute names
+into columns and files the resulting `TableWatch` in the MetaData, where the triggers, the listener and
+the migrations find it (`watches_in`).
+"""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias, cast, get_args
+
+from sqlalchemy import MetaData
+from sqlalchemy.sql.elements import ColumnElement
+from sqlalchemy.types import TypeEngine
+
+from . import naming
+from ..errors import ConfigurationError
+
+Operation: TypeAlias = Literal["inserted", "updated", "deleted", "truncated"]
+Level: TypeAlias = Literal["statement", "row"]
+Delivery: TypeAlias = Literal["notify", "durable", "both"]
+
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+LEVELS: tuple[Level, ...] = get_args(Level)
+DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
+
+#: Under this key of `MetaData.info` stand the watches: `{Table.key: {label: TableWatch}}`. Not on
+#: `Table.info`, which Alembic renders into `create_table(info=...)`.
+INFO_KEY = "sqlalchemy_watch"
+
+#: Under this key of `MetaData.info` an application may name itself, where several share a schema.
+APPLICATION_KEY = "sqlalchemy_watch_application"
+
+#: Under this key of `MetaData.info` stands how watches are delivered that don't say it themselves.
+DELIVERY_KEY = "sqlalchemy_watch_delivery"
+
+#: Attributes of the collection `Model.watch`, which a label must not hide.
+RESERVED_LABELS = frozenset({"connect", "disconnect", "connected_to"})
+
+
+@dataclass(frozen=True)
+class Watch:
+    """One operation to hear about, with its options.
+
+    :param operation: `"inserted"`, `"updated"`, `"deleted"` or `"truncated"`.
+    :param label: another name for the signal (`User.watch.<label>`). Needed with `trigger_columns` and
+        with `when`, and where an operation is watched twice.
+    :param trigger_columns: for `"updated"`: emit only for rows in which one of these attributes really
+        changed (`IS DISTINCT FROM`), not those in which it was merely named in SET.
+    :param extra_columns: attributes carried beside the primary key, in `event.values`.
+    :param when: a SQL condition as a function of the old and the new row,
+        `lambda old, new: new.total > 100`. Inserted rows have no `old`, deleted ones no `new`.
+    :param old: whether `event.old` carries the previous values of the carried and trigger columns, and
+        `event.changed` the names that differ. For `"updated"` and `"deleted"`.
+    :param level: `"statement"` (one call for all rows of a statement, far cheaper for bulk writes) or
+        `"row"`. None chooses: statement, but row on a partitioned table, where statement triggers miss
+        writes that go straight to a partition.
+    :param delivery: `"notify"` (to who listens at the moment), `"durable"` (through the server's own log,
+        kept until acknowledged; see `Listener(durable=...)`) or `"both"`. None takes the default of the
+        model (`__watch_delivery__`) or of its MetaData (`info["sqlalchemy_watch_delivery"]`), else notify.
+    :raises ConfigurationError: at once, where an option is wrong or does not go with the operation.
+
+    Columns are given as names of mapped attributes, or as the attributes themselves (`User.role_id`);
+    on a Core table as column keys or columns.
+    """
+
+    operation: Operation
+    label: str | None = field(default=None, kw_only=True)
+    trigger_columns: Iterable[Any] = field(default=(), kw_only=True)
+    extra_columns: Iterable[Any] = field(default=(), kw_only=True)
+    when: Callable[[Any, Any], ColumnElement[bool]] | None = field(default=None, kw_only=True)
+    old: bool = field(default=False, kw_only=True)
+    level: Level | None = field(default=None, kw_only=True)
+    delivery: Delivery | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if self.operation not in OPERATIONS:
+            raise ConfigurationError(
+                f"unknown operation {self.operation!r}: allowed are {', '.join(map(repr, OPERATIONS))}"
+            )
+        for option in ("trigger_columns", "extra_columns"):
+            object.__setattr__(self, option, _column_tuple(self, option, getattr(self, option)))
+        self._check_label()
+        self._check_combination()
+
+    @property
+    def name(self) -> str:
+        """The signal's name on `Model.watch`: the label, or the operation without one."""
+        return self.label if self.label is not None else self.operation
+
+    def _check_label(self) -> None:
+        label = self.label
+        if label is None:
+            if self.trigger_columns or self.when is not None:
+                option = "trigger_columns" if self.trigger_columns else "when"
+                raise ConfigurationError(
+                    f"Watch({self.operation!r}, {option}=...) needs a label, because it hears only a part of what "
+                    f"{self.operation!r} says: add label='a_name'"
+                )
+            return
+        if not isinstance(label, str) or not label.isidentifier() or keyword.iskeyword(label) or label.startswith("_"):
+            raise ConfigurationError(
+                f"{self!r}: label {label!r} must be a Python name, no keyword, that does not start with an "
+                f"underscore, since it becomes an attribute of Model.watch"
+            )
+        if label in RESERVED_LABELS:
+            raise ConfigurationError(f"{self!r}: label {label!r} is a method of Model.watch: choose another")
+        if label in OPERATIONS and label != self.operation:
+            raise ConfigurationError(f"{self!r}: label {label!r} is the name of another operation: choose another")
+
+    def _check_combination(self) -> None:
+        if self.trigger_columns and self.operation != "updated":
+            raise ConfigurationError(f"{self!r}: trigger_columns are for 'updated' only: remove them")
+        if self.operation == "truncated" and (self.extra_columns or self.when is not None):
+            raise ConfigurationError(f"{self!r}: TRUNCATE names no rows: remove extra_columns and when")
+        if self.when is not None and not callable(self.when):
+            raise ConfigurationError(
+                f"{self!r}: when must be a function of the old and the new row, "
+                f"such as lambda old, new: new.total > 100"
+            )
+        if not isinstance(self.old, bool):
+            raise ConfigurationError(f"{self!r}: old must be True or False")
+        if self.old and self.operation not in ("updated", "deleted"):
+            raise ConfigurationError(f"{self!r}: {self.operation} rows have no previous values: remove old=True")
+        if self.level is not None and self.level not in LEVELS:
+            raise ConfigurationError(f"{self!r}: level must be 'statement', 'row' or None")
+        if self.delivery is not None:
+            check_delivery(repr(self), self.delivery)
+        if self.operation == "truncated" and self.level == "row":
+            raise ConfigurationError(f"{self!r}: TRUNCATE fires once a statement: remove level='row'")
+
+    def __repr__(self) -> str:
+        options = {
+            "label": None, "trigger_columns": (), "extra_columns": (), "when": None, "old": False, "level": None,
+            "delivery": None,
+        }  # fmt: skip
+        given = [f"{k}={getattr(self, k)!r}" for k, default in options.items() if getattr(self, k) != default]
+        return f"Watch({', '.join([repr(self.operation), *given])})"
+
+
+def _column_tuple(watch: Watch, option: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise ConfigurationError(
+            f"Watch({watch.operation!r}): {option} must be a sequence of attribute names, not {value!r}: "
+            f"write {option}=({value!r},)"
+        )
+    names = tuple(value)
+    if len({name if isinstance(name, str) else id(name) for name in names}) < len(names):
+        raise ConfigurationError(f"Watch({watch.operation!r}): {option}={names!r} names a column twice")
+    return names
+
+
+def parse_specs(owner: str, specs: object) -> tuple[Watch, ...]:
+    """The `Watch` objects that a `__watch__`, or the arguments of `watch()`, stand for.
+
+    :param owner: whose they are, for the messages.
+    :raises ConfigurationError: for anything but operation names and `Watch` objects, and for a signal
+        that would be defined twice.
+    """
+    if isinstance(specs, (str, bytes, Watch)) or not isinstance(specs, Iterable):
+        raise ConfigurationError(
+            f"{owner}: __watch__ must be an iterable of operation names and Watch objects, not {specs!r}: "
+            f"write __watch__ = ({specs!r},)"
+        )
+    watches: dict[str, Watch] = {}
+    for item in specs:
+        if isinstance(item, str) and item in OPERATIONS:
+            item = Watch(item)
+        if not isinstance(item, Watch):
+            raise ConfigurationError(
+                f"{owner}: {item!r} can't be watched: allowed are "
+                f"{', '.join(map(repr, OPERATIONS))} and Watch(...) objects"
+            )
+        if item.name in watches:
+            raise ConfigurationError(
+                f"{owner}: two watches are named {item.name!r}: give one of them another label=, "
+                f"such as Watch({item.operation!r}, label='another_name')"
+            )
+        watches[item.name] = item
+    return tuple(watches.values())
+
+
+@dataclass(frozen=True)
+class CarriedColumn:
+    """A column whose value travels, and the attribute under which the event shows it."""
+
+    attribute: str
+    name: str
+    type: TypeEngine[Any] = field(compare=False)
+    #: Of the table's own primary key, and so never NULL.
+    is_primary: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """Where a row's class is read: a column of the table, or of the hierarchy's root table."""
+
+    column: CarriedColumn
+    #: Where the root's column is to be found; None where the column is the table's own.
+    lookup: RootLookup | None = None
+
+
+@dataclass(frozen=True)
+class RootLookup:
+    """How a joined table's row finds its discriminator in the root table: `root.key[i] = row.key[i]`."""
+
+    schema: str | None
+    table: str
+    key: tuple[str, ...]
+    #: The tables between the row's and the root's, nearest first.
+    between: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Condition:
+    """A `when`, as SQL over the aliases of a statement-level and of a row-level function."""
+
+    statement_sql: str
+    row_sql: str
+    uses_old: bool
+
+
+@dataclass(frozen=True)
+class TableWatch:
+    """One watch of one table: all that its trigger, its payload and its signals are made from."""
+
+    schema: str | None
+    table: str
+    label: str
+    operation: Operation
+    key: tuple[CarriedColumn, ...]
+    extra: tuple[CarriedColumn, ...] = ()
+    trigger_columns: tuple[CarriedColumn, ...] = ()
+    discriminator: Discriminator | None = None
+    condition: Condition | None = None
+    old: bool = False
+    level: Level = "statement"
+    application: str = ""
+    delivery: Delivery = "notify"
+
+    @property
+    def table_key(self) -> str:
+        """As `Table.key` gives it."""
+        return self.table if self.schema is None else f"{self.schema}.{self.table}"
+
+    @property
+    def function_name(self) -> str:
+        return naming.object_name(self.table, self.label)
+
+    @property
+    def trigger_name(self) -> str:
+        return naming.object_name(self.table, self.label)
+
+    @property
+    def channel(self) -> str:
+        return naming.channel_name(self.schema, self.table, self.label)
+
+    @property
+    def is_notified(self) -> bool:
+        """Whether listeners without a consumer group hear it."""
+        return self.delivery in ("notify", "both")
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether consumer groups hear it."""
+        return self.delivery in ("durable", "both")
+
+    @property
+    def always(self) -> tuple[CarriedColumn, ...]:
+        """The columns that are carried even where the row does not fit: key, then discriminator."""
+        if self.discriminator is None or self.discriminator.column in self.key:
+            return self.key
+        return (*self.key, self.discriminator.column)
+
+    @property
+    def carried(self) -> tuple[CarriedColumn, ...]:
+        """All columns whose values are in `event.values`, in the order of the payload."""
+        return (*self.always, *(c for c in self.extra if c not in self.always))
+
+    @property
+    def compared(self) -> tuple[CarriedColumn, ...]:
+        """The columns whose previous values travel; the key's are the new row's, by which rows pair."""
+        columns = [c for c in self.carried if c not in self.key and not self._is_looked_up(c)]
+        return (*columns, *(c for c in self.trigger_columns if c not in columns and c not in self.key))
+
+    @property
+    def needs_old_rows(self) -> bool:
+        """Whether an `updated` function has to see the previous rows."""
+        return self.operation == "updated" and bool(
+            self.old or self.trigger_columns or (self.condition and self.condition.uses_old)
+        )
+
+    def _is_looked_up(self, column: CarriedColumn) -> bool:
+        d = self.discriminator
+        return d is not None and d.lookup is not None and d.column == column
+
+
+def watches_in(metadata: MetaData) -> dict[str, dict[str, TableWatch]]:
+    """The watches filed in this MetaData, by `Table.key` and label; changes to it are changes there."""
+    return cast(dict[str, dict[str, TableWatch]], metadata.info.setdefault(INFO_KEY, {}))
+
+
+def iter_watches(metadata: MetaData) -> Iterator[TableWatch]:
+    """Every watch filed in this MetaData."""
+    for by_label in watches_in(metadata).values():
+        yield from by_label.values()
+
+
+def application_of(metadata: MetaData) -> str:
+    """What this MetaData's application calls itself; empty where it does not say."""
+    name = metadata.info.get(APPLICATION_KEY, "")
+    if not isinstance(name, str):
+        raise ConfigurationError(f"MetaData.info[{APPLICATION_KEY!r}] must be a string, not {name!r}")
+    return name
+
+
+def check_delivery(owner: str, delivery: object) -> Delivery:
+    """The value, if it is a way of delivery.
+
+    :raises ConfigurationError: otherwise.
+    """
+    if delivery not in DELIVERIES:
+        raise ConfigurationError(
+            f"{owner}: delivery {delivery!r} is unknown: allowed are {', '.join(map(repr, DELIVERIES))}"
+        )
+    return delivery
+
+
+def file_watches(filings: Iterable[tuple[MetaData, TableWatch]]) -> None:
+    """File watches, all of them or, where one can't be, none.
+
+    :raises ConfigurationError: as `file_watch` does.
+    """
+    filed: list[tuple[MetaData, TableWatch]] = []
+    try:
+        for metadata, watch in filings:
+            if file_watch(metadata, watch):
+                filed.append((metadata, watch))
+    except ConfigurationError:
+        for metadata, watch in filed:
+            by_label = watches_in(metadata)[watch.table_key]
+            del by_label[watch.label]
+            if not by_label:
+                del watches_in(metadata)[watch.table_key]
+        raise
+
+
+def file_watch(metadata: MetaData, watch: TableWatch) -> bool:
+    """File a watch, unless another one has its place or would have its names; False where it is there already.
+
+    :raises ConfigurationError: for a label that the table has with other options, and for a trigger name
+        that another watch of the schema has after cutting.
+    """
+    filed = watches_in(metadata).get(watch.table_key, {}).get(watch.label)
+    if filed is not None:
+        if filed != watch:
+            raise ConfigurationError(
+                f"table {watch.table_key!r}: the watch {watch.label!r} is already declared with other options: "
+                f"give this one a label= of its own"
+            )
+        return False
+    for other in iter_watches(metadata):
+        if other.schema == watch.schema and other.function_name == watch.function_name:
+            raise ConfigurationError(
+                f"the watches {other.table_key!r}/{other.label!r} and {watch.table_key!r}/{watch.label!r} would "
+                f"both have the trigger function {watch.function_name!r}: give one of them another label="
+            )
+    watches_in(metadata).setdefault(watch.table_key, {})[watch.label] = watch
+    return True

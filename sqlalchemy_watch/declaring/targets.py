@@ -1,0 +1,60 @@
+"""What `Listener`, `install` and the others are pointed at: bases, registries, MetaData, models, Tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import MetaData, Table
+from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.orm import Mapper, registry
+
+from ..errors import ConfigurationError
+from .spec import TableWatch, watches_in
+
+
+def tables_of(*targets: Any) -> tuple[Table, ...]:
+    """All tables that the targets stand for, watched or not, each once.
+
+    :raises ConfigurationError: for no target at all, and for one of another kind.
+    """
+    if not targets:
+        raise ConfigurationError("nothing to watch is given: pass a declarative base, a MetaData, models or Tables")
+    return tuple(dict.fromkeys(table for target in targets for table in _tables(target)))
+
+
+def watches_of(*targets: Any) -> tuple[TableWatch, ...]:
+    """All watches of these tables."""
+    return tuple(watch for table in tables_of(*targets) for watch in watches_of_table(table))
+
+
+def watches_of_table(table: Table) -> tuple[TableWatch, ...]:
+    """The watches of one table."""
+    return tuple(watches_in(table.metadata).get(table.key, {}).values())
+
+
+def _tables(target: Any) -> Iterator[Table]:
+    if isinstance(target, Table):
+        yield target
+        return
+    if isinstance(target, MetaData):
+        yield from target.tables.values()
+        return
+    if isinstance(target, registry):
+        yield from target.metadata.tables.values()
+        return
+    mapper = sa_inspect(target, raiseerr=False) if isinstance(target, type) else None
+    if isinstance(mapper, Mapper):
+        # Rows of subclasses are rows of the model, and an update may touch their tables alone.
+        for below in mapper.self_and_descendants:
+            for selectable in below.tables:
+                if isinstance(selectable, Table):
+                    yield selectable
+        return
+    metadata = getattr(target, "metadata", None)
+    if isinstance(metadata, MetaData):
+        yield from metadata.tables.values()
+        return
+    raise ConfigurationError(
+        f"{target!r} can't be watched: pass a declarative base, a registry, a MetaData, a mapped class or a Table"
+    )

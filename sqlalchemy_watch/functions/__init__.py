@@ -1,0 +1,7 @@
+"""The text of the trigger functions, made from the declarations alone.
+
+body          the text
+expressions   SQL expressions over the rows of a statement
+mark          the first line of a body, which says that it is ours
+quoting       names and strings as SQL text
+"""

@@ -1,0 +1,137 @@
+"""Which signals a channel feeds, and which class each of its rows is of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Table
+from sqlalchemy.orm import Mapper
+
+from ...watched import Endpoint, endpoints_in, signals_of
+from ...signals.watch_signals import WatchSignal
+from ...declaring.spec import TableWatch
+from ...declaring.targets import watches_of_table
+from .payload import Decoded, PayloadDecoder, read_fields
+from .values import ValueDecoders
+
+#: How many discriminator values a route remembers the destinations of.
+MAX_CLASSES = 1_000
+
+#: A sender, and the signals that fire for a row of it.
+Destination = tuple[Any, tuple[WatchSignal[Any], ...]]
+
+
+@dataclass
+class Route:
+    """One watch of one table: how its payloads are read, and where its rows go."""
+
+    table: Table
+    watch: TableWatch
+    decoder: PayloadDecoder
+    endpoints: Sequence[Endpoint]
+
+    def __post_init__(self) -> None:
+        #: The schemas whose payloads are this table's; None until the listener has asked the server.
+        self.schemas: frozenset[str] | None = None if self.watch.schema is None else frozenset([self.watch.schema])
+        #: For debugging all watches, or one: a logger below `sqlalchemy_watch.watch`.
+        self.log: logging.Logger = logging.getLogger(
+            f"sqlalchemy_watch.watch.{self.watch.table_key}.{self.watch.label}"
+        )
+        self._by_class: dict[Any, list[Destination]] = {}
+        d = self.watch.discriminator
+        self._position = None if d is None else self.watch.always.index(d.column)
+
+    @property
+    def signals(self) -> Iterable[WatchSignal[Any]]:
+        """The signals declared on this table; those of subclasses' ancestors are among their own tables'."""
+        return (endpoint.signal for endpoint in self.endpoints)
+
+    def matches(self, fields: Mapping[str, Any]) -> bool:
+        """Whether a payload is of this watch; a channel's name may be another table's as well."""
+        return (
+            fields["table"] == self.watch.table
+            and fields["label"] == self.watch.label
+            and (self.schemas is None or fields["schema"] in self.schemas)
+        )
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether all rows have the same destinations."""
+        return self._position is None
+
+    def destinations(self, values: tuple[Any, ...]) -> list[Destination]:
+        """Sender and signals for a row; the same list for all rows of one class."""
+        kind = None if self._position is None else values[self._position]
+        try:
+            return self._by_class[kind]
+        except KeyError:
+            found = list(self._resolve(kind))
+            if len(self._by_class) < MAX_CLASSES:  # values that name no class may be any number
+                self._by_class[kind] = found
+            return found
+        except TypeError:  # an unhashable discriminator names no class
+            return list(self._resolve(None))
+
+    def _resolve(self, kind: Any) -> Iterable[Destination]:
+        polymorphic: set[Mapper[Any]] = set()
+        is_truncated = self.watch.operation == "truncated"  # the rows of every class are gone
+        for owner, signal in self.endpoints:
+            if isinstance(owner, Table) or owner.polymorphic_on is None or is_truncated:
+                yield (owner if isinstance(owner, Table) else owner.class_), (signal,)
+            else:
+                polymorphic.add(owner.base_mapper)
+        for base in polymorphic:
+            row_mapper = base.polymorphic_map.get(kind) or self._mapper_of_table(base)
+            signals = []
+            for mapper in row_mapper.iterate_to_root():
+                collection = signals_of(mapper.class_)
+                if collection is not None and self.watch.label in collection:
+                    signals.append(collection[self.watch.label])
+                if mapper.concrete:  # the classes above have other tables
+                    break
+            if signals:
+                yield row_mapper.class_, tuple(signals)
+
+    def _mapper_of_table(self, base: Mapper[Any]) -> Mapper[Any]:
+        """For a discriminator that names no class here: the class the table was mapped for."""
+        return next((m for m in base.self_and_descendants if m.local_table is self.table), base)
+
+
+class Router:
+    """The routes of a listener, by channel."""
+
+    def __init__(self, tables: Iterable[Table], decoders: ValueDecoders, *, durable: bool = False) -> None:
+        self.routes: list[Route] = []
+        self.by_channel: dict[str, list[Route]] = {}
+        for table in tables:
+            for watch in watches_of_table(table):
+                if not (watch.is_durable if durable else watch.is_notified):
+                    continue
+                endpoints = endpoints_in(table.metadata).get((table.key, watch.label), [])
+                route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
+                self.routes.append(route)
+                self.by_channel.setdefault(watch.channel, []).append(route)
+
+    def decode(self, channel: str, payload: bytes) -> tuple[Route, Decoded] | None:
+        """The watch that a payload is of, and its rows; None where it is of none here.
+
+        :raises PayloadError: where it can't be read.
+        """
+        routes = self.by_channel.get(channel, ())
+        for route in routes:
+            decoded = route.decoder.decode_declared(payload, route.schemas)
+            if decoded is not None:
+                return route, decoded
+        fields = read_fields(payload)
+        for route in routes:
+            if route.matches(fields):
+                return route, route.decoder.decode(fields)
+        return None
+
+    @property
+    def signals(self) -> set[WatchSignal[Any]]:
+        """Every signal these routes may fire."""
+        return {signal for route in self.routes for signal in route.signals}

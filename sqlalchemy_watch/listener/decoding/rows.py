@@ -1,0 +1,174 @@
+"""The rows of a payload: arrays of JSON values -> Python values. Pure functions over untrusted data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby, repeat
+from types import MappingProxyType, NoneType
+from typing import Any, NamedTuple, TypeAlias
+
+from ...errors import PayloadError
+from ...signals.events import Extras
+from .values import Decode
+
+#: A decoded row: its values in the order of `EventKind.attributes`, and what most rows don't have.
+Row: TypeAlias = tuple[tuple[Any, ...], Extras | None]
+
+_INCOMPLETE = Extras(old=None, changed=None, partial=True)
+
+
+class Column(NamedTuple):
+    """How the values of one column are read."""
+
+    attribute: str
+    #: What `type(value)` may be in the JSON, besides NoneType.
+    expected: type
+    decode: Decode | None
+    #: Then it is never NULL.
+    is_primary: bool
+
+    def decode_one(self, value: Any) -> Any:
+        """What `decode_all` does, to one value."""
+        if type(value) is not self.expected and (value is not None or self.is_primary):
+            raise self._misfit()
+        if self.decode is None:
+            return value
+        try:
+            return self.decode(value)
+        except Exception as error:
+            raise PayloadError(f"a value of {self.attribute!r} can't be decoded ({type(error).__name__})") from error
+
+    def decode_all(self, values: Sequence[Any]) -> Sequence[Any]:
+        kinds = set(map(type, values))
+        kinds.discard(self.expected)
+        if kinds and (kinds != {NoneType} or self.is_primary):
+            raise self._misfit()
+        if self.decode is None:
+            return values
+        try:
+            return list(map(self.decode, values))
+        except Exception as error:
+            raise PayloadError(f"a value of {self.attribute!r} can't be decoded ({type(error).__name__})") from error
+
+    def _misfit(self) -> PayloadError:
+        return PayloadError(f"a value of {self.attribute!r} is not a {self.expected.__name__}")
+
+
+class RowLayout:
+    """Where the values stand in the rows of one payload.
+
+    :param columns: of the declaration, by name.
+    :param carried: their names, in the order of the event's values; the first `always` stand in partial rows too.
+    :param names: the columns of the payload's rows.
+    :param old: the columns whose previous values follow.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Column], carried: tuple[str, ...], always: int, names: list[str], old: list[str]
+    ) -> None:
+        position = {name: index for index, name in enumerate(names)}
+        if any(name not in position for name in carried[:always]):
+            raise PayloadError("a column of the key is not among the columns")
+        known = [name for name in carried if name in position]
+        self._columns = [(position[name], columns[name]) for name in known]
+        self._always = always
+        self._width = len(names)
+        #: A column the declaration has and the (earlier) trigger does not carry is missing like one left out.
+        self._extras = _INCOMPLETE if len(known) < len(carried) else None
+        self._old = [(index, columns[name]) for index, name in enumerate(old) if name in columns]
+        self._old_width = len(old)
+        self.attributes: tuple[str, ...] = tuple(column.attribute for _, column in self._columns)
+        #: The types of a row whose values are taken as they are, if it has such.
+        plain = known == names and all(column.decode is None for _, column in self._columns)
+        self._plain_types = [column.expected for _, column in self._columns] if plain else None
+
+    def decode(self, rows: list[Any]) -> tuple[list[Row], list[int]]:
+        """The rows, in order, and the numbers of those that could not be decoded."""
+        if len(rows) == 1 and type(rows[0]) is list and len(rows[0]) == self._width:
+            try:
+                return [self._decode_single(rows[0])], []
+            except PayloadError:
+                pass  # perhaps the key alone can be decoded
+        if set(map(type, rows)) == {list} and set(map(len, rows)) == {self._width}:
+            try:
+                return list(self._decode_run("whole", rows)), []
+            except PayloadError:
+                pass
+        return self._decode_mixed(rows)
+
+    def _decode_mixed(self, rows: list[Any]) -> tuple[list[Row], list[int]]:
+        """Rows of several shapes, or some of which can't be decoded."""
+        decoded: list[Row] = []
+        lost: list[int] = []
+        for shape, run in groupby(rows, self._shape):
+            same = list(run)
+            try:
+                decoded.extend(self._decode_run(shape, same))
+            except PayloadError:
+                # One of them can't be: decode them one by one, and without the extra columns if need be.
+                for row in same:
+                    found = self._decode_one(shape, row)
+                    if found is None:
+                        lost.append(len(decoded) + len(lost))
+                    else:
+                        decoded.append(found)
+        return decoded, lost
+
+    def _decode_single(self, row: list[Any]) -> Row:
+        """The one row of a payload, without what is worth it for many."""
+        if list(map(type, row)) == self._plain_types:
+            return tuple(row), self._extras
+        return tuple([column.decode_one(row[index]) for index, column in self._columns]), self._extras
+
+    def _shape(self, row: Any) -> str:
+        if type(row) is list:
+            if len(row) == self._width:
+                return "whole"
+            if len(row) == self._width + 1 + self._old_width:
+                return "paired"
+        elif type(row) is dict and type(row.get("partial")) is list and len(row["partial"]) == self._always:
+            return "partial"
+        raise PayloadError("a row does not fit the columns")
+
+    def _decode_run(self, shape: str, rows: list[Any]) -> Iterator[Row]:
+        if shape == "partial":
+            return self._decode_partial([row["partial"] for row in rows])
+        by_position = list(zip(*rows, strict=True))
+        values = [column.decode_all(by_position[index]) for index, column in self._columns]
+        whole = zip(*values, strict=True) if values else repeat((), len(rows))
+        if shape == "whole":
+            return zip(whole, repeat(self._extras), strict=False)
+        return self._decode_paired(whole, by_position[self._width :])
+
+    def _decode_partial(self, rows: list[list[Any]]) -> Iterator[Row]:
+        by_position = list(zip(*rows, strict=True))
+        try:
+            values = [column.decode_all(by_position[index]) for index, column in self._columns[: self._always]]
+        except IndexError:
+            raise PayloadError("a partial row lacks a column of the key") from None
+        return zip(zip(*values, strict=True), repeat(_INCOMPLETE), strict=False)
+
+    def _decode_paired(self, whole: Iterator[tuple[Any, ...]], previous: Sequence[Sequence[Any]]) -> Iterator[Row]:
+        masks, by_position = previous[0], previous[1:]
+        if not all(type(mask) is str and len(mask) == self._old_width for mask in masks):
+            raise PayloadError("a mask of changes does not fit")
+        names = [column.attribute for _, column in self._old]
+        olds = list(zip(*(column.decode_all(by_position[index]) for index, column in self._old), strict=True))
+        olds = olds or [()] * len(masks)
+        key = self.attributes[: self._always]
+        partial = self._extras is not None
+        for row, mask, values in zip(whole, masks, olds, strict=True):
+            # Rows pair by their key, so the previous one had the same.
+            old = MappingProxyType({**dict(zip(key, row, strict=False)), **dict(zip(names, values, strict=True))})
+            changed = frozenset(column.attribute for index, column in self._old if mask[index] == "1")
+            yield row, Extras(old, changed, partial)
+
+    def _decode_one(self, shape: str, row: Any) -> Row | None:
+        try:
+            return next(iter(list(self._decode_run(shape, [row]))))
+        except PayloadError:
+            pass
+        try:
+            return next(self._decode_partial([row["partial"] if shape == "partial" else row]), None)
+        except PayloadError:
+            return None

@@ -1,0 +1,205 @@
+"""Events whose receiver kept failing: a table in the same database, where they wait for somebody to look.
+
+The table has a schema of its own, out of sight of migrations.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from ...errors import SlotError
+
+TABLE = "sqlalchemy_watch.dead_letters"
+
+_CREATE = f"""
+CREATE SCHEMA IF NOT EXISTS sqlalchemy_watch;
+CREATE TABLE IF NOT EXISTS {TABLE} (
+  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  consumer_group text NOT NULL,
+  channel text NOT NULL,
+  payload text NOT NULL,
+  lsn bigint NOT NULL,
+  position integer NOT NULL,
+  receiver text NOT NULL,
+  error text NOT NULL,
+  attempts integer NOT NULL,
+  failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+  retry_at timestamptz,
+  UNIQUE (consumer_group, lsn, position, receiver)
+)
+"""
+
+#: From the catalog, which everybody may read.
+_SOURCE = """
+FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = 'sqlalchemy_watch' AND c.relname = 'dead_letters'
+"""
+
+_EXISTS = f"SELECT {_SOURCE}"
+
+_MAY_USE = f"""
+SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+  AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(c.oid, 'INSERT')
+  AND pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND pg_catalog.has_table_privilege(c.oid, 'DELETE')
+{_SOURCE}"""
+
+_COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, error, attempts, failed_at, retry_at"
+
+_PARK = (
+    f"INSERT INTO {TABLE} (consumer_group, channel, payload, lsn, position, receiver, error, attempts, retry_at) "
+    f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s)) "
+    f"ON CONFLICT (consumer_group, lsn, position, receiver) DO UPDATE SET error = excluded.error, "
+    f"attempts = excluded.attempts, failed_at = excluded.failed_at, retry_at = excluded.retry_at"
+)
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One event and one receiver. `retry_at` is None for those that are given up."""
+
+    id: int
+    consumer_group: str
+    channel: str
+    payload: str
+    lsn: int
+    position: int
+    receiver: str
+    error: str
+    attempts: int
+    failed_at: datetime
+    retry_at: datetime | None
+
+
+def ensure_table(connection: psycopg.Connection[Any]) -> None:
+    """Make the table, unless it is there.
+
+    :raises SlotError: where the role may not.
+    """
+    try:
+        if not has_table(connection):
+            connection.execute(_CREATE)
+    except (errors.DuplicateObject, errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema):
+        pass  # another consumer was faster
+    except errors.InsufficientPrivilege as error:
+        raise SlotError(
+            f"the role may not create the table {TABLE} for dead letters ({error.diag.message_primary}): have an "
+            f"administrator run `sqlalchemy-watch slots create`, or grant CREATE on the database"
+        ) from error
+    row = connection.execute(_MAY_USE).fetchone()
+    if row != (True,):
+        raise SlotError(
+            f"the role may not use the table {TABLE} for dead letters: have its owner run GRANT USAGE ON SCHEMA "
+            f"sqlalchemy_watch and GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, or `sqlalchemy-watch slots create "
+            f"--role` with the role's name"
+        )
+
+
+def has_table(connection: psycopg.Connection[Any]) -> bool:
+    """Whether there is the table, for whomever."""
+    return connection.execute(_EXISTS).fetchone() is not None
+
+
+def grant(connection: psycopg.Connection[Any], role: str) -> None:
+    """Let a role use the table."""
+    name = sql.Identifier(role)
+    connection.execute(sql.SQL("GRANT USAGE ON SCHEMA sqlalchemy_watch TO {}").format(name))
+    connection.execute(sql.SQL(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {{}}").format(name))
+
+
+def park(
+    connection: psycopg.Connection[Any],
+    letter: tuple[str, str, str, int, int, str, str, int],
+    retry_in: float | None,
+) -> None:
+    """Keep an event for a receiver that failed on it.
+
+    :param letter: group, channel, payload of the one row, lsn, position, receiver, error, attempts.
+    :param retry_in: seconds until it is tried again; None where it is given up.
+    """
+    group, channel, payload, lsn, position, receiver, error, attempts = letter
+    # A database that is not UTF-8 can't hold every text.
+    for words in (
+        (payload, receiver, error),
+        (payload, receiver, as_ascii(error)),
+        (json.dumps(json.loads(payload)), as_ascii(receiver), as_ascii(error)),
+    ):
+        values = [group, channel, words[0], lsn, position, *words[1:], attempts, retry_in]
+        try:
+            connection.execute(_PARK, values)
+            return
+        except errors.UntranslatableCharacter as failure:
+            refused = failure
+    raise refused
+
+
+def as_ascii(text: str) -> str:
+    """A text that a database of any encoding can hold."""
+    return text.encode("ascii", "backslashreplace").decode()
+
+
+def read(connection: psycopg.Connection[Any], group: str | None = None) -> list[DeadLetter]:
+    """The letters of a group, or of all, the oldest first; none where there is no table yet."""
+    try:
+        rows = connection.execute(
+            f"SELECT {_COLUMNS} FROM {TABLE} "
+            f"WHERE CAST(%(group)s AS text) IS NULL OR consumer_group = %(group)s ORDER BY id",
+            {"group": group},
+        )
+    except errors.UndefinedTable:
+        return []
+    return [DeadLetter(*row) for row in rows]
+
+
+def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | None:
+    """The oldest letter of a group that is to be tried now; None without one, or without a table for this role."""
+    if connection.execute(_MAY_USE).fetchone() != (True,):
+        return None
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM {TABLE} WHERE consumer_group = %s AND retry_at <= pg_catalog.clock_timestamp() "
+        f"ORDER BY retry_at, id LIMIT 1",
+        [group],
+    ).fetchone()
+    return None if row is None else DeadLetter(*row)
+
+
+def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, retry_in: float | None) -> bool:
+    """Note one more failure; False where `retry` was called meanwhile, and the letter is to be tried anew."""
+    query = (
+        f"UPDATE {TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
+        f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) "
+        f"WHERE id = %s AND retry_at = %s"
+    )
+    try:
+        done = connection.execute(query, [error, retry_in, letter.id, letter.retry_at])
+    except errors.UntranslatableCharacter:
+        done = connection.execute(query, [as_ascii(error), retry_in, letter.id, letter.retry_at])
+    return done.rowcount > 0
+
+
+def remove(connection: psycopg.Connection[Any], letter: DeadLetter) -> None:
+    """Its receiver has taken the event."""
+    connection.execute(f"DELETE FROM {TABLE} WHERE id = %s", [letter.id])
+
+
+def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
+    """Have the running consumer try letters again at once; gives how many."""
+    return connection.execute(
+        f"UPDATE {TABLE} SET retry_at = pg_catalog.clock_timestamp(), attempts = 0 "
+        f"WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
+        [group, ids, ids],
+    ).rowcount
+
+
+def drop(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
+    """Delete letters; gives how many."""
+    return connection.execute(
+        f"DELETE FROM {TABLE} WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
+        [group, ids, ids],
+    ).rowcount

@@ -1,0 +1,345 @@
+"""The thread that reads payloads and calls receivers, each isolated from the others."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ...errors import ListenerError, PayloadError
+from ...signals.events import Event
+from ...signals.receivers import Batching, Delivery
+from .gather import Batch, Gatherer
+from ..decoding.payload import Decoded
+from ..handover.queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
+from ..decoding.routes import Route, Router
+from ..stats import Stats
+
+log: logging.Logger = logging.getLogger(__name__)
+
+#: Told of control items, on the dispatch thread.
+OnControl = Callable[[Control], None]
+#: Told of receivers that raised: receiver, event, error.
+OnFailure = Callable[[Any, Any, BaseException], None]
+
+#: Reads from the source, waiting until something comes or a deadline; False where it can't at present.
+Read = Callable[[float | None], bool]
+
+#: Seconds that coroutine receivers of batches get at `stop()`.
+LAST_BATCH_SECONDS = 2.0
+
+UNREADABLE = "a message could not be read by this version of the library"
+
+#: Seconds between resyncs that messages ask for, by reason: whoever floods a channel must not keep everybody reloading.
+RESYNC_SECONDS = 1.0
+
+#: Seconds between looks whether the event loop of a coroutine that is awaited was closed.
+LOOP_CHECK_SECONDS = 1.0
+
+#: Seconds between attempts to get an item, where that itself fails.
+BUG_SECONDS = 0.1
+
+#: Seconds between warnings of garbage: whoever floods a channel must not fill the log as well.
+GARBAGE_WARNING_SECONDS = 10.0
+
+UNEXPECTED = "an unexpected error while dispatching"
+UNDECIDED = "an event came without a column that filters compare: too large, or of an outdated trigger"
+
+
+class Dispatcher:
+    """Takes items from the queue until it is closed."""
+
+    def __init__(
+        self,
+        queue: EventQueue,
+        router: Router,
+        stats: Stats,
+        on_control: OnControl,
+        on_failure: OnFailure,
+        loop: asyncio.AbstractEventLoop | None,
+        read: Read = lambda deadline: False,
+    ) -> None:
+        self._read = read
+        self._queue, self._router, self._stats = queue, router, stats
+        self._on_control, self._on_failure = on_control, on_failure
+        self._loop = loop
+        self._gatherer = Gatherer()
+        self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
+        #: Whether a receiver was left without something that it should have had, because of `stop()`.
+        self._abandoned = False
+        self._warned_of_garbage = -GARBAGE_WARNING_SECONDS
+        #: When the last resync for a reason was sent, of those that messages ask for.
+        self._resynced: dict[str, float] = {}
+        #: Since when, by `time.monotonic()`, one item has been handled; None between items.
+        self.busy_since: float | None = None
+        self.thread: threading.Thread = threading.Thread(
+            target=self._run, name="sqlalchemy-watch-dispatch", daemon=True
+        )
+
+    def stop(self) -> None:
+        """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
+        self._queue.close()
+        self._give_up()
+
+    def _run(self) -> None:
+        while True:  # a bug of ours must not silence the listener
+            try:
+                item = self._next()
+            except BaseException:
+                self._note_bug()
+                time.sleep(BUG_SECONDS)
+                continue
+            if item is None:
+                break
+            self.busy_since = time.monotonic()
+            try:
+                self._handle(item)
+            except BaseException:
+                self._note_bug()
+            self.busy_since = None
+        self._last_batches()
+
+    def _next(self) -> Notification | Control | None:
+        """The next item: while there is none, this thread reads."""
+        queue, deadline = self._queue, self._gatherer.deadline
+        while queue.is_idle and (deadline is None or deadline > time.monotonic()) and self._read(deadline):
+            pass
+        return queue.get(deadline)
+
+    def _note_bug(self) -> None:
+        """Say so; even where logging itself is what failed, the thread goes on."""
+        with contextlib.suppress(Exception):
+            log.exception("unexpected error while dispatching; going on")
+        with contextlib.suppress(Exception):
+            self._on_control(Resync(UNEXPECTED))
+
+    def _handle(self, item: Notification | Control) -> None:
+        if isinstance(item, Notification):
+            self._handle_notification(item)
+        elif isinstance(item, BatchesDue):
+            self._deliver_batches(self._gatherer.take_due())
+            self._send_resyncs(time.monotonic())
+        elif isinstance(item, CaughtUp):
+            self._deliver_batches(self._gatherer.take_all())
+            self._send_resyncs()
+            item.done.set()
+        else:
+            assert isinstance(item, (Resync, Connected, Disconnected))
+            self._on_control(item)
+
+    def _handle_notification(self, notification: Notification) -> None:
+        try:
+            found = self._router.decode(notification.channel, notification.payload)
+        except PayloadError as error:
+            self._stats.garbage += 1
+            self._log_garbage(notification, error)
+            if error.tells_of_rows or notification.lsn is not None:
+                self._ask_to_resync(UNREADABLE)  # not a stranger's garbage: rows were told of
+            return
+        if found is None:
+            self._stats.ignored += 1
+            return
+        route, decoded = found
+        if route.log.isEnabledFor(logging.DEBUG):
+            message = decoded.message
+            route.log.debug("%d rows %s by transaction %d", len(decoded.rows), message.kind.operation, message.txid)
+        self._deliver(notification, route, decoded)
+        if decoded.resync is not None:
+            self._ask_to_resync(decoded.resync)
+
+    def _ask_to_resync(self, reason: str) -> None:
+        """Send a resync, now or as soon as the last one for that reason is long enough ago."""
+        now = time.monotonic()
+        self._gatherer.resyncs[reason] = self._resynced.get(reason, -math.inf) + RESYNC_SECONDS
+        self._send_resyncs(now)
+
+    def _send_resyncs(self, now: float = math.inf) -> None:
+        """Send the resyncs that are due; without a time, all that were put off."""
+        for reason in self._gatherer.take_resyncs(now):
+            self._on_control(Resync(reason))
+            self._resynced[reason] = time.monotonic()
+
+    def _log_garbage(self, notification: Notification, error: PayloadError) -> None:
+        now = time.monotonic()
+        due = now - self._warned_of_garbage >= GARBAGE_WARNING_SECONDS
+        if due:
+            self._warned_of_garbage = now
+        log.log(
+            logging.WARNING if due else logging.DEBUG, "ignored a notification on channel %r (%d bytes): %s",
+            notification.channel, len(notification.payload), error,
+        )  # fmt: skip
+
+    def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
+        message, rows, stats, queue = decoded.message, decoded.rows, self._stats, self._queue
+        if rows:
+            stats.lag = time.time() - message.at / 1e6
+        uniform = route.destinations(()) if route.is_uniform else None
+        call = self._call
+        undecided = False
+        for index, (values, extras) in enumerate(rows):
+            if queue.interrupted and self._is_over():
+                return
+            stats.events += 1
+            for sender, signals in uniform or route.destinations(values):
+                event: Event[Any] | None = None
+                for signal in signals:
+                    plan = signal.plan(sender)
+                    if not plan and not signal.filters:
+                        continue
+                    if event is None:
+                        event = Event(sender, message, values, extras, index)
+                    if plan:
+                        call(plan, sender, event)
+                    if signal.filters:
+                        plans, unknown = signal.filtered_plans(sender, event)
+                        undecided |= unknown
+                        for filtered in plans:
+                            call(filtered, sender, event)
+        if undecided:
+            self._ask_to_resync(UNDECIDED)
+
+    def _call(self, plan: tuple[Delivery, ...], sender: Any, event: Event[Any]) -> None:
+        """Call receivers; those that failed are dealt with when all have been called."""
+        coroutines: list[Delivery] | None = None
+        failures: list[tuple[Delivery, BaseException]] | None = None
+        queue = self._queue
+        for delivery in plan:
+            if queue.interrupted and self._is_over():  # by the receiver before
+                break
+            if delivery.is_async:
+                coroutines = [*(coroutines or ()), delivery]
+                continue
+            if delivery.batch is not None:
+                self._gather(delivery.batch, sender, event)
+                continue
+            receiver = delivery.receiver() if delivery.weak else delivery.receiver  # resolve(), without the call
+            if receiver is None:
+                continue
+            try:
+                if delivery.positional:
+                    receiver(sender, event)
+                else:
+                    receiver(sender, event=event)
+            except BaseException as error:
+                failures = [*(failures or ()), (delivery, error)]
+        if coroutines and not (queue.interrupted and self._is_over()):
+            failures = [*(failures or ()), *self._await(coroutines, sender, event)]
+        for delivery, raised in failures or ():
+            self._failed(delivery, sender, event, raised)
+
+    def _is_over(self) -> bool:
+        """Asked before a receiver is called, where the queue is interrupted: whether none is called any more."""
+        self._await_turn()
+        return self._queue.closed
+
+    def _await_turn(self) -> None:
+        """Wait while no receiver may be called; here, never."""
+
+    def _gather(self, signal: Batching, sender: Any, event: Event[Any]) -> None:
+        full = self._gatherer.add(signal, sender, event)
+        if full is not None:
+            self._deliver_batches([full])
+
+    def _deliver_batches(self, batches: list[Batch]) -> None:
+        for batch in batches:
+            events = batch.events
+            failures: list[tuple[Delivery, BaseException]] = []
+            for delivery in batch.signal.plan(batch.sender):
+                self._await_turn()
+                if delivery.is_async:
+                    failures += self._await([delivery], batch.sender, events)
+                elif (raised := called(delivery, batch.sender, events)) is not None:
+                    failures.append((delivery, raised))
+            for delivery, raised in failures:
+                self._failed(delivery, batch.sender, events, raised)
+
+    def _last_batches(self) -> None:
+        """What has been gathered is delivered even when the listener stops; coroutines get a moment for it."""
+        self._stopped = concurrent.futures.Future()
+        timer = threading.Timer(LAST_BATCH_SECONDS, self._give_up)
+        timer.daemon = True
+        if self._gatherer:
+            try:
+                timer.start()
+            except RuntimeError:  # the interpreter is ending: no new threads
+                self._give_up()
+        self._deliver_batches(self._gatherer.take_all())
+        timer.cancel()
+        self._give_up()
+
+    def _give_up(self) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(None)
+
+    def _await(self, deliveries: list[Delivery], sender: Any, event: Any) -> list[tuple[Delivery, BaseException]]:
+        """Run coroutine receivers side by side, and wait for them: events stay in order and bounded."""
+        running: dict[concurrent.futures.Future[Any], Delivery] = {}
+        failures: list[tuple[Delivery, BaseException]] = []
+        for delivery in deliveries:
+            receiver = delivery.resolve()
+            if receiver is None:
+                continue
+            loop = delivery.loop or self._loop
+            if loop is None or loop.is_closed():
+                state = "is closed" if loop is not None else "was not running"
+                unrunnable = ListenerError(
+                    f"the event loop in which the coroutine receiver {receiver!r} was connected {state}: connect it, "
+                    f"or start the listener, inside a running loop"
+                )
+                failures.append((delivery, unrunnable))
+                continue
+            call = _call(delivery, receiver, sender, event)
+            try:
+                running[asyncio.run_coroutine_threadsafe(call, loop)] = delivery
+            except RuntimeError as error:
+                call.close()
+                failures.append((delivery, error))
+        pending = set(running)
+        while pending and not self._stopped.done():
+            done, pending = concurrent.futures.wait(
+                {*pending, self._stopped}, LOOP_CHECK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
+            )
+            pending.discard(self._stopped)
+            for future in [future for future in pending if self._has_no_loop(running[future])]:
+                pending.discard(future)  # it would never be done
+                failures.append((running[future], ListenerError("the event loop was closed meanwhile")))
+            for future in done - {self._stopped}:
+                raised = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
+                if raised is not None:
+                    failures.append((running[future], raised))
+        self._abandoned |= bool(pending)
+        return failures
+
+    def _has_no_loop(self, delivery: Delivery) -> bool:
+        loop = delivery.loop or self._loop
+        return loop is None or loop.is_closed()
+
+    def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
+        """Say that a receiver failed; it is not called again."""
+        self._stats.failed_receivers += 1
+        self._on_failure(delivery.resolve(), event, error)
+
+
+def _call(delivery: Delivery, receiver: Any, sender: Any, payload: Any) -> Any:
+    """Call a receiver with an event, or one of batches with its events."""
+    if delivery.positional:
+        return receiver(sender, payload)
+    return receiver(sender, events=payload) if isinstance(payload, list) else receiver(sender, event=payload)
+
+
+def called(delivery: Delivery, sender: Any, payload: Any) -> BaseException | None:
+    """Call a receiver that is no coroutine; what it raised."""
+    receiver = delivery.resolve()
+    if receiver is None:
+        return None
+    try:
+        _call(delivery, receiver, sender, payload)
+    except BaseException as error:
+        return error
+    return None

@@ -1,0 +1,349 @@
+"""Dispatching with acknowledgement: receivers that raise are tried again, transactions acknowledged in order."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from ...errors import ConfigurationError, PayloadError
+from ...signals.events import Event, Message
+from ...signals.receivers import Delivery
+from . import dead_letters
+from .dispatcher import Dispatcher, called
+from .gather import Batch, Gatherer
+from ..decoding.payload import Decoded
+from ..handover.queue import Committed, Control, Discarded, Notification, Resumed, RetryDue, WaitingQueue
+from ..decoding.routes import Route
+from ..server.watchdog import limited
+
+log: logging.Logger = logging.getLogger(__name__)
+
+#: Told of an event that was given up: receiver, event, error.
+OnDeadLetter = Callable[[Any, Any, BaseException], None]
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """What happens to an event whose receiver raised.
+
+    :param max_attempts: calls before the event goes to the dead letters; None tries for ever.
+    :param first_delay: seconds before the second attempt; doubled for each further one.
+    :param max_delay: seconds, the longest wait.
+    :param in_order: whether the events behind wait. Otherwise the event is parked in the table of dead
+        letters and tried again from there, while the line moves on.
+    :raises ConfigurationError: for values out of range.
+    """
+
+    max_attempts: int | None = None
+    first_delay: float = 0.5
+    max_delay: float = 60.0
+    in_order: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
+            raise ConfigurationError(f"max_attempts must be an int of at least 1, or None, not {self.max_attempts!r}")
+        if type(self.in_order) is not bool:
+            raise ConfigurationError(f"in_order must be True or False, not {self.in_order!r}")
+        delays = (self.first_delay, self.max_delay)
+        if not all(type(delay) in (int, float) for delay in delays) or not 0 < self.first_delay <= self.max_delay:
+            raise ConfigurationError(
+                f"retry delays must be seconds with 0 < first_delay <= max_delay, not {self.first_delay!r} and "
+                f"{self.max_delay!r}"
+            )
+
+    @property
+    def needs_table(self) -> bool:
+        """Whether dead letters can come to be."""
+        return self.max_attempts is not None or not self.in_order
+
+    def delay(self, attempts: int) -> float:
+        """Seconds to wait after so many attempts."""
+        return min(self.first_delay * 2.0 ** min(attempts - 1, 30), self.max_delay)
+
+    def is_exhausted(self, attempts: int) -> bool:
+        """Whether an event is given up after so many attempts."""
+        return self.max_attempts is not None and attempts >= self.max_attempts
+
+
+class _Lost(Exception):
+    """What is being handled is no longer this process's to deliver."""
+
+
+class DurableDispatcher(Dispatcher):
+    """A dispatcher of a consumer group.
+
+    While its process is not the active consumer, no receiver is called: what was being handled waits, and is
+    resumed where nobody else consumed meanwhile, or else given up.
+    """
+
+    _queue: WaitingQueue
+
+    def configure(
+        self,
+        group: str,
+        policy: RetryPolicy,
+        connect: Callable[[], psycopg.Connection[Any]],
+        timeout: float,
+        acknowledge: Callable[[int], bool],
+        on_dead_letter: OnDeadLetter,
+    ) -> None:
+        """Set what the base class does not know of; called once, before the thread starts.
+
+        :param timeout: seconds for a query.
+        """
+        self._group, self._policy, self._connect, self._timeout = group, policy, connect, timeout
+        self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
+        self._acknowledged = 0
+        #: Commits up to there may have been delivered by another consumer, whatever was known when they were read.
+        self._doubtful_to = 0
+        self._message: Message | None = None
+        self._lsn = -1
+        self._next_position = 0
+
+    def _handle(self, item: Notification | Control) -> None:
+        try:
+            if isinstance(item, Notification):
+                self._handle_notification(item)
+            elif isinstance(item, Committed):
+                if self._gatherer.resyncs:  # what is acknowledged does not come again
+                    self._send_resyncs()
+                self._gatherer.mark = item.end_lsn
+                self._acknowledge_delivered()
+            elif isinstance(item, RetryDue):
+                self._retry_next_parked()
+            elif isinstance(item, Resumed):
+                self._doubt(item.new_from)
+            elif isinstance(item, Discarded):
+                self._forget()
+            else:
+                super()._handle(item)
+        except _Lost:
+            self._forget()
+
+    def _await_turn(self) -> None:
+        """Wait while another process may be the active consumer.
+
+        :raises _Lost: where what is being handled will not be resumed.
+        """
+        while (item := self._queue.get_urgent()) is not None:
+            self._handle(item)
+        if self._queue.is_lost:
+            raise _Lost
+
+    def _doubt(self, new_from: int) -> None:
+        """Another consumer may have delivered what was taken before, without having acknowledged it."""
+        self._doubtful_to = new_from
+        gathered = [event._message for batch in self._gatherer.batches for event in batch.events]
+        for message in gathered if self._message is None else [self._message, *gathered]:
+            message.redelivered = None
+
+    def _forget(self) -> None:
+        """Of what was taken nothing more is delivered, and nothing is acknowledged: it comes again."""
+        self._gatherer = Gatherer()
+        self._acknowledged = 0
+        self._lsn = -1
+
+    def _last_batches(self) -> None:
+        if self._queue.is_lost:
+            self._forget()
+        with contextlib.suppress(_Lost):
+            super()._last_batches()
+        self._give_up()
+
+    def _handle_notification(self, notification: Notification) -> None:
+        if notification.lsn != self._lsn:
+            self._lsn, self._next_position = notification.lsn or 0, 0
+        super()._handle_notification(notification)
+
+    def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
+        # Counted whether or not there are receivers, so that redelivered events have the same positions.
+        self._message = message = decoded.message
+        message.origin, message.first_position = (notification, decoded.lost), self._next_position
+        self._next_position += len(decoded.rows)
+        message.lsn = lsn = notification.lsn
+        message.redelivered = None if (lsn or 0) <= self._doubtful_to else notification.redelivered
+        super()._deliver(notification, route, decoded)
+
+    def _deliver_batches(self, batches: list[Batch]) -> None:
+        super()._deliver_batches(batches)
+        self._acknowledge_delivered()
+
+    def _acknowledge_delivered(self) -> None:
+        """Acknowledge the transactions of which no event waits in a batch any more.
+
+        What `stop()` cut short comes again, and so does all behind it.
+        """
+        delivered = self._gatherer.delivered_up_to
+        if delivered > self._acknowledged and not self._abandoned:
+            while not self._acknowledge(delivered):
+                self._await_turn()
+            self._acknowledged = delivered
+
+    def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
+        """Try again until the receiver takes the event, or the policy gives it up."""
+        attempts = 1
+        super()._failed(delivery, sender, event, error)
+        while not self._stopped.done():
+            self._await_turn()
+            if self._policy.is_exhausted(attempts) or not self._policy.in_order:
+                for each in event if isinstance(event, list) else [event]:
+                    self._park(delivery, each, error, attempts)
+                return
+            self._stats.retries += 1
+            self._pause(self._policy.delay(attempts))
+            self._await_turn()
+            if self._stopped.done():
+                break
+            failure = self._try(delivery, sender, event)
+            if failure is None:
+                return
+            error = failure
+            attempts += 1
+            super()._failed(delivery, sender, event, error)
+        self._abandoned = True
+
+    def _try(self, delivery: Delivery, sender: Any, event: Any) -> BaseException | None:
+        if delivery.is_async:
+            return next((error for _, error in self._await([delivery], sender, event)), None)
+        return called(delivery, sender, event)
+
+    def _park(self, delivery: Delivery, event: Event[Any], error: BaseException, attempts: int) -> None:
+        """Keep the event in the table; the line waits until that has succeeded."""
+        exhausted = self._policy.is_exhausted(attempts)
+        receiver = delivery.resolve()
+        retry_in = None if exhausted else self._policy.delay(attempts)
+        tries = 0
+        while not self._stopped.done():
+            try:
+                letter = (
+                    self._group, event._message.origin[0].channel, _payload_of(event), event.lsn or 0,
+                    event.position or 0, receiver_name(receiver), _describe(error), attempts,
+                )  # fmt: skip
+                with self._limited() as connection:
+                    dead_letters.park(connection, letter, retry_in)
+                break
+            except Exception as failure:  # whatever it is: going on would acknowledge what nobody has
+                tries += 1
+                log.warning("can't write a dead letter (%s): trying again", _describe(failure).strip())
+                self._pause(self._policy.delay(tries))
+        else:
+            self._abandoned = True
+            return
+        if exhausted:
+            self._gave_up(receiver, event, error)
+
+    @contextlib.contextmanager
+    def _limited(self) -> Iterator[psycopg.Connection[Any]]:
+        with limited(self._connect(), self._timeout) as (connection, _):
+            yield connection
+
+    def _gave_up(self, receiver: Any, event: Any, error: BaseException) -> None:
+        self._stats.dead_letters += 1
+        log.error("gave up %s.%s for receiver %r: it is among the dead letters", event.model, event.label, receiver)
+        self._on_dead_letter(receiver, event, error)
+
+    def _retry_next_parked(self) -> None:
+        """Try one letter, and let what has come meanwhile go before the next."""
+        self._queue.retry_is_due = False
+        try:
+            with self._limited() as connection:
+                letter = dead_letters.next_due(connection, self._group)
+            if letter is None or self._stopped.done() or self._queue.interrupted:
+                return
+            change = self._retry(letter)
+            if self._abandoned:  # by `stop()`: it stays as it is
+                return
+            with self._limited() as connection:
+                change(connection)
+        except Exception as error:
+            log.warning("can't try the dead letters again (%s)", _describe(error).strip())
+            return
+        self._queue.put_retry_due()
+
+    def _retry(self, letter: dead_letters.DeadLetter) -> Callable[[psycopg.Connection[Any]], None]:
+        """Call the letter's receiver; gives what is to become of the letter."""
+        notification = Notification(letter.channel, letter.payload.encode(), letter.lsn, True)
+        failure: tuple[Any, Any, BaseException] | None = None
+        found = False
+        words = "no such receiver is connected any more"
+        try:
+            for delivery, sender, event, payload in self._deliveries_of(notification, letter.position):
+                name = receiver_name(delivery.resolve())
+                if letter.receiver not in (name, dead_letters.as_ascii(name)):
+                    continue
+                found = True
+                error = self._try(delivery, sender, payload)
+                if error is not None:
+                    failure, words = (delivery.resolve(), event, error), _describe(error)
+                    super()._failed(delivery, sender, payload, error)
+        except PayloadError as error:
+            words = f"it can't be read any more: {error}"
+        if found and failure is None:
+            return lambda connection: dead_letters.remove(connection, letter)
+        attempts = letter.attempts + 1
+        exhausted = self._policy.is_exhausted(attempts) or not found
+        retry_in = None if exhausted else self._policy.delay(attempts)
+
+        def note(connection: psycopg.Connection[Any]) -> None:
+            noted = dead_letters.update(connection, letter, words, retry_in)
+            if noted and exhausted and failure is not None:
+                self._gave_up(*failure)
+
+        return note
+
+    def _deliveries_of(self, notification: Notification, position: int) -> Iterator[tuple[Delivery, Any, Any, Any]]:
+        """Every receiver of the one row of a dead letter: sender, event, and what it is called with.
+
+        :raises PayloadError: where it can't be read any more.
+        """
+        found = self._router.decode(notification.channel, notification.payload)
+        if found is None:
+            raise PayloadError("it is of no watch that there is here")
+        route, decoded = found
+        message = decoded.message
+        message.lsn, message.redelivered = notification.lsn, notification.redelivered
+        message.origin, message.first_position = (notification, decoded.lost), position
+        for row in decoded.rows:
+            for sender, signals in route.destinations(row[0]):
+                event: Event[Any] = Event(sender, message, *row)
+                for delivery, payload in (d for signal in signals for d in signal.all_deliveries(sender, event)):
+                    yield delivery, sender, event, payload
+
+    def _pause(self, seconds: float) -> None:
+        """Wait, but not past `stop()`."""
+        try:
+            self._stopped.result(timeout=seconds)
+        except TimeoutError:
+            pass
+
+
+def receiver_name(receiver: Any) -> str:
+    """How a dead letter names a receiver: by module and qualified name, which another process has as well."""
+    function = getattr(receiver, "func", receiver)  # functools.partial
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+
+
+def _payload_of(event: Event[Any]) -> str:
+    """The payload of the one row."""
+    notification, lost = event._message.origin
+    fields = json.loads(notification.payload)
+    fields["rows"] = [row for number, row in enumerate(fields["rows"]) if number not in lost]
+    fields["rows"] = fields["rows"][event._index : event._index + 1]
+    fields.pop("resync", None)
+    return json.dumps(fields, ensure_ascii=False)
+
+
+def _describe(error: BaseException) -> str:
+    """What a table of any encoding can hold of an error, whatever it is."""
+    try:
+        words = str(error)
+    except Exception:
+        words = "(its text can't be had)"
+    return f"{type(error).__name__}: {words}"[:2000].replace("\0", "").encode("utf-8", "backslashreplace").decode()

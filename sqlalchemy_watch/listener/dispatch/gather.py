@@ -1,0 +1,94 @@
+"""Gathering events for receivers of batches. No I/O and no threads: the dispatcher asks what is due."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...signals.events import Event
+from ...signals.receivers import Batching
+
+
+@dataclass
+class Batch:
+    """Events of one sender that wait for others."""
+
+    signal: Batching
+    sender: Any
+    #: When it is delivered, by `time.monotonic()`, if it isn't full before.
+    deadline: float
+    #: What `Gatherer.mark` was when it began.
+    begun_after: int
+    #: By running number, or by identity where only the latest counts.
+    by_key: dict[Any, Event[Any]] = field(default_factory=dict)
+
+    @property
+    def events(self) -> list[Event[Any]]:
+        """In order of arrival."""
+        return list(self.by_key.values())
+
+    def add(self, event: Event[Any]) -> None:
+        if self.signal.latest_only:
+            self.by_key.pop(event.identity, None)
+            self.by_key[event.identity] = event
+        else:
+            self.by_key[len(self.by_key)] = event
+
+
+class Gatherer:
+    """What one dispatcher has put off: batches, and resyncs."""
+
+    def __init__(self) -> None:
+        self._batches: dict[tuple[int, int], Batch] = {}
+        #: Of durable delivery: where the last transaction before the present one ended.
+        self.mark = 0
+        #: Resyncs that were put off: by reason, when they are due.
+        self.resyncs: dict[str, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
+
+    def add(self, signal: Batching, sender: Any, event: Event[Any]) -> Batch | None:
+        """Add an event; gives the batch where that made it full."""
+        key = (id(signal), id(sender))
+        batch = self._batches.get(key)
+        if batch is None:
+            batch = self._batches[key] = Batch(signal, sender, time.monotonic() + signal.max_wait, self.mark)
+        batch.add(event)
+        return self._batches.pop(key) if len(batch.by_key) >= signal.max_size else None
+
+    @property
+    def batches(self) -> list[Batch]:
+        """Those that wait."""
+        return list(self._batches.values())
+
+    @property
+    def delivered_up_to(self) -> int:
+        """The mark before which no event waits any more."""
+        return min(batch.begun_after for batch in self._batches.values()) if self._batches else self.mark
+
+    @property
+    def deadline(self) -> float | None:
+        """When the first batch or resync is due; None without any."""
+        if not self._batches and not self.resyncs:
+            return None
+        return min([*(batch.deadline for batch in self._batches.values()), *self.resyncs.values()])
+
+    def take_due(self) -> list[Batch]:
+        """The batches that have waited long enough."""
+        now = time.monotonic()
+        due = [key for key, batch in self._batches.items() if batch.deadline <= now]
+        return [self._batches.pop(key) for key in due]
+
+    def take_resyncs(self, now: float) -> list[str]:
+        """The reasons of the resyncs that are due by then."""
+        due = [reason for reason, deadline in self.resyncs.items() if deadline <= now]
+        for reason in due:
+            del self.resyncs[reason]
+        return due
+
+    def take_all(self) -> list[Batch]:
+        """All batches."""
+        batches, self._batches = list(self._batches.values()), {}
+        return batches

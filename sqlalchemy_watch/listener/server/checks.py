@@ -1,0 +1,115 @@
+"""What the server has to be for LISTEN to work, asked once for each connection."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from ...errors import UnsupportedServerError
+from .connect import Connect
+from ..decoding.routes import Route
+from .watchdog import Watchdog
+
+OLDEST_VERSION = 13
+
+#: Seconds to wait for a notification behind something that may be a transaction pooler.
+PROBE_SECONDS = 3.0
+
+_SCHEMAS = """
+SELECT t.name, n.nspname
+FROM unnest(CAST(%s AS text[])) AS t(name)
+JOIN pg_catalog.pg_class AS root ON root.oid = pg_catalog.to_regclass(t.name)
+LEFT JOIN LATERAL pg_catalog.pg_partition_tree(root.oid) AS p ON true
+JOIN pg_catalog.pg_class AS c ON c.oid = coalesce(p.relid, root.oid)
+JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+"""
+
+
+def check_server(connection: psycopg.Connection[Any]) -> None:
+    """Raise where LISTEN can't work here.
+
+    :raises UnsupportedServerError: for a server too old, and for a hot standby.
+    """
+    version = connection.info.server_version // 10_000
+    if version < OLDEST_VERSION:
+        raise UnsupportedServerError(f"the server is PostgreSQL {version}: {OLDEST_VERSION} or later is needed")
+    row = connection.execute("SELECT pg_catalog.pg_is_in_recovery()").fetchone()
+    if row is not None and row[0]:
+        raise UnsupportedServerError(
+            "the server is a hot standby, where LISTEN is not possible: connect to the primary, with several hosts in "
+            "the URL by target_session_attrs=read-write, or pass listen_url='postgresql://...' to the Listener"
+        )
+
+
+def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect, timeout: float) -> None:
+    """Raise behind a pooler that gives the server's session to others between transactions.
+
+    A pooler makes up its own cancel key, so the process id libpq knows isn't the session's. Whether it pools
+    sessions (then LISTEN works) or transactions shows when a second connection gets the same session, when
+    this one is given another, or when what the second one sends does not reach this one while it is idle.
+
+    :raises UnsupportedServerError: behind a transaction pooler.
+    """
+    pid = _backend_pid(connection)
+    if pid == connection.info.backend_pid:
+        return
+    other = connect()
+    try:
+        with Watchdog(other, timeout):
+            other.autocommit = False
+            shared = _backend_pid(other) == pid
+            pooled = shared or _backend_pid(connection) != pid  # the other one holds its session meanwhile
+            other.rollback()
+            pooled = pooled or not _reaches(connection, other, min(timeout / 2, PROBE_SECONDS))
+    finally:
+        other.close()
+    if pooled:
+        raise UnsupportedServerError(
+            "the connection goes through a transaction pooler (PgBouncer with pool_mode = transaction?), which loses "
+            "LISTEN: give the listener a direct connection with listen_url='postgresql://...'"
+        )
+
+
+def _reaches(connection: psycopg.Connection[Any], other: psycopg.Connection[Any], seconds: float) -> bool:
+    """Whether a notification reaches a connection that is idle."""
+    channel = f"watch_probe_{uuid.uuid4().hex}"
+    connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
+    other.execute("SELECT pg_catalog.pg_notify(%s, '')", [channel])
+    other.commit()
+    reached = any(notify.channel == channel for notify in connection.notifies(timeout=seconds, stop_after=1))
+    connection.execute(sql.SQL("UNLISTEN {}").format(sql.Identifier(channel)))
+    return reached
+
+
+def keep_alive_when_idle(connection: psycopg.Connection[Any]) -> None:
+    """A listener is idle by trade: `idle_session_timeout` (PostgreSQL 14) would be a gap each time."""
+    connection.execute(
+        "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'"
+    )
+
+
+def _backend_pid(connection: psycopg.Connection[Any]) -> int:
+    row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def resolve_schemas(connection: psycopg.Connection[Any], routes: Sequence[Route]) -> None:
+    """Find out which schema the tables without one are in: a namesake in another is not ours to hear."""
+    unqualified = {
+        '"' + r.watch.table.replace('"', '""') + '"': r.watch.table for r in routes if r.watch.schema is None
+    }
+    if not unqualified:
+        return
+    found: dict[str, set[str]] = {}
+    for name, schema in connection.execute(_SCHEMAS, [list(unqualified)]):
+        found.setdefault(unqualified[name], set()).add(schema)
+    row = connection.execute("SELECT pg_catalog.current_schema()").fetchone()
+    current = {row[0]} if row is not None else set()
+    for route in routes:
+        if route.watch.schema is None:  # a table that does not exist yet will be made in the current schema
+            route.schemas = frozenset(found.get(route.watch.table, current))

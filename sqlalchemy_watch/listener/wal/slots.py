@@ -1,0 +1,214 @@
+"""Replication slots and the publication: making, looking at and dropping them, with errors that say what to do.
+
+A consumer group is a slot: the server keeps its log from where the group last acknowledged.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import errors, sql
+
+from ...errors import ConfigurationError, SlotError, UnsupportedServerError
+from ...wire import DURABLE_PREFIX
+from .messages import parse_lsn
+
+#: Of no tables: pgoutput wants a publication, and logical messages belong to none.
+PUBLICATION = "sqlalchemy_watch"
+
+PLUGIN = "pgoutput"
+
+#: From 14 on pgoutput passes logical messages on.
+OLDEST_VERSION = 14
+FAILOVER_VERSION = 17
+
+_SLOTS = """
+SELECT s.slot_name, s.database, s.plugin, s.active, s.active_pid,
+  pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.confirmed_flush_lsn)::bigint,
+  pg_catalog.pg_wal_lsn_diff(pg_catalog.pg_current_wal_lsn(), s.restart_lsn)::bigint,
+  s.wal_status, s.safe_wal_size, s.confirmed_flush_lsn::text,
+  a.application_name, a.client_addr::text, extract(epoch FROM r.flush_lag)::float8
+FROM pg_catalog.pg_replication_slots AS s
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
+LEFT JOIN pg_catalog.pg_stat_replication AS r ON r.pid = s.active_pid
+WHERE s.slot_type = 'logical' AND (CAST(%(name)s AS text) IS NULL OR s.slot_name = %(name)s)
+ORDER BY s.slot_name
+"""
+
+
+#: The channel of messages that name a group whose slot begins with a gap.
+RESYNC = "resync"
+
+SLOT_LOST = (
+    "the server gave up the log that the slot needed, or took over without the slot, or the publication was missing, "
+    "or the slot was dropped: events in between are lost"
+)
+
+_IS_PHYSICAL = "SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND slot_type = 'physical'"
+
+_DROP = "SELECT pg_catalog.pg_drop_replication_slot({name});"
+_CREATE = "SELECT lsn::text FROM pg_catalog.pg_create_logical_replication_slot({name}, {plugin}{options});"
+_SAY_LOST = "SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {name});"
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A logical replication slot as the server shows it."""
+
+    name: str
+    database: str
+    plugin: str
+    active: bool
+    active_pid: int | None
+    #: Bytes of log written since what was last acknowledged.
+    lag_bytes: int | None
+    #: Bytes of log the server keeps for the slot.
+    held_bytes: int | None
+    #: `reserved`, `extended`, `unreserved` or `lost`.
+    wal_status: str | None
+    #: Bytes that may still be written before the slot is in danger; None where there is no limit.
+    safe_bytes: int | None
+    acknowledged: str | None
+    consumer: str | None
+    consumer_address: str | None
+    #: Seconds between the newest change sent and its acknowledgement, as the server measures it.
+    lag_seconds: float | None
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the server has given up the log that the slot needs."""
+        return self.wal_status == "lost"
+
+
+def check_group_name(name: str) -> str:
+    """The name, if a slot can have it.
+
+    :raises ConfigurationError: otherwise.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,63}", name):
+        raise ConfigurationError(
+            f"durable={name!r}: a consumer group is a replication slot, whose name has 1 to 63 lower-case letters, "
+            f"digits and underscores"
+        )
+    return name
+
+
+def read_slots(connection: psycopg.Connection[Any], name: str | None = None) -> list[Slot]:
+    """The logical slots of the server, or the one of that name."""
+    return [Slot(*row) for row in connection.execute(_SLOTS, {"name": name})]
+
+
+def ensure_publication(connection: psycopg.Connection[Any]) -> None:
+    """Make the publication of no tables, unless it is there."""
+    found = connection.execute("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = %s", [PUBLICATION])
+    if found.fetchone() is not None:
+        return
+    try:
+        connection.execute(sql.SQL("CREATE PUBLICATION {}").format(sql.Identifier(PUBLICATION)))
+    except (errors.DuplicateObject, errors.UniqueViolation):
+        pass  # another consumer was faster
+    except errors.InsufficientPrivilege as error:
+        raise SlotError(
+            f"the role may not create the publication {PUBLICATION!r} ({_words(error)}): have an administrator run "
+            f"`sqlalchemy-watch slots create`, or grant CREATE on the database"
+        ) from error
+
+
+def ensure_slot(
+    connection: psycopg.Connection[Any], name: str, *, existed: bool = False, is_unreadable: bool = False
+) -> int | None:
+    """Make the group's slot, unless it is there and usable; gives where it begins, if it was made now.
+
+    A slot that the server has given up is made anew. What lay between is lost, and the first message in the new one
+    says so: whoever acknowledges it has dispatched it, however many consumers die before.
+
+    :param existed: whether there was a slot, as far as the caller knows.
+    :param is_unreadable: whether the log that it holds can't be decoded, since the publication was missing.
+    :raises UnsupportedServerError: where the server does no logical decoding, or has no such messages.
+    :raises SlotError: where the slot belongs to something else, or can't be made.
+    """
+    if connection.info.server_version // 10_000 < OLDEST_VERSION:
+        raise UnsupportedServerError(f"durable delivery needs PostgreSQL {OLDEST_VERSION} or later")
+    found = read_slots(connection, name)
+    if found:
+        _check_slot(connection, found[0])
+        is_lost = found[0].is_lost or is_unreadable
+        return _create(connection, name, _DROP + _CREATE + _SAY_LOST) if is_lost else None
+    if connection.execute(_IS_PHYSICAL, [name]).fetchone() is not None:
+        raise SlotError(
+            f"the slot {name!r} is a physical one, and so something else's: choose another name for this consumer group"
+        )
+    return _create(connection, name, _CREATE + (_SAY_LOST if existed else ""))
+
+
+def drop_slot(connection: psycopg.Connection[Any], name: str) -> None:
+    """Drop a group's slot, and with it the log kept for it.
+
+    :raises SlotError: where there is none, it is in use, or it belongs to something else.
+    """
+    found = read_slots(connection, name)
+    if not found:
+        raise SlotError(f"there is no slot {name!r}: `sqlalchemy-watch slots list` shows those there are")
+    _check_slot(connection, found[0])
+    try:
+        connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", [name])
+    except errors.ObjectInUse as error:
+        raise SlotError(f"the slot {name!r} has an active consumer: stop it first ({_words(error)})") from error
+
+
+def _check_slot(connection: psycopg.Connection[Any], slot: Slot) -> None:
+    row = connection.execute("SELECT current_database()").fetchone()
+    assert row is not None
+    if slot.database != row[0]:
+        raise SlotError(
+            f"the slot {slot.name!r} is held by database {slot.database!r}, and names of slots are shared by the whole "
+            f"server: choose another name for this consumer group"
+        )
+    if slot.plugin != PLUGIN:
+        raise SlotError(
+            f"the slot {slot.name!r} is of the plugin {slot.plugin!r}, not {PLUGIN}, so it is something else's: choose "
+            f"another name for this consumer group"
+        )
+
+
+def _create(connection: psycopg.Connection[Any], name: str, statements: str) -> int | None:
+    """Run all the statements at once: this process may die in between, but the server goes on."""
+    failover = connection.info.server_version // 10_000 >= FAILOVER_VERSION
+    query = sql.SQL(statements).format(
+        name=sql.Literal(name),
+        plugin=sql.Literal(PLUGIN),
+        options=sql.SQL(", false, false, true" if failover else ""),
+        prefix=sql.Literal(DURABLE_PREFIX + RESYNC),
+    )
+    cursor = connection.cursor()
+    try:
+        cursor.execute(query)
+        while cursor.description is None or cursor.description[0].name != "lsn":
+            cursor.nextset()
+        (begins,) = cursor.fetchone() or ("0/0",)
+        return parse_lsn(begins)
+    except (errors.DuplicateObject, errors.UndefinedObject):
+        return None  # another consumer was faster
+    except errors.ObjectInUse as error:
+        raise SlotError(f"the slot {name!r} has an active consumer: stop it first ({_words(error)})") from error
+    except errors.InsufficientPrivilege as error:
+        raise SlotError(
+            f"the role may not create the slot {name!r} ({_words(error)}): ALTER ROLE ... REPLICATION, or have an "
+            f"administrator run `sqlalchemy-watch slots create {name}`"
+        ) from error
+    except errors.ConfigurationLimitExceeded as error:
+        raise SlotError(
+            f"the server has no room for the slot {name!r} ({_words(error)}): raise max_replication_slots, or drop one "
+            f"that nobody uses (`sqlalchemy-watch slots list`)"
+        ) from error
+    except errors.ObjectNotInPrerequisiteState as error:
+        raise UnsupportedServerError(
+            f"the server does no logical decoding ({_words(error)}): set wal_level = logical and restart it"
+        ) from error
+
+
+def _words(error: psycopg.Error) -> str:
+    return str(error.diag.message_primary or error).strip()

@@ -1,0 +1,204 @@
+"""`Event`: one changed row, as receivers get it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, overload
+
+from sqlalchemy.orm import Session, scoped_session
+
+from ..errors import ConfigurationError
+from ..declaring.spec import Operation
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session
+
+T = TypeVar("T")
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class EventKind:
+    """What the events of one watch have in common, as far as a payload names its columns."""
+
+    operation: Operation
+    label: str
+    #: How many of the leading values are the primary key.
+    key_length: int
+    #: Attribute names of the values in a whole row, the key first.
+    attributes: tuple[str, ...]
+    #: And where each stands.
+    positions: Mapping[str, int] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "positions", {name: index for index, name in enumerate(self.attributes)})
+
+
+class Message:
+    """What the rows of one notification have in common."""
+
+    __slots__ = ("at", "context", "first_position", "kind", "lsn", "origin", "redelivered", "txid")
+
+    def __init__(
+        self,
+        kind: EventKind,
+        txid: int,
+        at: int,
+        context: Mapping[str, Any] = _EMPTY,
+    ) -> None:
+        self.kind: EventKind = kind
+        self.txid: int = txid
+        #: Microseconds since 1970.
+        self.at: int = at
+        self.context: Mapping[str, Any] = context
+        #: With durable delivery: where the transaction committed in the server's log, the number of the first row
+        #: within it, whether it was delivered before, and, for the dead letters, the notification and the numbers of
+        #: rows in it that could not be decoded.
+        self.lsn: int | None = None
+        self.first_position: int | None = None
+        self.redelivered: bool | None = None
+        self.origin: Any = None
+
+
+class Extras(NamedTuple):
+    """What most rows don't have."""
+
+    old: Mapping[str, Any] | None
+    changed: frozenset[str] | None
+    partial: bool
+
+
+class Event(Generic[T]):
+    """One changed row. Immutable; `T` is the model.
+
+    Events are made by the listener. `values` and `identity` have the Python types that loading the
+    attributes would give.
+    """
+
+    # One is made for each row: what few rows have stands in an object of its own.
+    __slots__ = ("_extras", "_index", "_message", "_model", "_row")
+
+    def __init__(
+        self, model: Any, message: Message, row: tuple[Any, ...], extras: Extras | None = None, index: int = 0
+    ) -> None:
+        self._model = model
+        self._message = message
+        self._row = row
+        self._extras = extras
+        #: The number of the row within the message.
+        self._index = index
+
+    @property
+    def model(self) -> Any:
+        """The model class of the row (in a mapped hierarchy its own), or the `Table`: also the sender."""
+        return self._model
+
+    @property
+    def operation(self) -> Operation:
+        """`"inserted"`, `"updated"`, `"deleted"` or `"truncated"`."""
+        return self._message.kind.operation
+
+    @property
+    def label(self) -> str:
+        """The watch's label; the operation where it has none."""
+        return self._message.kind.label
+
+    @property
+    def identity(self) -> tuple[Any, ...] | None:
+        """The primary key, as `inspect(obj).identity` gives it; None for `truncated`."""
+        return self._row[: self._message.kind.key_length] or None
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """Primary key and extra columns by attribute name; those of a deleted row are its last ones."""
+        if not self._row:
+            return _EMPTY
+        return MappingProxyType(dict(zip(self._message.kind.attributes, self._row, strict=False)))
+
+    @property
+    def old(self) -> Mapping[str, Any] | None:
+        """The previous values, with `Watch(old=True)`; None without, and where the key itself changed."""
+        return None if self._extras is None else self._extras.old
+
+    @property
+    def changed(self) -> frozenset[str] | None:
+        """The names in `old` whose value differs; None where `old` is None."""
+        return None if self._extras is None else self._extras.changed
+
+    @property
+    def txid(self) -> int:
+        """The transaction's id (`pg_current_xact_id`)."""
+        return self._message.txid
+
+    @property
+    def emitted_at(self) -> datetime:
+        """When the trigger ran, by the server's clock; aware, in UTC."""
+        return EPOCH + timedelta(microseconds=self._message.at)
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """What the writer set with `context(...)`; empty otherwise."""
+        return self._message.context
+
+    @property
+    def partial(self) -> bool:
+        """Whether extra columns were left out of `values`, because the row would not fit."""
+        return self._extras is not None and self._extras.partial
+
+    @property
+    def lsn(self) -> int | None:
+        """Where the transaction committed in the server's log; None without durable delivery.
+
+        It grows from transaction to transaction, and is the same when the event is delivered again.
+        """
+        return self._message.lsn
+
+    @property
+    def position(self) -> int | None:
+        """The number of the event within its transaction, from 0; None without durable delivery.
+
+        `(lsn, position)` identifies an event, and grows from one to the next.
+        """
+        first = self._message.first_position
+        return None if first is None else first + self._index
+
+    @property
+    def redelivered(self) -> bool | None:
+        """Whether the event was delivered before; None where that can't be known.
+
+        An earlier process may have been stopped before it could acknowledge. False is certain.
+        """
+        return self._message.redelivered
+
+    @overload
+    def load(self, session: Session | scoped_session[Any]) -> T | None: ...
+    @overload
+    async def load(self, session: AsyncSession | async_scoped_session[Any]) -> T | None: ...
+
+    def load(self, session: Any) -> Any:
+        """The instance, or None where the row is gone; to be awaited with an AsyncSession.
+
+        :raises ConfigurationError: for a Core table, which has no class to load.
+        """
+        if not isinstance(self._model, type):
+            raise ConfigurationError(
+                f"table {self._model.key!r} has no mapped class to load: select by event.values instead"
+            )
+        if self.identity is None:
+            raise ConfigurationError(f"a {self.operation} event names no row to load")
+        return session.get(self._model, self.identity)
+
+    def get(self, attribute: str, default: Any = None) -> Any:
+        """The value of one attribute, or the default where it is not carried."""
+        return self.values.get(attribute, default)
+
+    def __repr__(self) -> str:
+        name = getattr(self._model, "__name__", None) or getattr(self._model, "key", self._model)
+        values = ", ".join(f"{k}={v!r}" for k, v in self.values.items())
+        return f"<Event {name}.{self.label}({values})>"

@@ -1,0 +1,132 @@
+"""`EventStream`: a bounded asynchronous iterator over a signal, for web sockets and server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, Protocol
+
+from ..errors import ConfigurationError, EventsDropped
+from .events import Event, T
+
+
+class Streamed(Protocol[T]):
+    """The signal that a stream is connected to."""
+
+    name: str
+
+    @property
+    def streams(self) -> weakref.WeakSet[EventStream[T]]:
+        """The streams that a listener ends with the watch's own signal."""
+
+    def connect(self, receiver: Callable[..., Any]) -> Any:
+        """Connect the stream."""
+
+    def disconnect(self, receiver: Callable[..., Any]) -> None:
+        """Disconnect the stream."""
+
+
+class EventStream(AsyncIterator[Event[T]], Generic[T]):
+    """Made by `signal.stream()`. Connected from then on, so that nothing is missed before the first `await`.
+
+    `dropped` counts the events that did not fit. Use it as `async with` to disconnect early, or call
+    `aclose()`; it also disconnects when it is garbage collected.
+    """
+
+    def __init__(self, signal: Streamed[T], max_queue: int) -> None:
+        if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
+            raise ConfigurationError(
+                f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}"
+            )
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ConfigurationError(
+                f"signal {signal.name!r}: stream() needs a running event loop: call it inside a coroutine"
+            ) from None
+        self._signal = signal
+        self._max_queue = max_queue
+        self._lock = threading.Lock()
+        #: Events, and gaps where some are missing: never two gaps side by side, so that both are bounded.
+        self._items: deque[Event[T] | EventsDropped] = deque()
+        self._waiting = 0  # how many of them are events
+        self._arrived = asyncio.Event()
+        self._waking = False
+        self._ended = False
+        #: How many events did not fit, in all.
+        self.dropped: int = 0
+        signal.connect(self._receive)
+        signal.streams.add(self)
+
+    def _receive(self, sender: Any, event: Event[T]) -> None:
+        with self._lock:
+            if self._waiting < self._max_queue:
+                self._items.append(event)
+                self._waiting += 1
+            else:
+                self.dropped += 1
+                self._mark_gap(f"the stream's queue of {self._max_queue} events was full", 1)
+        self._wake()
+
+    def _mark_gap(self, reason: str, dropped: int) -> None:
+        gap = self._items[-1] if self._items else None
+        if not isinstance(gap, EventsDropped):
+            gap = EventsDropped(reason)
+            self._items.append(gap)
+        gap.dropped += dropped
+
+    def missed(self, reason: str) -> None:
+        """Called by the listener where it may have missed something itself."""
+        with self._lock:
+            self._mark_gap(reason, 0)
+        self._wake()
+
+    def end(self) -> None:
+        """Called when the last listener of the signal stopped."""
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        with self._lock:
+            if self._waking:  # one callback is enough: the loop's own queue stays bounded
+                return
+            self._waking = True
+        try:
+            self._loop.call_soon_threadsafe(self._arrived.set)
+        except RuntimeError:  # the loop is closed: nobody will iterate any more
+            self._signal.disconnect(self._receive)
+
+    def __aiter__(self) -> EventStream[T]:
+        return self
+
+    async def __anext__(self) -> Event[T]:
+        while True:
+            with self._lock:
+                self._arrived.clear()
+                self._waking = False
+                item = self._items.popleft() if self._items else None
+                self._waiting -= isinstance(item, Event)
+            if isinstance(item, EventsDropped):
+                raise item
+            if item is not None:
+                return item
+            if self._ended:
+                await self.aclose()
+                raise StopAsyncIteration
+            await self._arrived.wait()
+
+    async def aclose(self) -> None:
+        """Disconnect; iterating ends after the events that wait."""
+        self._ended = True
+        self._signal.disconnect(self._receive)
+        self._signal.streams.discard(self)
+        self._arrived.set()
+
+    async def __aenter__(self) -> EventStream[T]:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.aclose()

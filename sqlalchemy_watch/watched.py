@@ -1,0 +1,341 @@
+"""`Watched` and `watch()`: declarations become `TableWatch`es in the MetaData and signals on the class.
+
+A mapper event does the work when a class is mapped, so that a migration's env.py, which never runs
+`configure_mappers()`, finds everything in the MetaData.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple, TypeVar, cast, overload
+
+from sqlalchemy import Column, MetaData, Table, event
+from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.exc import NoInspectionAvailable
+from sqlalchemy.ext.declarative import AbstractConcreteBase
+from sqlalchemy.orm import InstrumentedAttribute, Mapper
+
+from .declaring import conditions, hierarchy
+from . import wire
+from .errors import ConfigurationError
+from .signals.events import T
+from .signals.watch_signals import Details, WatchSignal, WatchSignals
+from .declaring.spec import DELIVERY_KEY, CarriedColumn, Delivery, Discriminator, TableWatch, Watch, application_of, check_delivery, file_watches, parse_specs
+
+M = TypeVar("M")
+
+#: The signals of each watched class and Table.
+_signals: weakref.WeakKeyDictionary[Any, WatchSignals[Any]] = weakref.WeakKeyDictionary()
+
+#: Under this key of `MetaData.info`: `{(Table.key, label): [Endpoint, ...]}`.
+_ENDPOINTS_KEY = "sqlalchemy_watch_endpoints"
+
+
+class Endpoint(NamedTuple):
+    """A signal that a table's watch feeds, and whose it is: a mapper, or the Table itself."""
+
+    owner: Mapper[Any] | Table
+    signal: WatchSignal[Any]
+
+
+class _WatchAttribute:
+    """`Model.watch`, typed by the model."""
+
+    def __get__(self, instance: object, owner: type[T]) -> WatchSignals[T]:
+        try:
+            return _signals[owner]
+        except KeyError:
+            if "__mapper__" not in vars(owner) or issubclass(owner, AbstractConcreteBase):
+                raise AttributeError(
+                    f"{owner.__name__} has no table, and so no signals: use the mapped subclass"
+                ) from None
+            raise AttributeError(
+                f"{owner.__name__} has no signals: declare them with watch({owner.__name__}, ...)"
+            ) from None
+
+
+class Watched:
+    """Mixin for declarative models: `__watch__` says what to hear about.
+
+    `__watch__` is an iterable of operation names (`"inserted"`, `"updated"`, `"deleted"`, `"truncated"`)
+    and `Watch` objects. Subclasses inherit it. `Model.watch` then has a signal for each.
+
+    :raises ConfigurationError: in the class statement, where `__watch__` is wrong.
+    """
+
+    __watch__: ClassVar[Iterable[Any]] = ()
+
+    watch: ClassVar[_WatchAttribute] = _WatchAttribute()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        if isinstance(cls.__watch__, Iterator):  # it is read again when the class is mapped
+            cls.__watch__ = tuple(cls.__watch__)
+        # Before the class is mapped, and so before its table exists.
+        parse_specs(cls.__name__, cls.__watch__)
+        _refuse_hidden(cls)
+        super().__init_subclass__(**kwargs)
+
+
+def _refuse_hidden(cls: type) -> None:
+    if not isinstance(_static(cls, "watch"), _WatchAttribute):
+        raise ConfigurationError(
+            f"{cls.__name__}: the attribute 'watch' hides the signals: rename it, or don't use Watched and "
+            f"declare with watch({cls.__name__}, ...), which returns the signals"
+        )
+
+
+def _static(cls: type, name: str) -> object:
+    return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
+
+
+@event.listens_for(Watched, "after_mapper_constructed", propagate=True)
+def _declare_class(mapper: Mapper[Any], class_: type) -> None:
+    _refuse_hidden(class_)  # by an annotation, or a column of the table
+    if issubclass(class_, AbstractConcreteBase) and not isinstance(mapper.local_table, Table):
+        return  # a union of its subclasses, each of which has a table of its own
+    _declare_mapper(mapper, parse_specs(class_.__name__, getattr(class_, "__watch__", ())))
+
+
+@overload
+def watch(target: Table, *specs: Any) -> WatchSignals[Any]: ...
+@overload
+def watch(target: type[M], *specs: Any) -> WatchSignals[M]: ...
+
+
+def watch(target: Any, *specs: Any) -> WatchSignals[Any]:
+    """Watch a class that can't be changed (automap, imperative mapping, third party), or a Core `Table`.
+
+    :param target: a mapped class, or a `Table` (a declared or a reflected one) with a primary key.
+    :param specs: operation names and `Watch` objects, as in `__watch__`.
+    :returns: the signals; on a mapped class they are also set as `.watch`, unless it has such an attribute.
+    :raises ConfigurationError: where the target is neither, is watched already, or a spec is wrong.
+    """
+    if isinstance(target, Table):
+        watches = parse_specs(f"table {target.key!r}", specs)
+        _refuse_second(target, f"table {target.key!r}")
+        return _declare_table(target, watches)
+    try:
+        mapper = sa_inspect(target) if isinstance(target, type) else None
+    except NoInspectionAvailable:
+        mapper = None
+    if not isinstance(mapper, Mapper):
+        raise ConfigurationError(f"watch(): {target!r} is neither a mapped class nor a Table")
+    watches = parse_specs(target.__name__, specs)
+    _refuse_second(target, target.__name__)
+    signals = _declare_mapper(mapper, watches)
+    if _static(target, "watch") is None:
+        target.watch = _WatchAttribute()
+    return signals
+
+
+def _refuse_second(target: Any, name: str) -> None:
+    if len(_signals.get(target, ())):
+        raise ConfigurationError(f"{name} is watched already: declare all its watches in one place")
+
+
+def signals_of(target: Any) -> WatchSignals[Any] | None:
+    """The signals of a class or Table; None where it isn't watched."""
+    return _signals.get(target)
+
+
+def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:
+    """Every signal that watches of these tables feed."""
+    found = {}
+    for table in tables:
+        for (key, _), endpoints in endpoints_in(table.metadata).items():
+            if key == table.key:
+                found.update(dict.fromkeys(endpoint.signal for endpoint in endpoints))
+    return list(found)
+
+
+def endpoints_in(metadata: MetaData) -> dict[tuple[str, str], list[Endpoint]]:
+    """The signals that each watch of this MetaData feeds, by `Table.key` and label."""
+    return cast(dict[tuple[str, str], list[Endpoint]], metadata.info.setdefault(_ENDPOINTS_KEY, {}))
+
+
+def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any]:
+    owner = f"table {table.key!r}"
+    columns = dict(table.columns.items())
+    key = dict(table.primary_key.columns.items())
+    if not key:
+        raise ConfigurationError(f"{owner} has no primary key, which identifies its rows in events: add one")
+    filings: list[_Filing] = []
+    for spec in watches:
+        _check_columns(owner, (table.key,), columns, spec)
+        try:
+            table_watch = _table_watch(owner, table, columns, key, spec)
+        except conditions.UnknownColumn as error:
+            raise ConfigurationError(f"{owner}: {spec!r}: when: {error}") from None
+        filings.append(_Filing(table, table_watch, Endpoint(table, _signal(table.key, [table_watch]))))
+    return _file(table, owner, filings)
+
+
+def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSignals[Any]:
+    class_ = mapper.class_
+    filings: list[_Filing] = []
+    chain = hierarchy.tables_of(mapper) if watches else ()
+    delivery = getattr(class_, "__watch_delivery__", None)
+    discriminators = [hierarchy.discriminator(mapper, part) for part in chain]
+    for spec in watches:
+        _check_attributes(class_.__name__, chain, spec)
+        filed: list[TableWatch] = []
+        for part, discriminator in zip(chain, discriminators, strict=True):
+            if not hierarchy.is_heard_from(part, spec):
+                continue
+            try:
+                key = dict(zip(part.key_attributes, part.key, strict=True))
+                table_watch = _table_watch(
+                    class_.__name__, part.table, part.columns, key, spec, discriminator, delivery
+                )
+            except conditions.UnknownColumn as error:
+                if part.is_root and (spec.operation != "updated" or len(chain) == 1):
+                    raise ConfigurationError(f"{class_.__name__}: {spec!r}: when: {error}") from None
+                continue  # of the tables of a hierarchy, those count that have the columns
+            filed.append(table_watch)
+        if not filed:
+            raise ConfigurationError(
+                f"{class_.__name__}: {spec!r}: no table of the hierarchy has all the columns that `when` names"
+            )
+        endpoint = Endpoint(mapper, _signal(class_.__name__, filed))
+        tables = {part.table.key: part.table for part in chain}
+        filings += [_Filing(tables[table_watch.table_key], table_watch, endpoint) for table_watch in filed]
+    return _file(class_, class_.__name__, filings)
+
+
+class _Filing(NamedTuple):
+    """A watch of a table that is to be filed, and the signal it feeds."""
+
+    table: Table
+    watch: TableWatch
+    endpoint: Endpoint
+
+
+def _file(target: Any, owner: str, filings: list[_Filing]) -> WatchSignals[Any]:
+    """File the watches of a class or Table, all of them or none."""
+    file_watches((filing.table.metadata, filing.watch) for filing in filings)
+    signals: dict[str, WatchSignal[Any]] = {}
+    for table, table_watch, endpoint in filings:
+        endpoints_in(table.metadata).setdefault((table.key, table_watch.label), []).append(endpoint)
+        signals[table_watch.label] = endpoint.signal
+    _signals[target] = collection = WatchSignals(owner, signals)
+    return collection
+
+
+def _signal(owner: str, filed: list[TableWatch]) -> WatchSignal[Any]:
+    # The class's own table comes first; a filter needs what the events of all its tables carry.
+    own = filed[0]
+    everywhere = set.intersection(*({c.attribute for c in w.carried} for w in filed))
+    return WatchSignal(
+        f"{owner}.{own.label}",
+        own.operation,
+        Details(own.function_name, own.trigger_name, own.channel, own.table_key, tuple(c.name for c in own.carried)),
+        tuple(c.attribute for c in own.key),
+        {c.attribute: c for c in own.carried if c.attribute in everywhere},
+    )
+
+
+def _check_attributes(owner: str, chain: tuple[hierarchy.Part, ...], spec: Watch) -> None:
+    """Every attribute named must be a column of a table that says the operation."""
+    parts = [p for p in chain if p.is_root or spec.operation == "updated"]
+    columns = {attribute: column for part in reversed(parts) for attribute, column in part.columns.items()}
+    _check_columns(owner, [p.table.key for p in parts], columns, spec)
+
+
+def _check_columns(owner: str, tables: Iterable[str], columns: Mapping[str, Column[Any]], spec: Watch) -> None:
+    for option in ("extra_columns", "trigger_columns"):
+        names = set()
+        for reference in getattr(spec, option):
+            name = _attribute(reference, columns)
+            if name in names:
+                raise ConfigurationError(f"{owner}: {spec!r}: {option} names {name!r} twice: remove one")
+            names.add(name)
+            if name is None:
+                raise ConfigurationError(
+                    f"{owner}: {spec!r}: {option} names {_spelled(reference)}, which is not a column attribute of "
+                    f"{' or '.join(map(repr, tables))}: allowed are {', '.join(map(repr, columns))}"
+                )
+
+
+def _table_watch(
+    owner: str,
+    table: Table,
+    columns: Mapping[str, Column[Any]],
+    key: Mapping[str, Column[Any]],
+    spec: Watch,
+    discriminator: Discriminator | None = None,
+    default_delivery: object = None,
+) -> TableWatch:
+    def carried(references: Iterable[Any]) -> tuple[CarriedColumn, ...]:
+        found = (_attribute(reference, columns) for reference in references)
+        return tuple(CarriedColumn(a, columns[a].name, columns[a].type) for a in found if a is not None)
+
+    extra = carried(spec.extra_columns)
+    result = TableWatch(
+        schema=table.schema,
+        table=table.name,
+        label=spec.name,
+        operation=spec.operation,
+        key=tuple(CarriedColumn(a, c.name, c.type, c.primary_key) for a, c in key.items())
+        if spec.operation != "truncated"
+        else (),
+        extra=extra,
+        trigger_columns=carried(spec.trigger_columns),
+        discriminator=discriminator if spec.operation != "truncated" else None,
+        condition=conditions.compile_condition(f"{owner}: {spec!r}", spec.operation, spec.when, columns)
+        if spec.when is not None
+        else None,
+        old=spec.old,
+        level=spec.level or ("row" if _is_partitioned(table) and spec.operation != "truncated" else "statement"),
+        application=application_of(table.metadata),
+        delivery=_delivery(owner, table, spec, default_delivery),
+    )
+    _check_table_watch(owner, spec, table, result)
+    return result
+
+
+def _check_table_watch(owner: str, spec: Watch, table: Table, filed: TableWatch) -> None:
+    by_name = {column.name: column for column in table.columns}
+    for option, columns in (("carry", filed.carried), ("compare", filed.trigger_columns)):
+        for column in columns:
+            if column.name in by_name and conditions.is_virtual(by_name[column.name]):
+                raise ConfigurationError(
+                    f"{owner}: {spec!r} can't {option} {column.attribute!r}: {conditions.VIRTUAL_RULE}"
+                )
+    for column in filed.carried:
+        if wire.is_pickled(column.type):
+            raise ConfigurationError(
+                f"{owner}: {spec!r} can't carry {column.attribute!r}: reading a pickle runs code, and whoever can "
+                f"connect to the database can send a notification: leave it out and load the row instead"
+            )
+    size = wire.names_size(filed)
+    if size > wire.MAX_NAMES_BYTES:
+        raise ConfigurationError(
+            f"{owner}: {spec!r}: the names of its columns take {size} bytes of a notification, and "
+            f"{wire.MAX_NAMES_BYTES} are allowed: carry fewer columns and load the row instead"
+        )
+
+
+def _delivery(owner: str, table: Table, spec: Watch, default: object) -> Delivery:
+    if spec.delivery is not None:
+        return spec.delivery
+    return check_delivery(owner, default or table.metadata.info.get(DELIVERY_KEY, "notify"))
+
+
+def _attribute(reference: Any, columns: Mapping[str, Column[Any]]) -> str | None:
+    """The attribute name a reference stands for: a name, an instrumented attribute, a Column."""
+    if isinstance(reference, str):
+        return reference if reference in columns else None
+    if isinstance(reference, InstrumentedAttribute):
+        candidates = getattr(reference.property, "columns", ())
+    else:
+        candidates = (reference, getattr(reference, "column", None))  # mapped_column() has a Column inside
+    return next((name for name, column in columns.items() for c in candidates if c is column), None)
+
+
+def _spelled(reference: Any) -> str:
+    return repr(reference if isinstance(reference, str) else str(reference))
+
+
+def _is_partitioned(table: Table) -> bool:
+    return table.dialect_options["postgresql"].get("partition_by") is not None
