@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from sqlalchemy_watch.declaring.spec import TableWatch
-from sqlalchemy_watch.triggers import ddl
 from sqlalchemy_watch.catalog.status import InstalledFunction, InstalledTrigger, WatchStatus
+from sqlalchemy_watch.declaring.spec import TableWatch
 from sqlalchemy_watch.functions.quoting import qualified, quote
+from sqlalchemy_watch.triggers import ddl
 
 _MODES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 _TIMING_BITS = ((2, "BEFORE"), (64, "INSTEAD OF"))

@@ -14,17 +14,29 @@
         ...
 """
 
-from .errors import CatchUpTimeout, ConfigurationError, EventsDropped, ListenerError, ListenerStartError, OwnershipError, PayloadError, SlotError, UnknownVersionError, UnsupportedServerError, WatchError
-from .signals.events import Event
+from .catalog.status import WatchStatus
+from .declaring.spec import Watch
+from .errors import (
+    CatchUpTimeout,
+    ConfigurationError,
+    EventsDropped,
+    ListenerError,
+    ListenerStartError,
+    OwnershipError,
+    PayloadError,
+    SlotError,
+    UnknownVersionError,
+    UnsupportedServerError,
+    WatchError,
+)
 from .listener.dispatch.durable import RetryPolicy
 from .listener.listener import Listener
 from .listener.stats import Stats
-from .watched import Watched, watch
-from .signals.watch_signals import Details, FilteredSignal, WatchSignal, WatchSignals
-from .declaring.spec import Watch
+from .signals.events import Event
 from .signals.streams import EventStream
-from .catalog.status import WatchStatus
+from .signals.watch_signals import Details, FilteredSignal, WatchSignal, WatchSignals
 from .triggers.install import describe_problems, install, status, uninstall
+from .watched import Watched, watch
 from .writers import context, muted
 
 __version__ = "0.1.0"

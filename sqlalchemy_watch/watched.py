@@ -16,12 +16,23 @@ from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.ext.declarative import AbstractConcreteBase
 from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
-from .declaring import conditions, hierarchy
 from . import wire
+from .declaring import conditions, hierarchy
+from .declaring.spec import (
+    DELIVERY_KEY,
+    CarriedColumn,
+    Delivery,
+    Discriminator,
+    TableWatch,
+    Watch,
+    application_of,
+    check_delivery,
+    file_watches,
+    parse_specs,
+)
 from .errors import ConfigurationError
 from .signals.events import T
 from .signals.watch_signals import Details, WatchSignal, WatchSignals
-from .declaring.spec import DELIVERY_KEY, CarriedColumn, Delivery, Discriminator, TableWatch, Watch, application_of, check_delivery, file_watches, parse_specs
 
 M = TypeVar("M")
 

@@ -15,7 +15,18 @@ from postgres import VERSION
 from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, Table, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, context, install, muted, status, uninstall, watch
+from sqlalchemy_watch import (
+    ConfigurationError,
+    Listener,
+    Watch,
+    Watched,
+    context,
+    install,
+    muted,
+    status,
+    uninstall,
+    watch,
+)
 from sqlalchemy_watch.declaring.naming import MAX_BYTES
 
 Client = psycopg.Connection[Any]

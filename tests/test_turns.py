@@ -14,10 +14,10 @@ import psycopg
 import pytest
 from postgres import Cluster
 
-from sqlalchemy_watch.listener.notify.source import NotifySource, _Reader
 from sqlalchemy_watch.listener.handover.queue import CaughtUp, EventQueue, Notification
-from sqlalchemy_watch.listener.stats import Stats
+from sqlalchemy_watch.listener.notify.source import NotifySource, _Reader
 from sqlalchemy_watch.listener.notify.turns import Turns
+from sqlalchemy_watch.listener.stats import Stats
 
 
 class Source:

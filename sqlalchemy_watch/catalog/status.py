@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Table, text
 from ..declaring.spec import TableWatch, application_of
 from ..declaring.targets import watches_of_table
 from ..functions.body import function_body, settings
-from ..triggers.ddl import transition_tables
+from ..functions.expressions import transition_tables
 from ..functions.mark import MARK, TEMPLATE_VERSION, read_mark
 from .virtual import virtual_problems
 

@@ -7,8 +7,8 @@ from decimal import Decimal
 from sqlalchemy import MetaData, Numeric
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from ..watched import Watched
 from ..declaring.spec import Watch
+from ..watched import Watched
 
 SCHEMA = "sqlalchemy_watch_demo"
 

@@ -10,9 +10,9 @@ from rich.table import Table
 from rich.text import Text
 from sqlalchemy.dialects import postgresql
 
+from ..catalog.status import WatchStatus
 from ..declaring.targets import watches_of
 from ..triggers import install as triggers
-from ..catalog.status import WatchStatus
 from ..triggers.ddl import create_statements, drop_statements
 from .output import print_table
 from .target import Target, Url, load_target, make_engine

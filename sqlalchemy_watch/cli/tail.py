@@ -16,10 +16,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..signals.events import Event
-from ..listener.listener import Listener
-from ..watched import signals_in
 from ..declaring.targets import tables_of
+from ..listener.listener import Listener
+from ..signals.events import Event
+from ..watched import signals_in
 from .target import Target, Url, load_target, make_engine
 
 #: What needs no quotes in a line of text.

@@ -16,9 +16,9 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
+from ..declaring.targets import tables_of
 from ..errors import ConfigurationError
 from ..listener.server.connect import translate
-from ..declaring.targets import tables_of
 
 Target = Annotated[
     str,

@@ -16,8 +16,8 @@ from sqlalchemy import MetaData
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
-from . import naming
 from ..errors import ConfigurationError
+from . import naming
 
 Operation: TypeAlias = Literal["inserted", "updated", "deleted", "truncated"]
 Level: TypeAlias = Literal["statement", "row"]

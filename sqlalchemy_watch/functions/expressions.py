@@ -131,3 +131,13 @@ def root_check(watch: TableWatch) -> str:
       RAISE EXCEPTION USING MESSAGE = {message};
     END IF;
 """
+
+
+def transition_tables(watch: TableWatch) -> tuple[str | None, str | None]:
+    """The names of the old and the new transition table that the watch's trigger refers to."""
+    if watch.level == "row" or watch.operation == "truncated":
+        return None, None
+    return (
+        OLD_ROWS if watch.operation == "deleted" or watch.needs_old_rows else None,
+        NEW_ROWS if watch.operation in ("inserted", "updated") else None,
+    )

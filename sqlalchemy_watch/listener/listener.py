@@ -23,18 +23,18 @@ from sqlalchemy import Engine, Table
 from sqlalchemy.engine import URL
 
 from ..aio import sync_engine_of
-from ..errors import CatchUpTimeout, ConfigurationError, ListenerError, ListenerStartError, WatchError
 from ..declaring.targets import tables_of, watches_of_table
-from .server.connect import connector
+from ..errors import CatchUpTimeout, ConfigurationError, ListenerError, ListenerStartError, WatchError
+from .decoding.routes import Router
+from .decoding.values import ValueDecoders
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.durable import DurableDispatcher, RetryPolicy
-from .wal.monitor import SlotMonitor
-from .notify.source import NotifySource
 from .handover.queue import Connected, Control, Disconnected, EventQueue, Resync, WaitingQueue
-from .decoding.routes import Router
-from .wal.slots import check_group_name
+from .notify.source import NotifySource
+from .server.connect import connector
 from .stats import Stats
-from .decoding.values import ValueDecoders
+from .wal.monitor import SlotMonitor
+from .wal.slots import check_group_name
 from .wal.source import WalSource
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeVar, over
 
 from sqlalchemy.orm import Session, scoped_session
 
-from ..errors import ConfigurationError
 from ..declaring.spec import Operation
+from ..errors import ConfigurationError
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession, async_scoped_session

@@ -18,10 +18,10 @@ from typing import Any, Generic, cast
 from blinker import ANY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ..declaring.spec import CarriedColumn, Operation
 from ..errors import ConfigurationError
 from .events import Event, T
 from .receivers import CompactSignal, Delivery, F, ReceiverSignal, SoleReceivers, lock
-from ..declaring.spec import CarriedColumn, Operation
 from .streams import EventStream
 
 

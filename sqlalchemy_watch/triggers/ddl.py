@@ -10,7 +10,7 @@ from sqlalchemy.schema import ExecutableDDLElement
 
 from ..declaring.spec import TableWatch
 from ..functions.body import function_body, settings
-from ..functions.expressions import NEW_ROWS, OLD_ROWS
+from ..functions.expressions import transition_tables
 from ..functions.quoting import qualified, quote
 
 
@@ -60,16 +60,6 @@ def _function(watch: TableWatch) -> str:
 
 def _table(watch: TableWatch) -> str:
     return qualified(watch.schema, watch.table)
-
-
-def transition_tables(watch: TableWatch) -> tuple[str | None, str | None]:
-    """The names of the old and the new transition table that the watch's trigger refers to."""
-    if watch.level == "row" or watch.operation == "truncated":
-        return None, None
-    return (
-        OLD_ROWS if watch.operation == "deleted" or watch.needs_old_rows else None,
-        NEW_ROWS if watch.operation in ("inserted", "updated") else None,
-    )
 
 
 def dollar_quoted(body: str) -> str:

@@ -10,13 +10,23 @@ import psycopg
 from sqlalchemy import Connection, Engine, Table, event, text
 
 from ..aio import is_async
-from ..errors import ConfigurationError, OwnershipError
+from ..catalog.status import (
+    IS_VIEW,
+    NO_TABLE,
+    InstalledFunction,
+    WatchStatus,
+    fetcher,
+    read_functions,
+    read_relations,
+    read_status,
+    with_server_problems,
+)
+from ..catalog.virtual import virtual_problems
 from ..declaring.spec import TableWatch
 from ..declaring.targets import tables_of, watches_of_table
-from ..catalog.status import IS_VIEW, NO_TABLE, InstalledFunction, WatchStatus, fetcher, read_functions, read_relations, read_status, with_server_problems
-from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
+from ..errors import ConfigurationError, OwnershipError
 from ..functions.quoting import qualified, quote
-from ..catalog.virtual import virtual_problems
+from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.
 _LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(7301977042117)"

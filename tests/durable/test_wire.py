@@ -10,7 +10,17 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sqlalchemy_watch.errors import PayloadError
-from sqlalchemy_watch.listener.wal.messages import Begin, Commit, Keepalive, LogicalMessage, Other, format_lsn, parse, parse_lsn, status_update
+from sqlalchemy_watch.listener.wal.messages import (
+    Begin,
+    Commit,
+    Keepalive,
+    LogicalMessage,
+    Other,
+    format_lsn,
+    parse,
+    parse_lsn,
+    status_update,
+)
 
 LSNS = st.integers(0, 2**64 - 1)
 

@@ -12,9 +12,9 @@ from typing import Any
 from sqlalchemy.types import TypeEngine
 
 from ... import wire
+from ...declaring.spec import CarriedColumn, TableWatch
 from ...errors import PayloadError, UnknownVersionError
 from ...signals.events import EventKind, Extras, Message
-from ...declaring.spec import CarriedColumn, TableWatch
 from .rows import Column, Row, RowLayout
 from .values import Decode
 

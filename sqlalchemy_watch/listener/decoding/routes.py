@@ -10,10 +10,10 @@ from typing import Any
 from sqlalchemy import Table
 from sqlalchemy.orm import Mapper
 
-from ...watched import Endpoint, endpoints_in, signals_of
-from ...signals.watch_signals import WatchSignal
 from ...declaring.spec import TableWatch
 from ...declaring.targets import watches_of_table
+from ...signals.watch_signals import WatchSignal
+from ...watched import Endpoint, endpoints_in, signals_of
 from .payload import Decoded, PayloadDecoder, read_fields
 from .values import ValueDecoders
 

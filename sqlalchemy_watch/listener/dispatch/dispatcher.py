@@ -15,11 +15,11 @@ from typing import Any
 from ...errors import ListenerError, PayloadError
 from ...signals.events import Event
 from ...signals.receivers import Batching, Delivery
-from .gather import Batch, Gatherer
 from ..decoding.payload import Decoded
-from ..handover.queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
 from ..decoding.routes import Route, Router
+from ..handover.queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
 from ..stats import Stats
+from .gather import Batch, Gatherer
 
 log: logging.Logger = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ import psycopg
 from ...errors import ConfigurationError, PayloadError
 from ...signals.events import Event, Message
 from ...signals.receivers import Delivery
+from ..decoding.payload import Decoded
+from ..decoding.routes import Route
+from ..handover.queue import Committed, Control, Discarded, Notification, Resumed, RetryDue, WaitingQueue
+from ..server.watchdog import limited
 from . import dead_letters
 from .dispatcher import Dispatcher, called
 from .gather import Batch, Gatherer
-from ..decoding.payload import Decoded
-from ..handover.queue import Committed, Control, Discarded, Notification, Resumed, RetryDue, WaitingQueue
-from ..decoding.routes import Route
-from ..server.watchdog import limited
 
 log: logging.Logger = logging.getLogger(__name__)
 

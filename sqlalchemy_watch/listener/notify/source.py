@@ -26,14 +26,14 @@ from psycopg.pq.misc import PGnotify
 
 from ...errors import ConfigurationError, UnsupportedServerError, WatchError
 from ..backoff import Backoff
-from ..server.connect import Connect
 from ..decoding.encodings import adopt_encoding, converter
-from ..handover.queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, Resync
 from ..decoding.routes import Route
+from ..handover.queue import CaughtUp, Connected, Disconnected, EventQueue, Notification, Resync
 from ..server.checks import check_not_pooled, check_server, keep_alive_when_idle, resolve_schemas
+from ..server.connect import Connect
+from ..server.watchdog import Watchdog, let_go
 from ..stats import Stats
 from .turns import Turns
-from ..server.watchdog import Watchdog, let_go
 
 log: logging.Logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import psycopg
 from psycopg import sql
 
 from ...errors import UnsupportedServerError
-from .connect import Connect
 from ..decoding.routes import Route
+from .connect import Connect
 from .watchdog import Watchdog
 
 OLDEST_VERSION = 13

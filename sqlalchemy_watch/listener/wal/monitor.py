@@ -11,11 +11,11 @@ from typing import Any
 import psycopg
 
 from ..dispatch import dead_letters
-from . import slots
-from ..server.connect import Connect
 from ..handover.queue import WaitingQueue
-from ..stats import Stats
+from ..server.connect import Connect
 from ..server.watchdog import Watchdog
+from ..stats import Stats
+from . import slots
 
 log: logging.Logger = logging.getLogger(__name__)
 

@@ -15,10 +15,10 @@ import psycopg
 from psycopg import errors, sql
 from psycopg.pq import ExecStatus
 
-from . import slots
 from ..handover.queue import Item
-from .messages import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, status_update
 from ..server.watchdog import limited
+from . import slots
+from .messages import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, status_update
 
 if TYPE_CHECKING:
     from .source import WalSource

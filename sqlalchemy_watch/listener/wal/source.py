@@ -28,21 +28,21 @@ from psycopg import errors
 
 from ...errors import ConfigurationError, SlotError, UnsupportedServerError
 from ...wire import DURABLE_PREFIX
-from ..dispatch import dead_letters
-from . import slots
 from ..backoff import Backoff
-from ..server.connect import Connect
 from ..decoding.encodings import Convert, adopt_encoding, converter
-from .position import Position
-from ..handover.queue import CaughtUp, Committed, Connected, Disconnected, Item, Notification, Resync, WaitingQueue
-from .messages import Begin, Commit, LogicalMessage, parse_lsn
 from ..decoding.routes import Route
+from ..dispatch import dead_letters
+from ..handover.queue import CaughtUp, Committed, Connected, Disconnected, Item, Notification, Resync, WaitingQueue
 from ..server.checks import check_server, resolve_schemas
+from ..server.connect import Connect
+from ..server.watchdog import Watchdog, let_go, limited
 from ..stats import Stats
+from . import slots
+from .messages import Begin, Commit, LogicalMessage, parse_lsn
+from .position import Position
+from .session import Stream, sender_timeout
 from .takeover import Log, read_log
 from .tokens import TOKEN_INTERVAL, TOKEN_PREFIX, Tokens
-from .session import Stream, sender_timeout
-from ..server.watchdog import Watchdog, let_go, limited
 
 log: logging.Logger = logging.getLogger(__name__)
 
