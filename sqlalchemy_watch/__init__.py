@@ -35,14 +35,11 @@ from .listener.stats import Stats
 from .signals.events import Event
 from .signals.streams import EventStream
 from .signals.watch_signals import Details, FilteredSignal, WatchSignal, WatchSignals
-from .triggers.install import describe_problems, install, status, uninstall
+from .triggers.install import install, status, uninstall
 from .watched import Watched, watch
 from .writers import context, muted
 
 __version__ = "0.1.0"
-
-# The listener looks at the triggers when it connects; the two halves know each other only here.
-Listener.inspect_triggers = staticmethod(describe_problems)
 
 __all__ = [
     "CatchUpTimeout",

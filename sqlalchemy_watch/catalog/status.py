@@ -6,10 +6,12 @@ structure: `prosrc` is byte-exact, the rest of `pg_proc` and `pg_trigger` is num
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
+import psycopg
 from sqlalchemy import Connection, Table, text
 
 from ..declaring.spec import TableWatch, application_of
@@ -204,6 +206,16 @@ def fetcher(connection: Connection) -> Fetch:
 
     def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
         return connection.execute(text(sql), dict(parameters)).all()
+
+    return fetch
+
+
+def psycopg_fetcher(connection: psycopg.Connection[Any]) -> Fetch:
+    """Runs the catalog's queries on a psycopg connection, which spells parameters in another way."""
+
+    def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
+        translated = re.sub(r"(?<![:\w]):(\w+)", r"%(\1)s", sql.replace("%", "%%"))
+        return connection.execute(translated, parameters).fetchall()
 
     return fetch
 

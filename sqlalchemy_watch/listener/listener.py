@@ -14,8 +14,8 @@ import threading
 import time
 import traceback
 import weakref
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import blinker
 import psycopg
@@ -31,6 +31,7 @@ from .dispatch.dispatcher import Dispatcher
 from .dispatch.durable import DurableDispatcher, RetryPolicy
 from .handover.queue import Connected, Control, Disconnected, EventQueue, Resync, WaitingQueue
 from .notify.source import NotifySource
+from .server.checks import warn_of_triggers
 from .server.connect import connector
 from .stats import Stats
 from .wal.monitor import SlotMonitor
@@ -41,9 +42,6 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 log: logging.Logger = logging.getLogger(__name__)
-
-#: Says in words what is wrong with the triggers of these tables, given a psycopg connection.
-InspectTriggers = Callable[["psycopg.Connection[Any]", Sequence[Table]], Iterable[str]]
 
 _running: weakref.WeakSet[Listener] = weakref.WeakSet()
 
@@ -78,9 +76,6 @@ class Listener:
       receiver of batches `event` is the list.
     - `dead_lettered(receiver, event, error)`: with `durable`: an event was given up.
     """
-
-    #: Set by the package, which knows both halves; looked at once for each connection.
-    inspect_triggers: ClassVar[InspectTriggers | None] = None
 
     def __init__(
         self,
@@ -309,15 +304,7 @@ class Listener:
         await asyncio.to_thread(self.stop)
 
     def _inspect(self, connection: psycopg.Connection[Any]) -> None:
-        if Listener.inspect_triggers is None:
-            return
-        try:
-            problems = list(Listener.inspect_triggers(connection, self._tables))
-        except Exception:  # looking is a courtesy; listening goes on
-            log.exception("could not look at the triggers")
-            return
-        for problem in problems:
-            log.warning("%s", problem)
+        warn_of_triggers(connection, self._tables)
 
     def _look_at_dispatcher(self) -> None:
         """At each heartbeat: a receiver that blocks makes the listener go quiet, and must not do so unnoticed."""

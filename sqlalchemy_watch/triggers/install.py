@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 from sqlalchemy import Connection, Engine, Table, event, text
 
 from ..aio import is_async
@@ -207,22 +206,3 @@ def _refuse_virtual_columns(connection: Connection, table: Table, watches: tuple
     for relation in read_relations(fetcher(connection), [(table.schema, table.name)]).values():
         for watch in watches:
             _refuse_unworkable(watch.table_key, watch.label, virtual_problems(watch, relation.virtual_columns))
-
-
-def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[str]:
-    """What a listener should warn of: watches that are missing, outdated or can't work, with what to do."""
-
-    def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
-        translated = sql.replace("%", "%%")
-        for name in parameters:
-            translated = translated.replace(f":{name}", f"%({name})s")
-        return connection.execute(translated, parameters).fetchall()
-
-    for item in read_status(fetch, tables):
-        if item.state in ("missing", "outdated"):
-            yield (
-                f"the trigger of {item.table}/{item.label} is {item.state} ({'; '.join(item.problems)}): run "
-                f"`alembic revision --autogenerate`, or install(engine, ...)"
-            )
-        elif item.problems and item.watch is not None:
-            yield f"the trigger of {item.table}/{item.label} is installed, but {'; '.join(item.problems)}"

@@ -14,6 +14,7 @@ from postgres import Cluster
 from sqlalchemy import Engine, create_engine
 
 from sqlalchemy_watch import Listener, ListenerStartError
+from sqlalchemy_watch.catalog import problems
 from sqlalchemy_watch.listener.backoff import BACKOFF_MAX, Backoff
 
 from .conftest import MakeListener
@@ -96,7 +97,7 @@ def test_burst_right_before_a_rst_is_dispatched(
         connection.execute("SELECT repeat('x', 300000)")
         return []
 
-    monkeypatch.setattr(Listener, "inspect_triggers", staticmethod(look_at_much))
+    monkeypatch.setattr(problems, "describe_problems", look_at_much)
     listener = listening(proxy.port)
     held, go_on = threading.Event(), threading.Event()
 
@@ -379,15 +380,15 @@ def test_connection_lost_between_listen_and_reading_is_noticed(
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    inspect = Listener.inspect_triggers
+    inspect = problems.describe_problems
 
     def inspect_and_lose(connection: psycopg.Connection[Any], tables: Any) -> Any:
-        monkeypatch.setattr(Listener, "inspect_triggers", inspect)
+        monkeypatch.setattr(problems, "describe_problems", inspect)
         client.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
         connection.execute("SELECT 1")
 
     listening(cluster.port)
-    monkeypatch.setattr(Listener, "inspect_triggers", staticmethod(inspect_and_lose))
+    monkeypatch.setattr(problems, "describe_problems", inspect_and_lose)
     kill_listener(client)
     journal.wait_for_count("resync", 1)
     insert(client, 1)
@@ -402,15 +403,14 @@ def test_resync_comes_before_events_committed_while_connecting(
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    inspect = Listener.inspect_triggers
-    assert inspect is not None
+    inspect = problems.describe_problems
 
     def inspect_and_insert(connection: psycopg.Connection[Any], tables: Any) -> Any:
         insert(client, 1)  # LISTEN is in force already
         return inspect(connection, tables)
 
     listening(cluster.port)
-    monkeypatch.setattr(Listener, "inspect_triggers", staticmethod(inspect_and_insert))
+    monkeypatch.setattr(problems, "describe_problems", inspect_and_insert)
     kill_listener(client)
     journal.wait_for_count("event", 1)
     assert [entry[0] for entry in journal.entries] == ["connected", "disconnected", "connected", "resync", "event"]

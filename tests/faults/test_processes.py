@@ -136,6 +136,8 @@ def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open
     program = Program(
         url,
         """
+        from sqlalchemy_watch.catalog import problems
+
         looking, forked = threading.Event(), threading.Event()
 
         def look(connection, tables):
@@ -143,7 +145,7 @@ def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open
             forked.wait()
             return []
 
-        Listener.inspect_triggers = staticmethod(look)
+        problems.describe_problems = look
         listener = Listener(engine, User)
         threading.Thread(target=listener.start, daemon=True).start()
         looking.wait()

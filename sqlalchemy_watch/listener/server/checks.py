@@ -1,18 +1,23 @@
-"""What the server has to be for LISTEN to work, asked once for each connection."""
+"""Checks of the server and of the triggers, made once for each connection."""
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Sequence
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy import Table
 
+from ...catalog import problems
 from ...errors import UnsupportedServerError
 from ..decoding.routes import Route
 from .connect import Connect
 from .watchdog import Watchdog
+
+log: logging.Logger = logging.getLogger(__name__)
 
 OLDEST_VERSION = 13
 
@@ -90,6 +95,17 @@ def keep_alive_when_idle(connection: psycopg.Connection[Any]) -> None:
     connection.execute(
         "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'"
     )
+
+
+def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
+    """Log a warning for each trigger of these tables that is missing, outdated or can't work."""
+    try:
+        found = list(problems.describe_problems(connection, tables))
+    except Exception:  # looking is a courtesy; listening goes on
+        log.exception("could not look at the triggers")
+        return
+    for problem in found:
+        log.warning("%s", problem)
 
 
 def _backend_pid(connection: psycopg.Connection[Any]) -> int:
