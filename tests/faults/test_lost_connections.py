@@ -285,7 +285,7 @@ def test_ready_made_connection_to_a_server_that_falls_silent_is_given_up(
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("sqlalchemy_watch.listener.server.checks.connect.CONNECT_TIMEOUT", 0.3)
+    monkeypatch.setattr("sqlalchemy_watch.listener.server.connect.CONNECT_TIMEOUT", 0.3)
     silent, asked = threading.Event(), threading.Event()
 
     def create() -> psycopg.Connection[Any]:
