@@ -1,4 +1,4 @@
-"""Every exception of the library, one tree.
+"""Every exception of the library, one tree; and any error in one line, for logs and messages.
 
 ::
 
@@ -17,6 +17,8 @@
 
 from __future__ import annotations
 
+import re
+
 __all__ = [
     "CatchUpTimeout",
     "ConfigurationError",
@@ -29,6 +31,7 @@ __all__ = [
     "UnknownVersionError",
     "UnsupportedServerError",
     "WatchError",
+    "one_line",
 ]
 
 
@@ -88,3 +91,34 @@ class UnknownVersionError(PayloadError):
     """A notification is of a version this library does not know: one side is to be brought up to date."""
 
     tells_of_rows = True
+
+
+#: Control characters, and halves of surrogate pairs, which no encoding can carry.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+def one_line(error: BaseException | None, default: str = "no reason is known", *, brief: bool = False) -> str:
+    """Return an error's own words in one line that a log, a terminal and a database can take.
+
+    An error without words is named by its class. An error of SQLAlchemy's speaks in the driver's words, without
+    the statement and its parameters.
+
+    :param error: whatever was raised; its `__str__` may raise as well.
+    :param default: the words where there is no error.
+    :param brief: take the server's primary message alone, without detail, hint and context.
+    """
+    if error is None:
+        return default
+    cause = getattr(error, "orig", None)
+    if isinstance(cause, BaseException):
+        error = cause
+    words = " ".join(_words(error, brief).split()) or type(error).__name__
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], words)
+
+
+def _words(error: BaseException, brief: bool) -> str:
+    try:
+        primary = getattr(getattr(error, "diag", None), "message_primary", None) if brief else None
+        return primary if primary and isinstance(primary, str) else str(error)
+    except Exception:  # from the error's own code
+        return ""

@@ -9,7 +9,7 @@ import psycopg
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
-from ..errors import WatchError
+from ..errors import WatchError, one_line
 from . import dead_letters, demo, schema, slots, tail
 
 app: typer.Typer = typer.Typer(
@@ -35,13 +35,8 @@ def run() -> None:
     try:
         app()
     except (WatchError, SQLAlchemyError, psycopg.Error) as error:
-        print(f"sqlalchemy-watch: {_one_line(error)}", file=sys.stderr)
+        print(f"sqlalchemy-watch: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()
         sys.exit(0)
-
-
-def _one_line(error: BaseException) -> str:
-    cause = getattr(error, "orig", None) or error  # of SQLAlchemy's errors, the driver's own words
-    return " ".join(str(cause).split())

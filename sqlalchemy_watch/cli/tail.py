@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from ..declaring.targets import tables_of
+from ..errors import one_line
 from ..listener.listener import Listener
 from ..signals.events import Event
 from ..watched import signals_in
@@ -87,7 +88,7 @@ class _Printer:
         print(f"events may have been missed: {reason}", file=sys.stderr, flush=True)
 
     def print_disconnected(self, sender: Any, error: BaseException | None) -> None:
-        print(f"disconnected: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print(f"disconnected: {one_line(error)}", file=sys.stderr, flush=True)
 
 
 def signal_name(event: Event[Any]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from ...errors import ConfigurationError, SlotError, UnsupportedServerError
+from ...errors import ConfigurationError, SlotError, UnsupportedServerError, one_line
 from ...wire import DURABLE_PREFIX
 from .messages import parse_lsn
 
@@ -112,8 +112,8 @@ def ensure_publication(connection: psycopg.Connection[Any]) -> None:
         pass  # another consumer was faster
     except errors.InsufficientPrivilege as error:
         raise SlotError(
-            f"the role may not create the publication {PUBLICATION!r} ({_words(error)}): have an administrator run "
-            f"`sqlalchemy-watch slots create`, or grant CREATE on the database"
+            f"the role may not create the publication {PUBLICATION!r} ({one_line(error, brief=True)}): have an "
+            f"administrator run `sqlalchemy-watch slots create`, or grant CREATE on the database"
         ) from error
 
 
@@ -156,7 +156,7 @@ def drop_slot(connection: psycopg.Connection[Any], name: str) -> None:
     try:
         connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", [name])
     except errors.ObjectInUse as error:
-        raise SlotError(f"the slot {name!r} has an active consumer: stop it first ({_words(error)})") from error
+        raise _in_use(name, error) from error
 
 
 def _check_slot(connection: psycopg.Connection[Any], slot: Slot) -> None:
@@ -193,22 +193,23 @@ def _create(connection: psycopg.Connection[Any], name: str, statements: str) -> 
     except (errors.DuplicateObject, errors.UndefinedObject):
         return None  # another consumer was faster
     except errors.ObjectInUse as error:
-        raise SlotError(f"the slot {name!r} has an active consumer: stop it first ({_words(error)})") from error
+        raise _in_use(name, error) from error
     except errors.InsufficientPrivilege as error:
         raise SlotError(
-            f"the role may not create the slot {name!r} ({_words(error)}): ALTER ROLE ... REPLICATION, or have an "
-            f"administrator run `sqlalchemy-watch slots create {name}`"
+            f"the role may not create the slot {name!r} ({one_line(error, brief=True)}): ALTER ROLE ... REPLICATION, "
+            f"or have an administrator run `sqlalchemy-watch slots create {name}`"
         ) from error
     except errors.ConfigurationLimitExceeded as error:
         raise SlotError(
-            f"the server has no room for the slot {name!r} ({_words(error)}): raise max_replication_slots, or drop one "
-            f"that nobody uses (`sqlalchemy-watch slots list`)"
+            f"the server has no room for the slot {name!r} ({one_line(error, brief=True)}): raise "
+            f"max_replication_slots, or drop one that nobody uses (`sqlalchemy-watch slots list`)"
         ) from error
     except errors.ObjectNotInPrerequisiteState as error:
         raise UnsupportedServerError(
-            f"the server does no logical decoding ({_words(error)}): set wal_level = logical and restart it"
+            f"the server does no logical decoding ({one_line(error, brief=True)}): set wal_level = logical and "
+            f"restart it"
         ) from error
 
 
-def _words(error: psycopg.Error) -> str:
-    return str(error.diag.message_primary or error).strip()
+def _in_use(name: str, error: errors.ObjectInUse) -> SlotError:
+    return SlotError(f"the slot {name!r} has an active consumer: stop it first ({one_line(error, brief=True)})")
