@@ -14,7 +14,9 @@ from alembic.operations import ops
 from alembic.util import to_list
 from sqlalchemy import Table
 
-from sqlalchemy_watch.catalog.status import WatchStatus, fetcher, read_catalog
+from sqlalchemy_watch.catalog.matching import read_catalog
+from sqlalchemy_watch.catalog.reading import fetcher
+from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.spec import application_of
 from sqlalchemy_watch.functions.body import function_body
 from sqlalchemy_watch.functions.quoting import quote

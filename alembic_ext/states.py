@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from sqlalchemy_watch.catalog.status import InstalledFunction, InstalledTrigger, WatchStatus
+from sqlalchemy_watch.catalog.installed import InstalledFunction, InstalledTrigger
+from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.spec import TableWatch
 from sqlalchemy_watch.functions.quoting import qualified, quote
 from sqlalchemy_watch.triggers import ddl

@@ -9,17 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, event, text
 
 from ..aio import is_async
-from ..catalog.status import (
-    IS_VIEW,
-    NO_TABLE,
-    InstalledFunction,
-    WatchStatus,
-    fetcher,
-    read_functions,
-    read_relations,
-    read_status,
-    with_server_problems,
-)
+from ..catalog.installed import InstalledFunction
+from ..catalog.matching import read_status
+from ..catalog.problems import with_server_problems
+from ..catalog.reading import fetcher, read_functions, read_relations
+from ..catalog.status import IS_VIEW, NO_TABLE, WatchStatus
 from ..catalog.virtual import virtual_problems
 from ..declaring.spec import TableWatch
 from ..declaring.targets import tables_of, watches_of_table

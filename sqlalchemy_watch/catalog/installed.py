@@ -1,0 +1,77 @@
+"""What exists in a database, as pg_catalog describes it: tables, triggers and trigger functions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ..functions.mark import MARK, read_mark
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A table as it exists."""
+
+    oid: int
+    schema: str
+    name: str
+    is_view: bool = False
+    #: Generated columns that are not stored.
+    virtual_columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class InstalledTrigger:
+    """A trigger as it exists."""
+
+    name: str
+    relation: Relation
+    type_bits: int
+    enabled: str
+    transition_tables: tuple[str | None, str | None]
+    #: No WHEN, no column list, no arguments, no constraint trigger.
+    plain: bool
+    #: As `pg_get_triggerdef` spells it.
+    definition: str
+
+
+@dataclass(frozen=True)
+class InstalledFunction:
+    """A trigger function as it exists, with one of its triggers, if it has any."""
+
+    schema: str
+    name: str
+    body: str
+    language: str
+    security_definer: bool
+    settings: tuple[str, ...]
+    #: What follows the name in `CREATE OR REPLACE FUNCTION name`, as `pg_get_functiondef` spells it.
+    definition: str
+    #: Who may call it, beside the owner, as GRANT spells it; None where nothing was granted or revoked.
+    grants: tuple[str, ...] | None
+    #: Whether it is in the first schema of the search path.
+    in_default_schema: bool
+    trigger: InstalledTrigger | None
+
+    @property
+    def name_key(self) -> tuple[str, str]:
+        """Schema and name, which no other trigger function has."""
+        return self.schema, self.name
+
+    @property
+    def key(self) -> tuple[str, str, int | None, str | None]:
+        """The function, and the trigger that calls it."""
+        trigger = self.trigger
+        if trigger is None:
+            return (*self.name_key, None, None)
+        return (*self.name_key, trigger.relation.oid, trigger.name)
+
+    @property
+    def mark(self) -> tuple[int, dict[str, Any]] | None:
+        """Template version and fields of the mark; None where the function isn't ours."""
+        return read_mark(self.body)
+
+    @property
+    def looks_marked(self) -> bool:
+        """Whether it begins like one of ours, even where the mark no longer parses."""
+        return self.body.lstrip("\n").startswith(MARK)

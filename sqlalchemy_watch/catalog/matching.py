@@ -1,0 +1,172 @@
+"""Each declared watch with what stands in its place, and what is left over of those declared before."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from sqlalchemy import Table
+
+from ..declaring.spec import TableWatch, application_of
+from ..declaring.targets import watches_of_table
+from .comparing import function_problems, trigger_problems
+from .installed import InstalledFunction, Relation
+from .reading import Fetch, read_functions, read_relations
+from .status import IS_VIEW, NO_TABLE, State, WatchStatus
+from .virtual import virtual_problems
+
+
+class Reading(NamedTuple):
+    """What the catalog says of an application's watches."""
+
+    items: list[WatchStatus]
+    #: Functions that begin with our mark, which can't be read any further: nobody can say whose they are.
+    unreadable: list[InstalledFunction]
+    #: The schema of each table that exists, by oid, as the declaration spells it.
+    declared_schemas: dict[int, str | None]
+
+
+def read_status(fetch: Fetch, tables: Iterable[Table]) -> list[WatchStatus]:
+    """One item for each watch of these tables, and for each left-over."""
+    tables = list(tables)
+    items = read_catalog(fetch, tables, {application_of(table.metadata) for table in tables}).items
+    return [replace(i, problems=(*i.problems, *i.column_problems)) if i.column_problems else i for i in items]
+
+
+def read_catalog(
+    fetch: Fetch, tables: Sequence[Table], applications: Collection[str], leaving: Sequence[Table] = ()
+) -> Reading:
+    """How the watches of these tables stand.
+
+    :param applications: whose left-overs are ours, by the names in their marks.
+    :param leaving: tables that are about to be dropped: their watches are left over.
+    """
+    watches = [((table.schema, table.name), watch) for table in tables for watch in watches_of_table(table)]
+    functions = read_functions(fetch, [watch.function_name for _, watch in watches])
+    places = {(table.schema, table.name) for table in (*tables, *leaving)}
+    relations = read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})
+    pairs = [(watch, relations.get(place)) for place, watch in watches]
+    needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
+    find = _Finder(functions)
+    items = [_watch_status(watch, relation, *find(watch, relation)) for watch, relation in pairs]
+
+    matched = {item.installed.key for item in items if item.installed is not None}
+    considered = {relations[place].oid: place[0] for place in places if place in relations}
+    for function in functions:
+        if function.key in matched or (function.trigger is None and function.name_key in needed):
+            continue
+        if _is_ours(function, applications, considered, relations):
+            items.append(_orphan(function))
+    unreadable = {f.name_key: f for f in functions if f.looks_marked and f.mark is None}
+    return Reading(_mark_shared(items, functions, needed), list(unreadable.values()), considered)
+
+
+class _Finder:
+    """Finds what stands in a watch's place: by the trigger, else by the function's name."""
+
+    def __init__(self, functions: Iterable[InstalledFunction]) -> None:
+        self._by_trigger: dict[tuple[int, str], InstalledFunction] = {}
+        self._by_name: dict[tuple[str, str], InstalledFunction] = {}
+        for function in functions:
+            self._by_name[function.name_key] = function
+            if (trigger := function.trigger) is not None:
+                self._by_trigger[trigger.relation.oid, trigger.name] = function
+
+    def __call__(
+        self, watch: TableWatch, relation: Relation | None
+    ) -> tuple[InstalledFunction | None, InstalledFunction | None]:
+        """The function in its place, and the one under its name, if that is another."""
+        if relation is None:
+            return None, None
+        named = self._by_name.get((relation.schema, watch.function_name))
+        named = None if named is None else replace(named, trigger=None)
+        found = self._by_trigger.get((relation.oid, watch.trigger_name))
+        if found is None:
+            return named, None
+        return found, None if named is None or named.name_key == found.name_key else named
+
+
+def _marked_place(function: InstalledFunction) -> tuple[str | None, str] | None:
+    """Where the table of a function that no trigger calls would be."""
+    mark = function.mark if function.trigger is None else None
+    return None if mark is None else (function.schema, mark[1]["table"])
+
+
+def _mark_shared(
+    items: Sequence[WatchStatus], functions: Sequence[InstalledFunction], needed: Collection[tuple[str, str]]
+) -> list[WatchStatus]:
+    """Say of each item whose function would go whether something else needs that function."""
+    leaving = {item.installed.key: item.installed for item in items if item.installed and item.drops_function}
+    staying = {f.name_key for f in functions if f.trigger is not None and f.key not in leaving}
+    last = {f.name_key: f.key for f in leaving.values()}
+    result = []
+    for item in items:
+        found = item.installed
+        if item.drops_function and found is not None:
+            shared = found.name_key in needed or found.name_key in staying or last[found.name_key] != found.key
+            item = replace(item, shares_function=shared)
+        result.append(item)
+    return result
+
+
+def _watch_status(
+    watch: TableWatch,
+    relation: Relation | None,
+    found: InstalledFunction | None,
+    displaced: InstalledFunction | None,
+) -> WatchStatus:
+    column_problems = () if relation is None else virtual_problems(watch, relation.virtual_columns)
+
+    def item(state: State, *problems: str) -> WatchStatus:
+        return WatchStatus(
+            state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found,
+            displaced=displaced, column_problems=column_problems,
+        )  # fmt: skip
+
+    if relation is None:
+        return item("missing", NO_TABLE)
+    if relation.is_view:
+        return item("missing", IS_VIEW)
+    if found is None:
+        return item("missing", "there is no such trigger")
+    for function in (found, displaced):
+        if function is not None and not function.looks_marked:
+            return item("missing", f"a function or trigger {function.name!r} without our mark is in its place")
+    if found.trigger is None:
+        return item("missing", "the function is there, but no trigger calls it")
+    problems = [*function_problems(watch, found), *trigger_problems(watch, found)]
+    return item("outdated", *problems) if problems else item("installed")
+
+
+def _is_ours(
+    found: InstalledFunction,
+    applications: Collection[str],
+    considered: Collection[int],
+    relations: Mapping[tuple[str | None, str], Relation],
+) -> bool:
+    """Whether a left-over belongs to this application: nothing of another one's may be reported."""
+    mark = found.mark
+    if mark is None or mark[1]["application"] not in applications:
+        return False
+    if found.trigger is not None:
+        return found.trigger.relation.oid in considered
+    # Of a copy in another tenant's schema nobody here can say whether it is left over.
+    schema = mark[1]["schema"]
+    if not (found.in_default_schema if schema is None else found.schema == schema):
+        return False
+    # A function that no trigger calls: its table, or the watch of it, is gone.
+    place = _marked_place(found)
+    relation = relations.get(place) if place is not None else None
+    return relation is None or relation.oid in considered
+
+
+def _orphan(found: InstalledFunction) -> WatchStatus:
+    assert found.mark is not None
+    fields = found.mark[1]
+    table = fields["table"] if fields["schema"] is None else f"{fields['schema']}.{fields['table']}"
+    return WatchStatus(
+        "orphaned", table, fields["label"], found.name,
+        found.trigger.name if found.trigger is not None else found.name,
+        ("it is not declared any more",), None, found,
+    )  # fmt: skip
