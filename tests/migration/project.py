@@ -95,12 +95,13 @@ class Project:
         """The real command line, in a process of its own."""
         ini = self.path / "alembic.ini"
         ini.write_text(ini.read_text().replace("driver://user:pass@localhost/dbname", self.url))
+        path = os.pathsep.join(filter(None, [str(self.path), os.environ.get("PYTHONPATH")]))
         done = subprocess.run(
             [sys.executable, "-m", "alembic", *arguments],
             cwd=self.path,
             capture_output=True,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(self.path), "PYTHONWARNINGS": "error"},
+            env=os.environ | {"PYTHONPATH": path, "PYTHONWARNINGS": "error"},
         )
         assert (done.returncode == 0) is ok, done.stdout + done.stderr
         return done.stdout + done.stderr
