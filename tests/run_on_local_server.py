@@ -11,7 +11,7 @@ import pytest
 VERSION = os.environ["WATCH_TEST_POSTGRES"]
 
 #: What is the same on every version (declaring, the command line, ...) is left to the other environments.
-SELECTION = ["tests/test_main_job.py", "tests/test_triggers.py", "tests/test_values.py", "tests/test_payload_limit.py"]
+SELECTION = ["tests/test_main_job.py", "tests/functions", "tests/listener/decoding/test_values.py"]
 
 if not Path(f"/usr/lib/postgresql/{VERSION}/bin/initdb").exists():
     print(f"there are no server binaries of PostgreSQL {VERSION} on this machine: nothing to run")

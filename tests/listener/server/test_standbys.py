@@ -12,7 +12,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, UnsupportedServerError, Watched
 
-from .support import Journal, Standby, create_tables, removed_afterwards
+from ..support import Journal, Standby, create_tables, removed_afterwards
 
 
 class Base(DeclarativeBase):

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, ListenerStartError, Watched, install
 
-from .support import Journal, Writer, removed_afterwards
+from ..support import Journal, Writer, removed_afterwards
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, wire
 from sqlalchemy_watch.declaring.targets import watches_of_table
 
-from .conftest import wait_until
+from ..conftest import wait_until
 
 Make = Callable[..., Listener]
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, context, muted
 
-from .conftest import wait_until
+from ..conftest import wait_until
 
 Make = Callable[..., Listener]
 

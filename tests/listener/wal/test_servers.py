@@ -11,14 +11,14 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Recorder
-from faults.proxy import proxied
 from postgres import Cluster
 from sqlalchemy import create_engine
 
 from sqlalchemy_watch import Listener
 
-from .conftest import wait_until
-from .consumers import Base, Payment
+from ..conftest import wait_until
+from ..consumers import Base, Payment
+from ..proxy import proxied
 
 Make = Callable[..., Listener]
 

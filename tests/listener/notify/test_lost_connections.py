@@ -17,9 +17,9 @@ from sqlalchemy_watch import Listener, ListenerStartError
 from sqlalchemy_watch.catalog import problems
 from sqlalchemy_watch.listener.backoff import BACKOFF_MAX, Backoff
 
-from .conftest import MakeListener
-from .proxy import READY, Proxy
-from .support import LISTENER_PIDS, Journal, Writer
+from ..conftest import MakeListener
+from ..proxy import READY, Proxy
+from ..support import LISTENER_PIDS, Journal, Writer
 
 
 def kill_listener(client: psycopg.Connection[Any]) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from faults.proxy import Proxy, proxied
 from postgres import VERSION, Cluster
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase
@@ -20,8 +19,9 @@ from sqlalchemy_watch import CatchUpTimeout, Listener, ListenerStartError, SlotE
 from sqlalchemy_watch.listener.dispatch import dead_letters
 from sqlalchemy_watch.listener.wal import slots
 
-from .conftest import wait_until
-from .test_dead_letters import wait_for
+from ..conftest import wait_until
+from ..dispatch.test_dead_letters import wait_for
+from ..proxy import Proxy, proxied
 
 Make = Callable[..., Listener]
 

@@ -8,12 +8,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from durable.conftest import drop_slots, wait_until
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, RetryPolicy, Watch, Watched, status
+
+from ..conftest import drop_slots, wait_until
 
 _numbers = itertools.count(1)
 

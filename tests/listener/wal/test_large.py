@@ -17,7 +17,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, Watch, Watched, wire
 
-from .consumers import Base as ConsumersBase
+from ..consumers import Base as ConsumersBase
 
 Make = Callable[..., Listener]
 
@@ -46,7 +46,7 @@ def test_after_100_000_transactions_of_absence_all_are_heard(
 CONSUMER = """
 import json, re, sys
 sys.path.insert(0, sys.argv[3])
-from durable.consumers import Base, Payment
+from listener.consumers import Base, Payment
 from sqlalchemy import create_engine
 from sqlalchemy_watch import Listener
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from faults.support import Standby, create_tables, removed_afterwards
 from postgres import VERSION, Cluster
 from sqlalchemy import URL, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -19,7 +18,8 @@ from sqlalchemy_watch import Listener, Watched
 from sqlalchemy_watch.listener.wal import slots
 from sqlalchemy_watch.listener.wal.source import SERVER_CHANGED
 
-from .conftest import wait_until
+from ..conftest import wait_until
+from ..support import Standby, create_tables, removed_afterwards
 
 SYNCED = (
     "SELECT synced AND NOT temporary AND invalidation_reason IS NULL FROM pg_replication_slots WHERE slot_name = %s"

@@ -15,8 +15,8 @@ import pytest
 from postgres import Cluster
 from sqlalchemy import Engine
 
-from .conftest import wait_until
-from .consumers import Base, Consumers, Heard
+from ..conftest import wait_until
+from ..consumers import Base, Consumers, Heard
 
 KILLS = 50
 

@@ -18,8 +18,8 @@ from sqlalchemy_watch import ConfigurationError, Listener, ListenerStartError, W
 from sqlalchemy_watch.catalog import problems
 from sqlalchemy_watch.listener.notify import source as notify
 
-from .support import Journal, create_tables, removed_afterwards
-from .tls import TlsProxy, make_certificate, speaking_tls
+from ..support import Journal, create_tables, removed_afterwards
+from ..tls_proxy import TlsProxy, make_certificate, speaking_tls
 
 
 class Base(DeclarativeBase):

@@ -16,8 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy_watch import Watch, Watched
 from sqlalchemy_watch.listener.handover.queue import MAX_BYTES, OVERFLOW, EventQueue, Notification, Resync
 
-from .conftest import MakeListener
-from .support import Journal
+from ..conftest import MakeListener
+from ..support import Journal
 
 
 @pytest.fixture

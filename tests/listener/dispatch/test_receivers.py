@@ -18,8 +18,8 @@ from sqlalchemy import Engine, text
 from sqlalchemy_watch import Listener
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNEXPECTED
 
-from .conftest import MakeListener
-from .support import Journal
+from ..conftest import MakeListener
+from ..support import Journal
 
 
 def insert(client: psycopg.Connection[Any], *ids: int) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, Watched, status
 from sqlalchemy_watch.listener.wal import slots
 
-from .conftest import wait_until
+from ..conftest import wait_until
 
 Make = Callable[..., Listener]
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqlalchemy_watch import Listener, Watch, Watched, muted
 
-from .support import Journal
+from ..support import Journal
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy_watch import CatchUpTimeout, Listener, Watch, Watched, wire
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED, UNREADABLE
 
-from .conftest import MakeListener
-from .proxy import Proxy
-from .support import PATIENCE, Journal
+from ..conftest import MakeListener
+from ..proxy import Proxy
+from ..support import PATIENCE, Journal
 
 
 @pytest.fixture

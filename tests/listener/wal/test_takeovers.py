@@ -8,12 +8,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from faults.proxy import Proxy, proxied
 from postgres import Cluster
 from sqlalchemy import create_engine
 
 from sqlalchemy_watch import Listener, RetryPolicy
 from sqlalchemy_watch.listener.handover.queue import CaughtUp, Connected, Disconnected, WaitingQueue
+
+from ..proxy import Proxy, proxied
 
 Make = Callable[..., Listener]
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import psycopg
 import pytest
-from faults.proxy import Proxy, proxied
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import DeclarativeBase
@@ -24,7 +23,8 @@ from sqlalchemy.orm import DeclarativeBase
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
 from sqlalchemy_watch.listener.dispatch import dead_letters
 
-from .conftest import wait_until
+from ..conftest import wait_until
+from ..proxy import Proxy, proxied
 from .test_retries import QUICK, Flaky, Make, insert, letters
 
 NO_LETTERS = "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters"
