@@ -8,9 +8,11 @@ from typing import Any
 
 import psycopg
 import pytest
+from models import declare_base, declare_user
 from postgres import Cluster, ensure_system_user
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase
+from support import created_database
 
 _numbers = itertools.count(1)
 
@@ -32,12 +34,8 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def database(cluster: Cluster) -> Iterator[str]:
     """The name of an empty database; notifications do not cross databases."""
-    name = f"test_{next(_numbers)}"
-    with cluster.connect() as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield name
-    with cluster.connect() as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with created_database(cluster, f"test_{next(_numbers)}") as name:
+        yield name
 
 
 @pytest.fixture
@@ -57,11 +55,15 @@ def client(cluster: Cluster, database: str) -> Iterator[psycopg.Connection[Any]]
 @pytest.fixture
 def Base() -> type[DeclarativeBase]:
     """A declarative base with a MetaData of its own."""
+    return declare_base()
 
-    class Base(DeclarativeBase):
-        pass
 
-    return Base
+@pytest.fixture
+def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
+    """A model whose inserts are watched; the table exists."""
+    User = declare_user(Base)
+    Base.metadata.create_all(engine)
+    return User
 
 
 class Recorder:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -14,6 +15,7 @@ from conftest import Recorder
 from postgres import VERSION
 from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, Table, Text, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from support import end_listeners, resync_reasons, wait_until
 
 from sqlalchemy_watch import (
     ConfigurationError,
@@ -377,14 +379,9 @@ def test_payloads_over_the_limit_come_without_extra_columns(world: World) -> Non
 
 def test_a_gap_is_told_by_resync(world: World) -> None:
     User = world.user("inserted")
-    reasons: list[str] = []
-
-    def reload(listener: Listener, reason: str) -> None:
-        reasons.append(reason)
-
     with world.listening(User.watch) as listener:
-        listener.resync.connect(reload)
-        world.do("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'")
+        reasons = resync_reasons(listener)
+        end_listeners(world.client)
         listener.catch_up()
     assert reasons == ["the connection was lost and is back"]
 
@@ -459,24 +456,17 @@ def test_one_receivers_failure_is_kept_from_the_others(world: World) -> None:
 
 
 def test_memory_is_bounded_and_what_did_not_fit_is_told(world: World) -> None:
-    import threading
-
     User = world.user("inserted")
     go_on = threading.Event()
-    reasons: list[str] = []
 
     def wait(sender: Any, event: Any) -> None:
         assert go_on.wait(30)
 
-    def reload(listener: Listener, reason: str) -> None:
-        reasons.append(reason)
-
     User.watch.inserted.connect(wait)
     with Listener(world.engine, world.base, max_queue=10) as listener:
-        listener.resync.connect(reload)
+        reasons = resync_reasons(listener)
         world.do("DO $$ BEGIN FOR i IN 1..100 LOOP INSERT INTO users VALUES (i); END LOOP; END $$")
-        while listener.stats().notifications < 100:
-            world.client.execute("SELECT pg_sleep(0.01)")
+        wait_until(world.client, lambda: listener.stats().notifications == 100)
         assert listener.stats().queue_depth <= 10
         go_on.set()
         listener.catch_up()

@@ -8,23 +8,14 @@ import psycopg
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from sqlalchemy import Engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sqlalchemy_watch import Listener, Watched
+from sqlalchemy_watch import Listener
 from sqlalchemy_watch.otel import instrument
 
 
-def test_stats_are_collected_as_metrics(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
-    Base.metadata.create_all(engine)
+def test_stats_are_collected_as_metrics(engine: Engine, client: psycopg.Connection[Any], User: Any) -> None:
     reader = InMemoryMetricReader()
-    listener = Listener(engine, Base)
+    listener = Listener(engine, User)
     instrument(listener, meter_provider=MeterProvider([reader]), attributes={"app": "shop"})
 
     def collected() -> dict[str, Any]:

@@ -14,20 +14,9 @@ from postgres import Cluster
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, scoped_session, sessionmaker
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
-from sqlalchemy_watch import ConfigurationError, Listener, Watched, context, muted
-
-
-@pytest.fixture
-def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
-    Base.metadata.create_all(engine)
-    return User
+from sqlalchemy_watch import ConfigurationError, Listener, context, muted
 
 
 @pytest.fixture
@@ -50,7 +39,7 @@ def heard(engine: Engine, User: Any, recorder: Recorder) -> Iterator[Callable[[]
         yield caught_up
 
 
-def insert(number: int) -> Any:
+def new_user(number: int) -> Any:
     return text(f"INSERT INTO users VALUES ({number})")
 
 
@@ -68,7 +57,7 @@ def test_a_session_is_flushed_at_both_ends_of_the_block(engine: Engine, User: An
 
 def test_connections_and_scoped_sessions_are_taken(engine: Engine, User: Any, heard: Any) -> None:
     with engine.begin() as connection, muted(connection):
-        connection.execute(insert(1))
+        connection.execute(new_user(1))
     scoped = scoped_session(sessionmaker(engine))
     with context(scoped, a="ü\n'\"\\"):
         scoped.add(User(id=2))
@@ -90,7 +79,7 @@ def test_asynchronous_sessions_and_connections_are_taken(
                 session.add(User(id=2))
             await session.commit()
         async with engine.begin() as connection, context(connection, x=[1, None]):
-            await connection.execute(insert(3))
+            await connection.execute(new_user(3))
         await engine.dispose()
 
     asyncio.run(write())
@@ -100,10 +89,10 @@ def test_asynchronous_sessions_and_connections_are_taken(
 def test_blocks_may_be_nested(engine: Engine, heard: Any) -> None:
     with engine.begin() as connection, context(connection, a=1, b=1):
         with context(connection, b=2), muted(connection), muted(connection):
-            connection.execute(insert(1))
+            connection.execute(new_user(1))
         with context(connection, b=2):
-            connection.execute(insert(2))
-        connection.execute(insert(3))
+            connection.execute(new_user(2))
+        connection.execute(new_user(3))
     assert heard() == [(2, {"a": 1, "b": 2}), (3, {"a": 1, "b": 1})]
 
 
@@ -111,7 +100,7 @@ def test_an_exception_ends_the_block_and_the_transaction_goes_on(engine: Engine,
     with engine.begin() as connection:
         with pytest.raises(KeyError), muted(connection):
             raise KeyError
-        connection.execute(insert(1))
+        connection.execute(new_user(1))
     assert heard() == [(1, {})]
 
 
@@ -120,7 +109,7 @@ def test_a_failed_statement_keeps_its_own_error(engine: Engine, client: psycopg.
         with pytest.raises(DBAPIError, match="no_such_table"), muted(connection):
             connection.execute(text("SELECT * FROM no_such_table"))
         connection.rollback()
-        connection.execute(insert(1))
+        connection.execute(new_user(1))
         connection.commit()
     assert heard() == [(1, {})]
 
@@ -129,23 +118,23 @@ def test_savepoints_take_the_setting_back(engine: Engine, heard: Any) -> None:
     with engine.begin() as connection:
         savepoint = connection.begin_nested()
         with muted(connection):
-            connection.execute(insert(1))
+            connection.execute(new_user(1))
             savepoint.rollback()
-            connection.execute(insert(2))  # the mute was set after the savepoint, and went with it
-        connection.execute(insert(3))
+            connection.execute(new_user(2))  # the mute was set after the savepoint, and went with it
+        connection.execute(new_user(3))
     assert heard() == [(2, {}), (3, {})]
 
 
 def test_a_commit_in_the_block_ends_it_and_leaves_nothing_on_the_pooled_connection(engine: Engine, heard: Any) -> None:
     with Session(engine) as session:
         with muted(session):
-            session.execute(insert(1))
+            session.execute(new_user(1))
             session.commit()
-            session.execute(insert(2))
+            session.execute(new_user(2))
         session.commit()
     with engine.begin() as connection:
         assert connection.scalar(text("SELECT current_setting('sqlalchemy_watch.muted', true)")) in ("", None)
-        connection.execute(insert(3))
+        connection.execute(new_user(3))
     assert heard() == [(2, {}), (3, {})]
 
 
@@ -193,9 +182,9 @@ def test_every_driver_is_taken_in_a_transaction(
     engine = create_engine(cluster.url(database, driver))
     with engine.begin() as connection:
         with muted(connection):
-            connection.execute(insert(1))
+            connection.execute(new_user(1))
         with context(connection, a=1):
-            connection.execute(insert(2))
+            connection.execute(new_user(2))
     engine.dispose()
     assert heard() == [(2, {"a": 1})]
 
@@ -220,7 +209,7 @@ def test_a_session_with_several_engines_is_told_to_name_the_connection(engine: E
 
 def test_context_takes_any_name(engine: Engine, heard: Any) -> None:
     with engine.begin() as connection, context(connection, target="a", self="b", name="c"):
-        connection.execute(insert(1))
+        connection.execute(new_user(1))
     assert heard() == [(1, {"target": "a", "self": "b", "name": "c"})]
 
 
@@ -228,13 +217,13 @@ def test_a_block_may_be_used_again_but_not_inside_itself(engine: Engine, heard: 
     with engine.begin() as connection:
         silence = muted(connection)
         with silence:
-            connection.execute(insert(1))
+            connection.execute(new_user(1))
             with pytest.raises(ConfigurationError, match="the block is entered already"), silence:
                 pass
-        connection.execute(insert(2))
+        connection.execute(new_user(2))
         with silence:
-            connection.execute(insert(3))
-        connection.execute(insert(4))
+            connection.execute(new_user(3))
+        connection.execute(new_user(4))
     assert heard() == [(2, {}), (4, {})]
 
 
@@ -242,7 +231,7 @@ def test_nested_contexts_that_are_too_much_together_change_nothing(engine: Engin
     with engine.begin() as connection, context(connection, a="x" * 1500):
         with pytest.raises(ConfigurationError, match="bytes as JSON"), context(connection, b="x" * 1500):
             pass
-        connection.execute(insert(1))
+        connection.execute(new_user(1))
     assert [set(values) for _, values in heard()] == [{"a"}]
 
 

@@ -7,6 +7,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import shutil
 import signal
 import struct
@@ -14,12 +15,10 @@ import subprocess
 import sys
 import tempfile
 import termios
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 from postgres import restore_interrupts
 
@@ -100,24 +99,17 @@ class EmbeddedDemo:
 
     def wait_for(self, file: str) -> Path:
         """Until a file of the server's data directory is there."""
-        while self.process.poll() is None:
+        while True:
             for found in self.directory.glob(f"sqlalchemy-watch-demo-*/data/{file}"):
                 return found
-            time.sleep(0.005)
-        raise AssertionError("the demo has ended")
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(0.005)
+                raise AssertionError("the demo has ended")
 
     def finish(self) -> tuple[int, str]:
         """Its exit status and what it wrote to stderr."""
         _, err = self.process.communicate(timeout=30)
         return self.process.returncode, err
-
-
-def is_running(pid: int) -> bool:
-    """Whether there is such a process; one that only waits to be reaped has ended."""
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.fixture
@@ -134,17 +126,15 @@ def test_interrupted_demo_stops_its_server_and_leaves_nothing_behind(embedded_de
     process = embedded_demo.process
     assert process.stdout is not None
     assert "Customer.inserted" in process.stdout.readline()
-    server = int(embedded_demo.wait_for("postmaster.pid").read_text().split()[0])
+    server = os.pidfd_open(int(embedded_demo.wait_for("postmaster.pid").read_text().split()[0]))
     if how == "Ctrl-C":
         os.killpg(process.pid, signal.SIGINT)  # a terminal tells the whole group
     else:
         process.terminate()
     assert embedded_demo.finish() == (130, "")
     assert list(embedded_demo.directory.glob("sqlalchemy-watch-demo-*")) == []
-    deadline = time.monotonic() + 10
-    while is_running(server):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert select.select([server], [], [], 10)[0]  # it has ended
+    os.close(server)
 
 
 @pytest.mark.parametrize("file", ["PG_VERSION", "postmaster.pid"])

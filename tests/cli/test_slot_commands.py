@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import wait_until
 
 from sqlalchemy_watch import Listener, Watched
 
@@ -57,7 +58,6 @@ def test_dead_letters_are_listed_retried_and_dropped(
     assert run("dead-letters", "retry", group, "--all").stdout == "2 will be tried again\n"
     broken = False
     with Listener(engine, Base, durable=group, max_attempts=1):
-        while client.execute("SELECT count(*) FROM sqlalchemy_watch.dead_letters").fetchone() != (0,):
-            client.execute("SELECT pg_sleep(0.05)")
+        wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters")
     assert sent == [(2,), (3,)]
     assert third

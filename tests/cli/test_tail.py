@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from postgres import restore_interrupts
 from sqlalchemy import Engine
+from support import end_listeners
 
 from .conftest import HERE, Run
 from .weather import LONG_NAME, Reading
@@ -104,10 +105,7 @@ def test_tail_tells_when_events_may_have_been_missed(
     command: list[str], environment: dict[str, str], orders: Any
 ) -> None:
     tail = Tail(command, environment, "--count", "1")
-    orders.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
-    )
+    end_listeners(orders)
     tail.wait_for("disconnected: ")
     tail.wait_for("events may have been missed: ")
     orders.execute("INSERT INTO orders VALUES (1)")

@@ -12,6 +12,7 @@ from postgres import Cluster
 from sqlalchemy import Engine, ForeignKey, Integer, case, create_engine
 from sqlalchemy.ext.declarative import AbstractConcreteBase, ConcreteBase
 from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_column
+from support import resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, install, watch
 from sqlalchemy_watch.declaring.spec import watches_in
@@ -427,13 +428,8 @@ def test_a_writer_with_another_search_path_asks_to_resync_rather_than_name_a_wro
     Base.metadata.create_all(engine)
     client.execute("INSERT INTO people VALUES (1, 'engineer'); INSERT INTO engineers VALUES (1)")
     heard = Heard(Person)
-    reasons: list[str] = []
-
-    def note_gap(listener: Listener, reason: str) -> None:
-        reasons.append(reason)
-
     with Listener(engine, Base) as listener:
-        listener.resync.connect(note_gap)
+        reasons = resync_reasons(listener)
         client.execute("UPDATE engineers SET skill = 'x'")
         listener.catch_up()
         assert (heard.calls, reasons) == ([("Person.updated", "Engineer", (1,))], [])

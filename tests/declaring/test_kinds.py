@@ -11,6 +11,7 @@ import pytest
 from conftest import Recorder
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from models import declare_user
 from sqlalchemy import Column, Engine, ForeignKey, Integer, MetaData, Table, Text
 from sqlalchemy.ext.automap import automap_base
 from sqlalchemy.ext.declarative import DeferredReflection
@@ -25,7 +26,7 @@ from sqlalchemy.orm import (
 )
 from sqlmodel import Field, SQLModel
 
-from sqlalchemy_watch import Listener, Watch, Watched, watch
+from sqlalchemy_watch import Listener, Watch, Watched, install, watch
 from sqlalchemy_watch.declaring.spec import watches_in
 
 SPECS = ("inserted", Watch("updated", extra_columns=("name",)))
@@ -299,8 +300,6 @@ def test_model_is_heard(
 def test_automapped_classes_and_reflected_tables_are_heard(
     engine: Engine, client: psycopg.Connection[Any], recorder: Recorder
 ) -> None:
-    from sqlalchemy_watch import install
-
     client.execute("""CREATE TABLE users (id int PRIMARY KEY, "user name" text)""")
     Base = automap_base()
 
@@ -315,8 +314,6 @@ def test_automapped_classes_and_reflected_tables_are_heard(
 
 
 def test_reflected_tables_are_heard(engine: Engine, client: psycopg.Connection[Any], recorder: Recorder) -> None:
-    from sqlalchemy_watch import install
-
     client.execute("""CREATE TABLE users (id int PRIMARY KEY, "user name" text)""")
     users = Table("users", MetaData(), Column("user name", Text, key="name"), autoload_with=engine)
     watch(users, *SPECS).connect(recorder)
@@ -328,8 +325,6 @@ def test_reflected_tables_are_heard(engine: Engine, client: psycopg.Connection[A
 def test_deferred_reflection_is_heard_and_says_that_it_is_not_prepared(
     engine: Engine, client: psycopg.Connection[Any], recorder: Recorder, Base: type[DeclarativeBase]
 ) -> None:
-    from sqlalchemy_watch import install
-
     class Reflected(DeferredReflection):
         __abstract__ = True
 
@@ -404,12 +399,7 @@ def test_models_declared_after_the_listener_was_made_are_heard(
     engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], recorder: Recorder
 ) -> None:
     listener = Listener(engine, Base)
-
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    User = declare_user(Base)
     Base.metadata.create_all(engine)
     User.watch.connect(recorder)
     with listener:

@@ -17,22 +17,12 @@ from hypothesis import strategies as st
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import created_database, resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, wire
 
 LEVELS: Any = ("statement", "row")
 Client = psycopg.Connection[Any]
-
-
-class Reasons:
-    """The reasons of the resyncs."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.given: list[str] = []
-        listener.resync.connect(self)
-
-    def __call__(self, sender: Any, reason: str) -> None:
-        self.given.append(reason)
 
 
 class Table:
@@ -63,7 +53,7 @@ class Table:
         self.recorder = Recorder()
         self.model.watch.connect(self.recorder)
         self.listener = Listener(self.engine, Base)
-        self.reasons = Reasons(self.listener)
+        self.reasons = resync_reasons(self.listener)
         self.listener.start()
         for signal in self.model.watch:
             self.client.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(signal.details.channel)))
@@ -71,7 +61,7 @@ class Table:
     def run(self, statement: Any, rows: Any = None) -> list[Any]:
         """The events of a statement."""
         self.recorder.events.clear()
-        self.reasons.given.clear()
+        self.reasons.clear()
         with self.engine.begin() as connection:
             connection.execute(statement, rows) if rows else connection.execute(statement)
         self.listener.catch_up()
@@ -112,7 +102,7 @@ def test_body_of_100_kilobytes_makes_the_event_partial(items: Table) -> None:
     assert sorted((e.identity, e.partial) for e in events) == [((1, "a"), True), ((2, "b"), False), ((3, "c"), True)]
     events = items.run(sa.delete(items.table))
     assert sorted((e.identity, e.partial) for e in events) == [((1, "a"), False), ((2, "b"), False), ((3, "c"), False)]
-    assert items.reasons.given == []
+    assert items.reasons == []
 
 
 @pytest.mark.parametrize("size", [2_600, 7_000])
@@ -123,7 +113,7 @@ def test_long_key_is_heard_or_asks_to_resync(items: Table, character: str, size:
     fits = len(json.dumps(key, ensure_ascii=False).encode()) < 7_500
     events = items.run(insert.values([(1, key, "body" * 100), (2, "b", "short")]))
     assert _keys(events) == ([(1, key)] if fits else []) + [(2, "b")]
-    assert set(items.reasons.given) == (set() if fits else {wire.TOO_LARGE})
+    assert set(items.reasons) == (set() if fits else {wire.TOO_LARGE})
     events = items.run(sa.update(items.table).values(body="other"))
     assert _keys(events) == ([(1, key)] if fits else []) + [(2, "b")]
     events = items.run(sa.delete(items.table))
@@ -136,7 +126,7 @@ def test_incompressible_key_of_the_largest_size_an_index_takes(items: Table) -> 
             sa.text("SELECT string_agg(chr(33 + (random() * 90)::int), '') FROM generate_series(1, 2650)")
         )
     assert _keys(items.run(sa.insert(items.table).values([(1, key, "x" * 9_000)]))) == [(1, key)]
-    assert items.reasons.given == []
+    assert items.reasons == []
 
 
 def test_statement_of_10_000_rows_with_long_ones_among_them(items: Table) -> None:
@@ -146,7 +136,7 @@ def test_statement_of_10_000_rows_with_long_ones_among_them(items: Table) -> Non
     lost = {i for i in range(1, 10_001) if i % 1000 == 3}
     assert [e.identity[0] for e in events] == [i for i in range(1, 10_001) if i not in lost]
     assert {e.identity[0] for e in events if e.partial} == {i for i in range(1, 10_001) if i % 500 < 2}
-    assert set(items.reasons.given) == {wire.TOO_LARGE}
+    assert set(items.reasons) == {wire.TOO_LARGE}
     events = items.run(sa.text("UPDATE items SET body = 'short'"))
     assert {e.identity[0] for e in events} == set(range(1, 10_001)) - lost
     assert {e.identity[0] for e in events if e.partial} == {i for i in range(1, 10_001) if i % 500 < 2}
@@ -167,12 +157,8 @@ _rows = st.lists(
 
 @pytest.fixture(scope="module")
 def limits_database(cluster: Cluster) -> Iterator[str]:
-    name = "test_limits"
-    with cluster.connect() as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield name
-    with cluster.connect() as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with created_database(cluster, "test_limits") as name:
+        yield name
 
 
 @settings(max_examples=40, deadline=None)
@@ -203,7 +189,7 @@ def test_every_row_that_is_written_is_heard_or_a_resync(
         heard = {event.identity[0] for event in items.recorder.events}
         assert len(heard) == len(items.recorder.events)
         lost = set(range(len(values))) - heard
-        assert bool(lost) == bool(items.reasons.given)
+        assert bool(lost) == bool(items.reasons)
         assert all(len(json.dumps(values[i]["key"], ensure_ascii=False).encode()) > 2_800 for i in lost)
         for event in items.recorder.events:
             value = values[event.identity[0]]
@@ -302,8 +288,8 @@ def test_backlog_that_takes_longer_than_the_heartbeat_timeout_does_not_cost_the_
     recorder = Recorder()
     Item.watch.inserted.connect(recorder)
     with Listener(engine, Base, heartbeat_timeout=1.5, heartbeat_interval=0.2, max_queue=200_000) as listener:
-        reasons = Reasons(listener)
+        reasons = resync_reasons(listener)
         client.execute("INSERT INTO items SELECT i FROM generate_series(1, 150000) AS i")
         listener.catch_up()
         assert len(recorder.events) == 150_000
-        assert (reasons.given, listener.stats().reconnects) == ([], 0)
+        assert (reasons, listener.stats().reconnects) == ([], 0)

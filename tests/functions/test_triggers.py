@@ -14,10 +14,12 @@ import sqlalchemy as sa
 from conftest import Recorder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from models import declare_base, declare_order, declare_user
 from postgres import VERSION, Cluster
 from sqlalchemy import Engine, ForeignKey, create_engine, text
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from support import created_database, resync_reasons
 
 from sqlalchemy_watch import Listener, Watch, Watched, context, install, muted, status, watch
 from sqlalchemy_watch.wire import MAX_CONTEXT_BYTES
@@ -34,13 +36,9 @@ class Heard:
         self._recorder = Recorder()
         for model in models:
             model.watch.connect(self._recorder)
-        self.reasons: list[str] = []
         self.level = ""
         self.listener = Listener(engine, base)
-        self.listener.resync.connect(self._resync)
-
-    def _resync(self, sender: Any, reason: str) -> None:
-        self.reasons.append(reason)
+        self.reasons = resync_reasons(self.listener)
 
     def events(self, sql: str | None = None, *parameters: Any) -> list[Any]:
         """The events since the last call, after this statement."""
@@ -644,15 +642,8 @@ def test_partitioned_table_at_statement_level_hears_a_row_that_moves_as_updated(
 def test_tenants_by_search_path_do_not_hear_each_other(cluster: Cluster, database: str, client: Client) -> None:
     heards = {}
     for tenant in ("a", "b"):
-
-        class Base(DeclarativeBase):
-            pass
-
-        class User(Watched, Base):
-            __tablename__ = "users"
-            __watch__ = ("inserted",)
-            id: Mapped[int] = mapped_column(primary_key=True)
-
+        Base = declare_base()
+        User = declare_user(Base)
         client.execute(f"CREATE SCHEMA {tenant}")
         engine = create_engine(cluster.url(database, "psycopg"), connect_args={"options": f"-c search_path={tenant}"})
         Base.metadata.create_all(engine)
@@ -712,12 +703,8 @@ _names = st.text(
 
 @pytest.fixture(scope="module")
 def names_database(cluster: Cluster) -> Iterator[str]:
-    name = "test_names"
-    with cluster.connect() as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    yield name
-    with cluster.connect() as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with created_database(cluster, "test_names") as name:
+        yield name
 
 
 @settings(max_examples=25, deadline=None)
@@ -849,46 +836,45 @@ def test_key_that_the_database_lets_be_null_is_heard(engine: Engine, client: Cli
         assert len(many) == 100
 
 
-def test_row_changed_twice_by_one_statement_is_heard_in_order(engine: Engine, client: Client, Base: Any) -> None:
-    class User(Watched, Base):
-        __tablename__ = "users"
+@pytest.fixture
+def Counter(engine: Engine, Base: type[DeclarativeBase]) -> Any:
+    """Counters, of whose updates the numbers before and after are told; the table exists."""
+
+    class Counter(Watched, Base):
+        __tablename__ = "counters"
         __watch__ = [Watch("updated", old=True, extra_columns=("number",))]
         id: Mapped[int] = mapped_column(primary_key=True)
         number: Mapped[int]
 
     Base.metadata.create_all(engine)
+    return Counter
+
+
+def test_row_changed_twice_by_one_statement_is_heard_in_order(engine: Engine, client: Client, Counter: Any) -> None:
     client.execute(
         "CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN "
-        "UPDATE users SET number = number + 1 WHERE number < 3; RETURN NULL; END'"
+        "UPDATE counters SET number = number + 1 WHERE number < 3; RETURN NULL; END'"
     )
-    client.execute("CREATE TRIGGER a_again AFTER UPDATE ON users FOR EACH STATEMENT WHEN (pg_trigger_depth() < 3) "
+    client.execute("CREATE TRIGGER a_again AFTER UPDATE ON counters FOR EACH STATEMENT WHEN (pg_trigger_depth() < 3) "
                    "EXECUTE FUNCTION again()")  # fmt: skip
-    client.execute("INSERT INTO users VALUES (1, 0)")
-    heard = Heard(engine, Base, client, User)
+    client.execute("INSERT INTO counters VALUES (1, 0)")
+    heard = Heard(engine, Counter, client, Counter)
     with heard.listener:
-        events = heard.events("UPDATE users SET number = 1")
+        events = heard.events("UPDATE counters SET number = 1")
         assert sorted((e.old["number"], e.values["number"]) for e in events) == [(0, 1), (1, 2), (2, 3)]
 
 
 def test_concurrent_writers_are_heard_in_commit_order(
-    engine: Engine, cluster: Cluster, database: str, Base: Any
+    engine: Engine, cluster: Cluster, database: str, Counter: Any
 ) -> None:
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = [Watch("updated", old=True, extra_columns=("number",))]
-        id: Mapped[int] = mapped_column(primary_key=True)
-        number: Mapped[int]
-
-    Base.metadata.create_all(engine)
-
     def add() -> None:
         with cluster.connect(database) as connection:
             for _ in range(50):
-                connection.execute("UPDATE users SET number = number + 1")
+                connection.execute("UPDATE counters SET number = number + 1")
 
     with cluster.connect(database) as client:
-        client.execute("INSERT INTO users VALUES (1, 0)")
-        heard = Heard(engine, Base, client, User)
+        client.execute("INSERT INTO counters VALUES (1, 0)")
+        heard = Heard(engine, Counter, client, Counter)
         with heard.listener:
             threads = [threading.Thread(target=add) for _ in range(4)]
             for thread in threads:
@@ -918,16 +904,8 @@ def test_temp_file_limit_bounds_bulk_writes_at_statement_level_alone(
     engine: Engine, client: Client, Base: type[DeclarativeBase]
 ) -> None:
     # README, Limits: the server itself keeps the rows for the trigger.
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = (Watch("inserted", level="row"),)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
-    class Order(Watched, Base):
-        __tablename__ = "orders"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    declare_user(Base, Watch("inserted", level="row"))
+    declare_order(Base)
     Base.metadata.create_all(engine)
     client.execute("SET temp_file_limit = '1MB'")
     client.execute("SET work_mem = '64kB'")

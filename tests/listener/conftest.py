@@ -6,16 +6,16 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg
 import pytest
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import wait_until
 
 from sqlalchemy_watch import Listener, Watched
 
+from .journal import Journal
 from .proxy import Proxy, proxied
-from .support import Journal
 
 MakeListener = Callable[..., Listener]
 
@@ -27,14 +27,10 @@ def proxy(cluster: Cluster) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
-    Base.metadata.create_all(engine)
-    return User
+def engine_through_proxy(proxy: Proxy, database: str) -> Iterator[Engine]:
+    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=2")
+    yield engine
+    engine.dispose()
 
 
 @pytest.fixture
@@ -84,16 +80,6 @@ def drop_slots(cluster: Cluster, database: str) -> None:
         ).fetchall():
             wait_until(connection, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", name)
             connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
-
-
-def wait_until(connection: psycopg.Connection[Any], query: str, *parameters: Any, seconds: float = 20.0) -> None:
-    """Ask the server until the answer is true; the waiting is the server's."""
-    for _ in range(int(seconds / 0.02)):
-        row = connection.execute(query, parameters).fetchone()
-        if row is not None and row[0]:
-            return
-        connection.execute("SELECT pg_sleep(0.02)")
-    raise AssertionError(f"not so within {seconds:g} s: {query} {parameters}")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from postgres import Cluster, free_port
@@ -50,13 +50,13 @@ def pgbouncer(cluster: Cluster, pool_mode: str, **settings: object) -> Iterator[
 def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + 10
     while True:
-        try:
+        with suppress(OSError):
             socket.create_connection(("127.0.0.1", port)).close()
             return
-        except OSError:
-            assert process.poll() is None, process.communicate()
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        assert time.monotonic() < deadline
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.01)
+            raise AssertionError(process.communicate())
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from postgres import Cluster
 
-from .support import LISTENER_PIDS, Program, run
+from .journal import LISTENER_PIDS
+from .programs import Program, run
 
 
 def drop_slots(client: psycopg.Connection[Any], name: str) -> None:

@@ -10,8 +10,8 @@ import psycopg
 from postgres import Cluster
 
 from .conftest import MakeListener
+from .journal import Journal
 from .proxy import Proxy
-from .support import Journal
 
 
 def test_stats_tell_what_happened(

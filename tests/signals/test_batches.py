@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import insert
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, Watched
 
@@ -49,16 +50,12 @@ def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
     return User
 
 
-def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
-    client.execute("INSERT INTO users SELECT * FROM generate_series(%s::int, %s)", [first, last])
-
-
 def test_events_come_in_batches_of_at_most_max_size_in_order(
     engine: Engine, client: psycopg.Connection[Any], User: Any, batches: Batches
 ) -> None:
     User.watch.inserted.batches(max_size=100, max_wait=60).connect(batches)
     with Listener(engine, User) as listener:
-        insert(client, 1, 250)
+        insert(client, "users", range(1, 251))
         listener.catch_up()
     assert [len(batch) for batch in batches.batches] == [100, 100, 50]
     assert batches.identities() == list(range(1, 251))
@@ -69,7 +66,7 @@ def test_a_batch_that_is_not_full_comes_after_max_wait(
 ) -> None:
     User.watch.inserted.batches(max_size=100, max_wait=0.02).connect(batches)
     with Listener(engine, User):
-        insert(client, 1, 3)
+        insert(client, "users", range(1, 4))
         assert batches.arrived.wait(10)
     assert batches.identities() == [1, 2, 3]
 
@@ -88,8 +85,8 @@ def test_the_last_batch_is_delivered_on_stop(
     User.watch.inserted.connect(notice)
     listener = Listener(engine, User)
     listener.start()
-    insert(client, 1, 4)
-    insert(client, 5, 5)
+    insert(client, "users", range(1, 5))
+    insert(client, "users", 5)
     assert seen.wait(10)
     listener.stop()
     assert batches.identities()[:2] == [1, 2]
@@ -99,7 +96,7 @@ def test_latest_only_keeps_one_event_per_identity(
     engine: Engine, client: psycopg.Connection[Any], User: Any, batches: Batches
 ) -> None:
     User.watch.updated.batches(max_size=100, max_wait=60, latest_only=True).connect(batches)
-    insert(client, 1, 3)
+    insert(client, "users", range(1, 4))
     with Listener(engine, User) as listener:
         for name in ("a", "b", "c"):
             client.execute("UPDATE users SET name = %s WHERE id <= 2", [name])
@@ -124,7 +121,7 @@ def test_coroutine_receivers_get_batches_on_their_loop(
 
         User.watch.inserted.batches(max_size=10).connect(index_users)
         async with Listener(engine, User) as listener:
-            await asyncio.to_thread(insert, client, 1, 25)
+            await asyncio.to_thread(insert, client, "users", range(1, 26))
             await listener.catch_up_async()
 
     asyncio.run(main())
@@ -135,7 +132,7 @@ def test_filtered_signals_have_batches(
     engine: Engine, client: psycopg.Connection[Any], User: Any, batches: Batches
 ) -> None:
     User.watch.updated.filter_by(name="Ada").batches(max_wait=60).connect(batches)
-    insert(client, 1, 4)
+    insert(client, "users", range(1, 5))
     with Listener(engine, User) as listener:
         client.execute("UPDATE users SET name = CASE WHEN id % 2 = 0 THEN 'Ada' ELSE 'Bob' END")
         listener.catch_up()
@@ -157,7 +154,7 @@ def test_a_batch_receiver_that_raises_is_reported_and_stops_nobody(
     User.watch.inserted.batches(max_wait=60).connect(batches)
     with Listener(engine, User) as listener:
         listener.receiver_failed.connect(note_failure)
-        insert(client, 1, 2)
+        insert(client, "users", range(1, 3))
         listener.catch_up()
     assert batches.identities() == [1, 2]
     assert failures == [(fail, [(1,), (2,)], "no")]
@@ -169,7 +166,7 @@ def test_disconnecting_the_same_batches_again_ends_them(
     User.watch.inserted.batches(max_size=5).connect(batches)
     User.watch.inserted.batches(max_size=5).disconnect(batches)
     with Listener(engine, User) as listener:
-        insert(client, 1, 10)
+        insert(client, "users", range(1, 11))
         listener.catch_up()
     assert batches.batches == []
     assert not User.watch.inserted.in_use
@@ -180,8 +177,8 @@ def test_durable_batches_are_acknowledged_when_they_are_delivered(
 ) -> None:
     User.watch.inserted.batches(max_size=4, max_wait=60).connect(batches)
     with Listener(engine, User, durable="batches") as listener:
-        insert(client, 1, 6)
-        insert(client, 7, 9)
+        insert(client, "users", range(1, 7))
+        insert(client, "users", range(7, 10))
         listener.catch_up()
         assert batches.identities() == list(range(1, 10))
     with Listener(engine, User, durable="batches") as listener:
@@ -198,7 +195,7 @@ def test_a_durable_batch_that_fails_goes_to_the_dead_letters_event_by_event(
     User.watch.inserted.batches(max_wait=60).connect(fail)
     policy = RetryPolicy(max_attempts=2, first_delay=0.01)
     with Listener(engine, User, durable="failing", retry=policy) as listener:
-        insert(client, 1, 3)
+        insert(client, "users", range(1, 4))
         listener.catch_up()
         assert listener.stats().dead_letters == 3
     rows = client.execute("SELECT payload::json->'rows'->0->>0 FROM sqlalchemy_watch.dead_letters ORDER BY id")

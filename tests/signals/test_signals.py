@@ -20,6 +20,7 @@ from conftest import Recorder
 from sqlalchemy import Column, Engine, Integer, Table, TypeDecorator
 from sqlalchemy.dialects.postgresql import ARRAY, INTEGER
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import end_listeners, insert, resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, EventsDropped, Listener, Watch, Watched, watch
 
@@ -131,13 +132,8 @@ def test_values_that_cannot_be_hashed_match_no_filter_and_stop_nobody(
     with pytest.raises(ConfigurationError, match="can't filter by 'point'.*unhashable type: 'Point'.*__hash__"):
         Pin.watch.inserted.filter_by(point=Point(1))
     Pin.watch.inserted.filter_by(point=None).connect(recorder)
-    reasons: list[str] = []
-
-    def note_gap(listener: Listener, reason: str) -> None:
-        reasons.append(reason)
-
     with Listener(engine, Pin) as listener:
-        listener.resync.connect(note_gap)
+        reasons = resync_reasons(listener)
         client.execute("INSERT INTO pins VALUES (1, 1), (2, NULL)")
         listener.catch_up()
     assert (recorder.heard(), reasons) == ([("inserted", (2,))], [])
@@ -626,10 +622,7 @@ def test_a_stream_says_where_it_had_to_drop_and_goes_on(engine: Engine, client: 
 def test_a_stream_says_where_the_listener_may_have_missed_something(engine: Engine, client: Client, Item: Any) -> None:
     async def main() -> str:
         async with Listener(engine, Item) as listener, Item.watch.inserted.stream() as stream:
-            await asyncio.to_thread(
-                client.execute,
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'",
-            )
+            await asyncio.to_thread(end_listeners, client)
             await listener.catch_up_async()
             with pytest.raises(EventsDropped) as raised:
                 await anext(stream)
@@ -641,9 +634,8 @@ def test_a_stream_says_where_the_listener_may_have_missed_something(engine: Engi
 def test_a_stream_keeps_what_fits_after_a_gap_and_marks_each_gap_in_its_place(
     engine: Engine, client: Client, Item: Any
 ) -> None:
-    async def insert(listener: Listener, *ids: int) -> None:
-        for number in ids:
-            await asyncio.to_thread(client.execute, "INSERT INTO items (id) VALUES (%s)", [number])
+    async def write(listener: Listener, *ids: int) -> None:
+        await asyncio.to_thread(insert, client, "items", *ids)
         await listener.catch_up_async()
 
     async def main() -> list[Any]:
@@ -656,14 +648,14 @@ def test_a_stream_keeps_what_fits_after_a_gap_and_marks_each_gap_in_its_place(
                 seen.append((gap.reason.partition(" of")[0], gap.dropped))
 
         async with Listener(engine, Item) as listener, Item.watch.inserted.stream(max_queue=2) as stream:
-            await insert(listener, 1, 2, 3)  # 3 does not fit
+            await write(listener, 1, 2, 3)  # 3 does not fit
             await take()
-            await insert(listener, 4, 5, 6)  # 4 does, behind the gap
+            await write(listener, 4, 5, 6)  # 4 does, behind the gap
             for _ in range(4):
                 await take()
             stream.missed("the connection was lost")
             stream.missed("and again")
-            await insert(listener, 7)  # there is room, whatever was missed before
+            await write(listener, 7)  # there is room, whatever was missed before
             await take()
             await take()
             assert stream.dropped == 3

@@ -11,6 +11,7 @@ from conftest import Recorder
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, mapped_column
 from sqlalchemy.types import Integer, Text
+from support import resync_reasons
 
 from sqlalchemy_watch import Listener, Watch, Watched, install
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED
@@ -96,10 +97,9 @@ def test_filter_by_a_column_that_old_triggers_do_not_carry_asks_for_a_resync(
 ) -> None:
     _, new = old_and_new
     recorder = Recorder()
-    reasons: list[str] = []
     new.watch.updated.filter_by(email="g@x").connect(recorder)
     listener = Listener(engine, new)
-    listener.resync.connect(lambda listener, reason: reasons.append(reason), weak=False)
+    reasons = resync_reasons(listener)
     with listener:
         write(client)
         listener.catch_up()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import psycopg
@@ -11,10 +12,11 @@ import pytest
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import created_database, resync_reasons, wait_until
 
 from sqlalchemy_watch import Listener, RetryPolicy, Watch, Watched, status
 
-from ..conftest import drop_slots, wait_until
+from ..conftest import drop_slots
 
 _numbers = itertools.count(1)
 
@@ -42,17 +44,13 @@ class Encoded:
 
         self.Base, self.Dish = Base, Dish
         self.events: list[Any] = []
-        self.resyncs: list[str] = []
         self._take = Dish.watch.connect(lambda sender, event: self.events.append(event), weak=False)
 
     def listen(self, **options: Any) -> Listener:
         durable = f"group_{self.database}" if self.is_durable else None
         listener = Listener(self.engine, self.Base, durable=durable, **options)
-        listener.resync.connect(self._note_resync)
+        self.resyncs = resync_reasons(listener)
         return listener
-
-    def _note_resync(self, listener: Listener, reason: str) -> None:
-        self.resyncs.append(reason)
 
     def names(self) -> list[Any]:
         return [event.values["name"] for event in self.events]
@@ -69,25 +67,24 @@ class Encoded:
 @pytest.fixture
 def make(cluster: Cluster) -> Iterator[Any]:
     made: list[Encoded] = []
+    databases = ExitStack()
 
     def make(encoding: str, delivery: str, driver: str = "psycopg", **options: Any) -> Encoded:
         database = f"encoded_{next(_numbers)}"
-        with cluster.connect() as connection:
-            connection.execute(
-                f"CREATE DATABASE {database} ENCODING '{encoding}' TEMPLATE template0 LC_COLLATE 'C' LC_CTYPE 'C'"
-            )
+        databases.enter_context(
+            created_database(cluster, database, f"ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'")
+        )
         engine = create_engine(cluster.url(database, driver), **options)
         encoded = Encoded(cluster, database, encoding, delivery, engine)
         made.append(encoded)
         encoded.Base.metadata.create_all(engine)
         return encoded
 
-    yield make
-    for encoded in made:
-        encoded.engine.dispose()
-        drop_slots(cluster, encoded.database)
-        with cluster.connect() as connection:
-            connection.execute(f"DROP DATABASE {encoded.database} WITH (FORCE)")
+    with databases:
+        yield make
+        for encoded in made:
+            encoded.engine.dispose()
+            drop_slots(cluster, encoded.database)
 
 
 @DELIVERIES

@@ -23,6 +23,7 @@ from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from support import resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched
 
@@ -546,9 +547,8 @@ def test_key_that_python_cannot_hold_asks_to_resync(
 
     Base.metadata.create_all(engine)
     Day.watch.inserted.connect(recorder)
-    reasons: list[str] = []
     with Listener(engine, Base) as listener:
-        listener.resync.connect(lambda sender, reason: reasons.append(reason), weak=False)
+        reasons = resync_reasons(listener)
         client.execute("INSERT INTO days VALUES ('infinity'), ('2024-01-01')")
         listener.catch_up()
     assert recorder.heard() == [("inserted", (date(2024, 1, 1),))]

@@ -10,16 +10,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from support import insert, resync_reasons
 
 from sqlalchemy_watch import Listener, RetryPolicy, wire
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
 from sqlalchemy_watch.listener.handover.queue import Committed, Item, Notification, WaitingQueue
 
 Make = Callable[..., Listener]
-
-
-def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
-    client.execute("INSERT INTO orders (id) SELECT * FROM generate_series(%s::int, %s)", [first, last])
 
 
 @pytest.fixture
@@ -74,9 +71,7 @@ def test_a_batch_that_is_given_up_by_stop_is_delivered_again(
 
     Order.watch.inserted.batches(max_size=3, max_wait=60).connect(index_orders)
     with durable(retry=RetryPolicy(first_delay=30)):
-        insert(client, 1, 1)
-        insert(client, 2, 2)
-        insert(client, 3, 3)
+        insert(client, "orders", 1, 2, 3)
         assert failed.wait(10)
     working = True
     with durable() as listener:
@@ -99,8 +94,7 @@ def test_a_batch_that_a_coroutine_had_not_taken_by_stop_is_delivered_again(
         signal = Order.watch.inserted.batches(max_size=2, max_wait=60)
         signal.connect(index_orders)
         async with durable():
-            await asyncio.to_thread(insert, client, 1, 1)
-            await asyncio.to_thread(insert, client, 2, 2)
+            await asyncio.to_thread(insert, client, "orders", 1, 2)
             await begun.wait()
         assert indexed == []
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
@@ -118,21 +112,17 @@ def test_an_unreadable_message_is_told_of_before_its_transaction_is_acknowledged
 ) -> None:
     emit = """SELECT count(pg_logical_emit_message(true, %s, '{"v": 99}')) FROM generate_series(1, %s)"""
     prefix = wire.DURABLE_PREFIX + Order.watch.inserted.details.channel
-    reasons: list[str] = []
     told_before: list[int] = []
-
-    def note_resync(sender: Any, reason: str) -> None:
-        reasons.append(reason)
 
     @Order.watch.inserted.connect
     def count_resyncs(sender: Any, event: Any) -> None:
         told_before.append(len(reasons))
 
     with durable() as listener:
-        listener.resync.connect(note_resync)
+        reasons = resync_reasons(listener)
         client.execute(emit, [prefix, 1000])
         client.execute(emit, [prefix, 1])
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         listener.catch_up()
         assert listener.stats().garbage == 1001
     assert len(told_before) == 1

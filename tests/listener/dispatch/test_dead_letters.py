@@ -11,21 +11,21 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from postgres import Cluster
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, event
 from sqlalchemy.orm import DeclarativeBase
+from support import insert, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
 from sqlalchemy_watch.listener.dispatch import dead_letters
 
-from ..conftest import wait_until
-from ..proxy import Proxy, proxied
-from .test_retries import QUICK, Flaky, Make, insert, letters
+from ..proxy import Proxy
+from .test_retries import QUICK, Flaky, Make, letters
 
 NO_LETTERS = "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters"
 BEING_WRITTEN = (
@@ -101,8 +101,8 @@ def test_a_letter_is_written_whatever_the_error_says(
     Order.watch.inserted.connect(failing)
     Order.watch.inserted.connect(steady)
     with durable(retry=policy) as listener:
-        insert(client, 1, 5)
-        insert(client, 6, 6)
+        insert(client, "orders", range(1, 6))
+        insert(client, "orders", 6)
         listener.catch_up()
         wait_until(client, ALL_GIVEN_UP)
         listener.catch_up()
@@ -120,8 +120,8 @@ def test_a_hook_that_raises_while_a_letter_is_written_is_asked_again(
     send_receipt = Breaking(hook)
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=GIVEN_UP_AT_ONCE) as listener:
-        insert(client, 1, 4)
-        insert(client, 5, 5)
+        insert(client, "orders", range(1, 5))
+        insert(client, "orders", 5)
         listener.catch_up()
         assert listener.stats().resyncs == 0
     assert send_receipt.sent == [2, 3, 4, 5]
@@ -135,7 +135,7 @@ def test_what_no_letter_could_be_written_for_is_not_acknowledged(
     send_receipt = Breaking(hook)
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=GIVEN_UP_AT_ONCE):
-        insert(client, 1, 4)
+        insert(client, "orders", range(1, 5))
         assert hook.has_failed_twice.wait(10)
     assert send_receipt.sent == []
     Order.watch.inserted.disconnect(send_receipt)
@@ -164,7 +164,7 @@ def test_stop_in_the_middle_of_a_parked_letters_retry_leaves_it_in_the_table(
 
         Order.watch.inserted.connect(send_receipt)
         async with durable(retry=RetryPolicy(in_order=False, **QUICK)):
-            await asyncio.to_thread(insert, client, 1, 1)
+            await asyncio.to_thread(insert, client, "orders", 1)
             await asyncio.wait_for(under_way.wait(), 10)
         left = letters(client)
         async with durable(retry=RetryPolicy(in_order=False, **QUICK)):
@@ -177,41 +177,26 @@ def test_stop_in_the_middle_of_a_parked_letters_retry_leaves_it_in_the_table(
 
 
 @pytest.fixture
-def proxy(cluster: Cluster) -> Iterator[Proxy]:
-    with proxied(cluster.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def distant(proxy: Proxy, database: str, Base: type[DeclarativeBase], group: str) -> Iterator[Make]:
+def distant(engine_through_proxy: Engine, Base: type[DeclarativeBase], group: str) -> Iterator[Make]:
     """Makes the listener whose connections go through the proxy."""
-    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=2")
     made: list[Listener] = []
 
     def make(**options: Any) -> Listener:
-        made.append(Listener(engine, Base, durable=group, heartbeat_interval=0.2, heartbeat_timeout=1.0, **options))
+        options = {"heartbeat_interval": 0.2, "heartbeat_timeout": 1.0, **options}
+        made.append(Listener(engine_through_proxy, Base, durable=group, **options))
         return made[-1]
 
     yield make
     for listener in made:
         listener.stop(timeout=2.0)
-    engine.dispose()
 
 
 def come_back(proxy: Proxy, client: psycopg.Connection[Any], listener: Listener, *, thaw: bool) -> None:
     """After a freeze: wait until the listener has noticed, and let it reach the server again."""
-    wait_for(client, lambda: not listener.stats().active)
+    wait_until(client, lambda: not listener.stats().active)
     if not thaw:  # the server has not noticed
         client.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
     proxy.resume(thaw=thaw)
-
-
-def wait_for(client: psycopg.Connection[Any], condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    for _ in range(int(seconds / 0.02)):
-        if condition():
-            return
-        client.execute("SELECT pg_sleep(0.02)")
-    raise AssertionError(f"not so within {seconds:g} s")
 
 
 @pytest.mark.parametrize("thaw", [True, False], ids=["thawed", "frozen for ever"])
@@ -224,12 +209,12 @@ def test_a_network_that_falls_silent_while_a_letter_is_written_holds_the_line_up
     with distant(retry=GIVEN_UP_AT_ONCE) as listener:
         with cluster.connect(database) as blocker, blocker.transaction():
             blocker.execute("LOCK TABLE sqlalchemy_watch.dead_letters IN SHARE ROW EXCLUSIVE MODE")
-            insert(client, 1, 2)
-            insert(client, 3, 3)
+            insert(client, "orders", range(1, 3))
+            insert(client, "orders", 3)
             wait_until(client, BEING_WRITTEN)
             proxy.freeze()
         come_back(proxy, client, listener, thaw=thaw)
-        wait_for(client, lambda: send_receipt.sent[-1:] == [3])
+        wait_until(client, lambda: send_receipt.sent[-1:] == [3])
         listener.catch_up()
         assert listener.stats().resyncs == 0
     assert send_receipt.sent == [2, 3]
@@ -249,11 +234,11 @@ def test_a_network_that_falls_silent_while_a_letter_is_tried_again_holds_the_lin
     send_receipt = Freezing({1: 1})
     Order.watch.inserted.connect(send_receipt)
     with distant(retry=RetryPolicy(in_order=False, **QUICK)) as listener:
-        insert(client, 1, 2)
-        wait_for(client, lambda: len(send_receipt.calls) == 3)
+        insert(client, "orders", range(1, 3))
+        wait_until(client, lambda: len(send_receipt.calls) == 3)
         come_back(proxy, client, listener, thaw=thaw)
-        insert(client, 3, 3)
-        wait_for(client, lambda: 3 in send_receipt.sent)
+        insert(client, "orders", 3)
+        wait_until(client, lambda: 3 in send_receipt.sent)
         wait_until(client, NO_LETTERS)
         assert listener.stats().resyncs == 0
     assert send_receipt.calls[:3] == [1, 2, 1]
@@ -271,14 +256,14 @@ def test_new_events_do_not_wait_for_all_the_letters_that_are_due(
         if len(calls) <= 30:
             raise ConnectionError("the mail server is down")
         if len(calls) == 31:
-            insert(client, 100, 100)
+            insert(client, "orders", 100)
         elif len(calls) == 61:
             done.set()
         threading.Event().wait(0.05)
 
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(in_order=False, **QUICK)):
-        insert(client, 1, 30)
+        insert(client, "orders", range(1, 31))
         assert done.wait(20)
     assert (sorted(calls[:30]), sorted(calls[30:])) == ([*range(1, 31)], [*range(1, 31), 100])
     assert calls[-1] != 100
@@ -299,14 +284,14 @@ def test_a_letter_that_can_no_longer_be_read_is_given_up_and_those_behind_it_are
     send_receipt = Flaky({1: 1, 2: 1})
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(in_order=False, first_delay=60)) as listener:
-        insert(client, 1, 2)
+        insert(client, "orders", range(1, 3))
         listener.catch_up()
     first = "id = (SELECT min(id) FROM sqlalchemy_watch.dead_letters)"
     assert client.execute(f"UPDATE sqlalchemy_watch.dead_letters SET {change} WHERE {first}").rowcount == 1
     client.execute("UPDATE sqlalchemy_watch.dead_letters SET retry_at = now()")
     with durable(retry=RetryPolicy(in_order=False, first_delay=60)) as listener:
         wait_until(client, "SELECT count(*) = 1 AND bool_and(retry_at IS NULL) FROM sqlalchemy_watch.dead_letters")
-        insert(client, 3, 3)
+        insert(client, "orders", 3)
         listener.catch_up()
         assert listener.stats().resyncs == 0
     assert send_receipt.calls == [1, 2, 2, 3]
@@ -321,14 +306,14 @@ def test_a_listener_without_max_attempts_tries_again_what_an_operator_wants_trie
     send_receipt = Flaky({1: 1})
     Order.watch.inserted.connect(send_receipt)
     with durable(max_attempts=1) as listener:
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         listener.catch_up()
     assert send_receipt.calls == [1]
     with durable(heartbeat_interval=0.2) as listener:
         command = [sys.executable, "-m", "sqlalchemy_watch", "dead-letters", "retry", group, "--all"]
         subprocess.run(command, env={**os.environ, "DATABASE_URL": cluster.url(database)}, check=True, timeout=60)
         wait_until(client, NO_LETTERS)
-        insert(client, 2, 2)
+        insert(client, "orders", 2)
         listener.catch_up()
     assert send_receipt.calls == [1, 1, 2]
 
@@ -349,7 +334,7 @@ def test_a_letter_that_an_operator_wants_tried_while_it_is_tried_for_the_last_ti
 
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=PARKED_AND_GIVEN_UP) as listener:
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         assert begun.wait(10)
         assert dead_letters.retry(client, group, None) == 1
         go_on.set()
@@ -364,7 +349,7 @@ def test_a_letter_that_an_operator_wanted_tried_again_has_all_its_attempts(
     send_receipt = Flaky({1: 3})
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=PARKED_AND_GIVEN_UP) as listener:
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         wait_until(client, ALL_GIVEN_UP)
         assert dead_letters.retry(client, group, None) == 1
         wait_until(client, NO_LETTERS, seconds=10)

@@ -14,17 +14,13 @@ import pytest
 from conftest import Recorder
 from postgres import Cluster
 from sqlalchemy import Engine, text
+from support import insert
 
 from sqlalchemy_watch import Listener
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNEXPECTED
 
 from ..conftest import MakeListener
-from ..support import Journal
-
-
-def insert(client: psycopg.Connection[Any], *ids: int) -> None:
-    for id_ in ids:
-        client.execute("INSERT INTO users VALUES (%s)", [id_])
+from ..journal import Journal
 
 
 class Stop(BaseException):
@@ -53,7 +49,7 @@ def test_receiver_error_stops_neither_listener_nor_others(
     User.watch.inserted.connect(journal)
     listener = listening(cluster.port)
     listener.receiver_failed.connect(note)
-    insert(client, 1, 2)
+    insert(client, "users", 1, 2)
     listener.catch_up()
     assert journal.ids() == [1, 2]
     assert failed == [(fail, (1,), error), (fail, (2,), error)]
@@ -70,11 +66,11 @@ def test_lifecycle_receiver_error_is_kept_from_the_listener(
     listener = listening(cluster.port)
     for signal in (listener.connected, listener.disconnected, listener.resync, listener.receiver_failed):
         signal.connect(fail)
-    insert(client, 1)
+    insert(client, "users", 1)
     listener.catch_up()
     client.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'")
     journal.wait_for_count("resync", 1)
-    insert(client, 2)
+    insert(client, "users", 2)
     listener.catch_up()
     assert journal.ids() == [1, 2]
 
@@ -96,11 +92,11 @@ def test_failure_inside_the_dispatcher_is_a_resync_even_if_logging_fails_too(
     try:
         with monkeypatch.context() as patched:
             patched.setattr(listener._dispatcher, "_handle_notification", None)
-            insert(client, 1)
+            insert(client, "users", 1)
             journal.wait_for_count("resync", 1)
     finally:
         log.removeHandler(handler)
-    insert(client, 2)
+    insert(client, "users", 2)
     listener.catch_up()
     assert journal.entries[1:] == [("resync", UNEXPECTED), ("event", 2)]
 
@@ -117,9 +113,9 @@ def test_failure_while_the_dispatch_thread_waits_does_not_silence_the_listener(
     assert dispatcher is not None
     with monkeypatch.context() as patched:
         patched.setattr(dispatcher, "_read", None)
-        insert(client, 1)
+        insert(client, "users", 1)
         journal.wait_for_count("resync", 1)
-    insert(client, 2)
+    insert(client, "users", 2)
     listener.catch_up()
     assert ("resync", UNEXPECTED) in journal.entries
     assert journal.ids() == [1, 2]
@@ -148,7 +144,7 @@ def test_receiver_that_blocks_is_told_of_and_nothing_is_lost(
     listener = listening(cluster.port)
     logging.getLogger("sqlalchemy_watch.listener.listener").addHandler(handler := Told())
     try:
-        insert(client, 1, 2, 3)
+        insert(client, "users", 1, 2, 3)
         assert told.wait(5)
         assert "no event was dispatched for" in messages[0]
         assert "2 notifications are waiting: the dispatch thread is in wait_for_the_mainframe" in messages[0]
@@ -176,7 +172,7 @@ def test_stop_leaves_a_receiver_that_blocks_for_ever(
     User.watch.inserted.connect(recorder)
     listener = Listener(engine, User)
     listener.start()
-    insert(client, 1, 2)
+    insert(client, "users", 1, 2)
     assert called.wait(5)
     thread = next(t for t in threading.enumerate() if t.name == "sqlalchemy-watch-dispatch")
     began = time.monotonic()
@@ -187,7 +183,7 @@ def test_stop_leaves_a_receiver_that_blocks_for_ever(
     # Another run is no business of the old thread's.
     User.watch.inserted.disconnect(wait_for_ever)
     with listener:
-        insert(client, 3)
+        insert(client, "users", 3)
         listener.catch_up()
     release.set()
     thread.join(5)
@@ -202,7 +198,7 @@ def test_slow_receiver_hears_everything(
 
     User.watch.inserted.connect(be_slow)
     listener = listening(cluster.port)
-    insert(client, *range(1, 101))
+    insert(client, "users", *range(1, 101))
     listener.catch_up()
     assert journal.ids() == list(range(1, 101))
     assert journal.count("disconnected") == 0
@@ -219,7 +215,7 @@ def test_receiver_that_disconnects_itself_is_called_once(
 
     User.watch.inserted.connect(call_once)
     listener = listening(cluster.port)
-    insert(client, 1, 2)
+    insert(client, "users", 1, 2)
     listener.catch_up()
     assert calls == [(1,)]
     assert journal.ids() == [1, 2]
@@ -259,7 +255,7 @@ def test_receivers_are_connected_and_disconnected_by_other_threads_meanwhile(
     for thread in threads:
         thread.start()
     try:
-        insert(client, *range(1, 101))
+        insert(client, "users", *range(1, 101))
         listener.catch_up()
     finally:
         stop.set()
@@ -291,7 +287,7 @@ def test_receiver_may_stop_the_listener_and_none_is_called_after_it(
     assert not thread.is_alive()
     User.watch.inserted.disconnect(stop_it)
     with listener:
-        insert(client, 101)
+        insert(client, "users", 101)
         listener.catch_up()
     assert after.heard() == [("inserted", (101,))]
 
@@ -310,9 +306,9 @@ def test_receiver_may_restart_the_listener(engine: Engine, client: psycopg.Conne
     User.watch.inserted.connect(restart)
     User.watch.inserted.connect(recorder)
     with listener:
-        insert(client, 1)
+        insert(client, "users", 1)
         assert restarted.wait(5)
-        insert(client, 2)
+        insert(client, "users", 2)
         listener.catch_up()
     assert recorder.heard() == [("inserted", (2,))]
 
@@ -332,7 +328,7 @@ def test_receiver_may_write_to_the_watched_table(
 
     User.watch.inserted.connect(insert_next)
     listening(cluster.port)
-    insert(client, 1)
+    insert(client, "users", 1)
     journal.wait_for_count("event", 50)
     assert journal.ids() == list(range(1, 51))
 
@@ -354,7 +350,7 @@ def test_coroutine_receiver_whose_loop_ends_does_not_hold_up_the_listener(
     running = threading.Thread(target=loop.run_forever)
     running.start()
     listener = listening(cluster.port)
-    insert(client, 1, 2)
+    insert(client, "users", 1, 2)
     assert began.wait(5)
     loop.call_soon_threadsafe(loop.stop)
     running.join()

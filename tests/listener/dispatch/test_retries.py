@@ -13,19 +13,14 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase
+from support import insert, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, wire
 from sqlalchemy_watch.declaring.targets import watches_of_table
 
-from ..conftest import wait_until
-
 Make = Callable[..., Listener]
 
 QUICK = {"first_delay": 0.01, "max_delay": 0.05}
-
-
-def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
-    client.execute("INSERT INTO orders (id) SELECT * FROM generate_series(%s::int, %s)", [first, last])
 
 
 class Flaky:
@@ -58,8 +53,8 @@ def test_an_event_is_tried_again_with_growing_delays_while_those_behind_wait(
     send_receipt = Flaky({2: 3})
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(first_delay=0.02, max_delay=10)) as listener:
-        insert(client, 1, 3)
-        insert(client, 4, 4)
+        insert(client, "orders", range(1, 4))
+        insert(client, "orders", 4)
         listener.catch_up()
         assert (listener.stats().retries, listener.stats().failed_receivers) == (3, 3)
     assert send_receipt.calls == [1, 2, 2, 2, 2, 3, 4]
@@ -74,7 +69,7 @@ def test_only_the_receiver_that_failed_is_called_again(
     Order.watch.inserted.connect(flaky)
     Order.watch.inserted.connect(steady)
     with durable(retry=RetryPolicy(**QUICK)) as listener:
-        insert(client, 1, 2)
+        insert(client, "orders", range(1, 3))
         listener.catch_up()
     assert (flaky.calls, steady.calls) == ([1, 1, 1, 2], [1, 2])
 
@@ -92,7 +87,7 @@ def test_after_max_attempts_an_event_is_a_dead_letter_and_the_line_moves_on(
     listener = durable(retry=RetryPolicy(max_attempts=3, **QUICK))
     listener.dead_lettered.connect(note_dead_letter)
     with listener:
-        insert(client, 1, 3)
+        insert(client, "orders", range(1, 4))
         listener.catch_up()
         assert listener.stats().dead_letters == 1
     assert send_receipt.calls == [1, 2, 2, 2, 3]
@@ -123,7 +118,7 @@ def test_max_attempts_alone_is_a_policy(client: psycopg.Connection[Any], Order: 
     send_receipt = Flaky({1: 99})
     Order.watch.inserted.connect(send_receipt)
     with durable(max_attempts=1) as listener:
-        insert(client, 1, 2)
+        insert(client, "orders", range(1, 3))
         listener.catch_up()
     assert send_receipt.calls == [1, 2]
     assert len(letters(client)) == 1
@@ -135,7 +130,7 @@ def test_out_of_order_an_event_is_parked_and_tried_again_from_the_table(
     send_receipt = Flaky({2: 1})
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(in_order=False, **QUICK)) as listener:
-        insert(client, 1, 4)
+        insert(client, "orders", range(1, 5))
         listener.catch_up()
         assert send_receipt.sent[:3] == [1, 3, 4]
         wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters")
@@ -148,7 +143,7 @@ def test_out_of_order_an_event_is_given_up_after_max_attempts_as_well(
     send_receipt = Flaky({2: 99})
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(in_order=False, max_attempts=2, **QUICK)) as listener:
-        insert(client, 1, 3)
+        insert(client, "orders", range(1, 4))
         wait_until(client, "SELECT count(*) = 1 FROM sqlalchemy_watch.dead_letters WHERE retry_at IS NULL")
         listener.catch_up()
         assert listener.stats().dead_letters == 1
@@ -162,7 +157,7 @@ def test_a_parked_event_is_tried_again_by_the_next_process(
     send_receipt = Flaky({1: 1})
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(in_order=False, first_delay=0.2)) as listener:
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         listener.catch_up()
     assert send_receipt.sent == []
     with durable(retry=RetryPolicy(in_order=False, **QUICK)):
@@ -174,7 +169,7 @@ def test_receivers_of_filtered_signals_are_retried_too(
     client: psycopg.Connection[Any], Order: Any, durable: Make
 ) -> None:
     parked, in_line = Flaky({2: 1}), Flaky({2: 1})
-    insert(client, 1, 3)
+    insert(client, "orders", range(1, 4))
     Order.watch.updated.filter_by(id=2).connect(in_line)
     with durable(retry=RetryPolicy(**QUICK)) as listener:
         client.execute("UPDATE orders SET note = 'x'")
@@ -203,7 +198,7 @@ def test_coroutine_receivers_are_retried_too(
 
         Order.watch.inserted.connect(send_receipt)
         async with durable(retry=RetryPolicy(in_order=in_order, **QUICK)) as listener:
-            await asyncio.to_thread(insert, client, 1, 2)
+            await asyncio.to_thread(insert, client, "orders", range(1, 3))
             await listener.catch_up_async()
             if not in_order:
                 empty = "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters"
@@ -226,7 +221,7 @@ def test_stop_ends_the_retries_and_the_event_comes_again(
     listener = durable(retry=RetryPolicy(first_delay=60))
     listener.receiver_failed.connect(note_failure)
     with listener:
-        insert(client, 1, 2)
+        insert(client, "orders", range(1, 3))
         assert failed.wait(10)
     assert send_receipt.calls == [1]
     with durable() as again:
@@ -241,7 +236,7 @@ def test_the_line_waits_while_a_dead_letter_cannot_be_written(
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(max_attempts=1, **QUICK)) as listener:
         client.execute("ALTER TABLE sqlalchemy_watch.dead_letters ADD CONSTRAINT full_up CHECK (attempts > 99)")
-        insert(client, 1, 2)
+        insert(client, "orders", range(1, 3))
         with pytest.raises(TimeoutError, match="not caught up"):
             listener.catch_up(timeout=0.5)
         assert send_receipt.calls == [1]
@@ -259,7 +254,7 @@ def test_a_letter_whose_receiver_is_gone_is_kept(
     send_receipt = Flaky({1: 99})
     Order.watch.inserted.connect(send_receipt)
     with durable(retry=RetryPolicy(in_order=False, first_delay=0.01)) as listener:
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         listener.catch_up()
     Order.watch.inserted.disconnect(send_receipt)
     with durable(retry=RetryPolicy(in_order=False)):

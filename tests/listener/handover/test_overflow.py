@@ -9,26 +9,24 @@ from typing import Any
 
 import psycopg
 import pytest
+from models import declare_user
 from postgres import Cluster
 from sqlalchemy import Engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase
+from support import end_listeners, wait_until
 
-from sqlalchemy_watch import Watch, Watched
+from sqlalchemy_watch import Watch
 from sqlalchemy_watch.listener.handover.queue import MAX_BYTES, OVERFLOW, EventQueue, Notification, Resync
 
 from ..conftest import MakeListener
-from ..support import Journal
+from ..journal import Journal
 
 
 @pytest.fixture
 def User(Base: type[DeclarativeBase], engine: Engine) -> Any:
     """A notification for each row."""
 
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = (Watch("inserted", level="row"),)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    User = declare_user(Base, Watch("inserted", level="row"))
     Base.metadata.create_all(engine)
     return User
 
@@ -56,16 +54,7 @@ def test_queue_overflow_of_200_000_events(
         client.execute(
             "INSERT INTO users SELECT generate_series(%s::int, %s)", [number * 10_000 + 2, number * 10_000 + 10_001]
         )
-    arrived = threading.Event()
-
-    def wait_for_all() -> None:
-        while listener.stats().notifications < 200_001 and not arrived.wait(0.01):
-            pass
-
-    waiting = threading.Thread(target=wait_for_all)
-    waiting.start()
-    waiting.join(30)
-    arrived.set()
+    wait_until(client, lambda: listener.stats().notifications == 200_001, seconds=30)
     held, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     # The receiver still blocks, and the server has been rid of everything.
@@ -131,12 +120,9 @@ def test_stuck_receiver_and_a_flapping_connection_do_not_fill_the_memory(
     logging.getLogger("sqlalchemy_watch.listener.notify.source").addHandler(handler := Lost())
     for number in range(15):
         client.execute("INSERT INTO users VALUES (%s)", [number + 2])
-        client.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'"
-        )
+        end_listeners(client)
         assert back.acquire(timeout=5)
-        while listener.stats().reconnects == number:
-            threading.Event().wait(0.005)
+        wait_until(client, lambda number=number: listener.stats().reconnects > number)
     logging.getLogger("sqlalchemy_watch.listener.notify.source").removeHandler(handler)
     assert listener.stats().queue_depth <= 10 + 20
     go_on.set()

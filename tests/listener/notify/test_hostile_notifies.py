@@ -17,13 +17,14 @@ import pytest
 from postgres import Cluster
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import PATIENCE
 
 from sqlalchemy_watch import CatchUpTimeout, Listener, Watch, Watched, wire
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED, UNREADABLE
 
 from ..conftest import MakeListener
+from ..journal import Journal
 from ..proxy import Proxy
-from ..support import PATIENCE, Journal
 
 
 @pytest.fixture

@@ -12,14 +12,15 @@ import psycopg
 import pytest
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine
+from support import insert
 
 from sqlalchemy_watch import Listener, ListenerStartError
 from sqlalchemy_watch.catalog import problems
 from sqlalchemy_watch.listener.backoff import BACKOFF_MAX, Backoff
 
 from ..conftest import MakeListener
+from ..journal import LISTENER_PIDS, Journal, Writer
 from ..proxy import READY, Proxy
-from ..support import LISTENER_PIDS, Journal, Writer
 
 
 def kill_listener(client: psycopg.Connection[Any]) -> None:
@@ -27,11 +28,6 @@ def kill_listener(client: psycopg.Connection[Any]) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
     )
-
-
-def insert(client: psycopg.Connection[Any], *ids: int) -> None:
-    for id_ in ids:
-        client.execute("INSERT INTO users VALUES (%s)", [id_])
 
 
 def test_backend_terminated_20_times_under_load(
@@ -71,7 +67,7 @@ def test_what_arrived_before_the_connection_ended_is_dispatched(
     for round_ in range(5):
         proxy.freeze()
         # In the server's stream the notifications lie right before the end.
-        insert(client, *range(round_ * 10 + 1, round_ * 10 + 11))
+        insert(client, "users", *range(round_ * 10 + 1, round_ * 10 + 11))
         while proxy.waiting().count(channel + b"\0") < 10:
             time.sleep(0.001)
         kill_listener(client)
@@ -131,10 +127,10 @@ def test_frozen_connection_is_noticed_within_interval_and_timeout(
     began = time.monotonic()
     journal.wait_for_count("disconnected", 1)
     assert time.monotonic() - began < 0.2 + 0.3 + 0.4
-    insert(client, 1)
+    insert(client, "users", 1)
     proxy.resume(thaw=False)
     journal.wait_for_count("resync", 1)
-    insert(client, 2)
+    insert(client, "users", 2)
     journal.wait_for_count("event", 1)
     assert journal.entries[1:] == [
         ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
@@ -147,7 +143,7 @@ def test_lost_listen_is_noticed_though_queries_are_answered(
     listening(proxy.port)
     proxy.inject("UNLISTEN *")
     journal.wait_for_count("resync", 1)
-    insert(client, 1)
+    insert(client, "users", 1)
     journal.wait_for_count("event", 1)
     assert journal.count("disconnected") == 1
 
@@ -170,7 +166,7 @@ def test_events_between_heartbeats_do_not_wait_for_one(
 ) -> None:
     listening(proxy.port, heartbeat_interval=600)
     for id_ in range(1, 50):
-        insert(client, id_)
+        insert(client, "users", id_)
         journal.wait_for_count("event", id_, 5)
     journal.check(49)
     assert journal.count("disconnected") == 0
@@ -213,10 +209,10 @@ def test_refused_connections_are_tried_again_with_backoff(
     attempts.removeHandler(handler)
     assert listener.running
     assert listener.stats().connected_since is None
-    insert(client, 1)
+    insert(client, "users", 1)
     proxy.resume()
     journal.wait_for_count("resync", 1)
-    insert(client, 2)
+    insert(client, "users", 2)
     journal.wait_for_count("event", 1)
     assert journal.entries[1:] == [
         ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
@@ -249,9 +245,9 @@ def test_server_that_falls_silent_while_connecting_is_given_up(
     while proxy.accepted == accepted:
         time.sleep(0.01)
     proxy.resume(thaw=False)
-    insert(client, 1)
+    insert(client, "users", 1)
     journal.wait_for_count("resync", 1, 6)
-    insert(client, 2)
+    insert(client, "users", 2)
     journal.wait_for_count("event", 1)
     assert journal.entries[1:] == [
         ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
@@ -306,7 +302,7 @@ def test_ready_made_connection_to_a_server_that_falls_silent_is_given_up(
         silent.clear()
         proxy.resume(thaw=False)
         journal.wait_for_count("resync", 1, 6)
-        insert(client, 1)
+        insert(client, "users", 1)
         listener.catch_up()
     assert journal.entries[-1] == ("event", 1)
     engine.dispose()
@@ -368,7 +364,7 @@ def test_error_of_any_kind_while_reading_leads_to_a_new_connection(
 
     monkeypatch.setattr(listener._source, "_on_heartbeat", fail)
     journal.wait_for_count("resync", 1)
-    insert(client, 1)
+    insert(client, "users", 1)
     listener.catch_up()
     assert journal.entries[-1] == ("event", 1)
 
@@ -391,7 +387,7 @@ def test_connection_lost_between_listen_and_reading_is_noticed(
     monkeypatch.setattr(problems, "describe_problems", inspect_and_lose)
     kill_listener(client)
     journal.wait_for_count("resync", 1)
-    insert(client, 1)
+    insert(client, "users", 1)
     journal.wait_for_count("event", 1)
     journal.check(1)
 
@@ -406,7 +402,7 @@ def test_resync_comes_before_events_committed_while_connecting(
     inspect = problems.describe_problems
 
     def inspect_and_insert(connection: psycopg.Connection[Any], tables: Any) -> Any:
-        insert(client, 1)  # LISTEN is in force already
+        insert(client, "users", 1)  # LISTEN is in force already
         return inspect(connection, tables)
 
     listening(cluster.port)

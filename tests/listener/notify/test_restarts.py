@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 from conftest import Recorder
+from models import declare_user
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase
 
-from sqlalchemy_watch import Listener, ListenerStartError, Watched, install
+from sqlalchemy_watch import Listener, ListenerStartError, install
 
-from ..support import Journal, Writer, removed_afterwards
+from ..clusters import removed_afterwards
+from ..journal import Journal, Writer
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +36,7 @@ def engine(restartable: Cluster) -> Iterator[Engine]:
 
 @pytest.fixture
 def User(Base: type[DeclarativeBase], restartable: Cluster, engine: Engine) -> Any:
-    class User(Watched, Base):
-        __tablename__ = "users"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    User = declare_user(Base)
     with restartable.connect() as connection:
         connection.execute("DROP TABLE IF EXISTS users")
     Base.metadata.create_all(engine)

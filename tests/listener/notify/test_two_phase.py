@@ -6,21 +6,18 @@ from typing import Any
 
 import psycopg
 import pytest
+from models import declare_order
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqlalchemy_watch import Listener, Watch, Watched, muted
 
-from ..support import Journal
+from ..journal import Journal
 
 
 @pytest.fixture
 def Order(Base: type[DeclarativeBase], engine: Engine) -> Any:
-    class Order(Watched, Base):
-        __tablename__ = "orders"
-        __watch__ = (Watch("inserted"),)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    Order = declare_order(Base)
     Base.metadata.create_all(engine)
     return Order
 

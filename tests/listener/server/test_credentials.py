@@ -9,27 +9,22 @@ from typing import Any
 
 import psycopg
 import pytest
+from models import declare_base, declare_user
 from postgres import Cluster
 from sqlalchemy import create_engine, event
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import end_listeners
 
-from sqlalchemy_watch import ConfigurationError, Listener, ListenerStartError, Watched
+from sqlalchemy_watch import ConfigurationError, Listener, ListenerStartError
 from sqlalchemy_watch.catalog import problems
 from sqlalchemy_watch.listener.notify import source as notify
 
-from ..support import Journal, create_tables, removed_afterwards
+from ..clusters import create_tables, removed_afterwards
+from ..journal import Journal
 from ..tls_proxy import TlsProxy, make_certificate, speaking_tls
 
-
-class Base(DeclarativeBase):
-    pass
-
-
-class User(Watched, Base):
-    __tablename__ = "users"
-    __watch__ = ("inserted",)
-    id: Mapped[int] = mapped_column(primary_key=True)
+Base = declare_base()
+User = declare_user(Base)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +55,7 @@ def tls(guarded: Cluster, certificate: tuple[Path, Path]) -> Iterator[TlsProxy]:
 
 def end_listener(cluster: Cluster) -> None:
     with cluster.connect() as connection:
-        connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'"
-        )
+        end_listeners(connection)
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg", "pg8000"])

@@ -15,8 +15,8 @@ from sqlalchemy import create_engine
 from sqlalchemy_watch import Listener, UnsupportedServerError
 
 from ..conftest import MakeListener
+from ..journal import Journal
 from ..pooler import PGBOUNCER, pgbouncer, transaction_pooler
-from ..support import Journal
 
 POOLERS = ["one session", "two sessions in turn"]
 if PGBOUNCER is not None:

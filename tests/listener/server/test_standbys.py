@@ -5,24 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from models import declare_base, declare_user
 from postgres import Cluster
 from sqlalchemy import URL, create_engine
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from sqlalchemy_watch import Listener, UnsupportedServerError, Watched
+from sqlalchemy_watch import Listener, UnsupportedServerError
 
-from ..support import Journal, Standby, create_tables, removed_afterwards
+from ..clusters import Standby, create_tables, removed_afterwards
+from ..journal import Journal
 
-
-class Base(DeclarativeBase):
-    pass
-
-
-class User(Watched, Base):
-    __tablename__ = "users"
-    __watch__ = ("inserted",)
-    id: Mapped[int] = mapped_column(primary_key=True)
+Base = declare_base()
+User = declare_user(Base)
 
 
 @pytest.fixture(scope="module")

@@ -10,18 +10,14 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Recorder
+from models import declare_order
 from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from support import insert, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, context, muted
 
-from ..conftest import wait_until
-
 Make = Callable[..., Listener]
-
-
-def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
-    client.execute("INSERT INTO orders (id) SELECT * FROM generate_series(%s::int, %s)", [first, last])
 
 
 def shown(event: Any) -> tuple[Any, ...]:
@@ -182,15 +178,11 @@ def test_the_default_of_a_declarative_base_is_inherited_and_a_watch_has_the_last
     class Base(DeclarativeBase):
         __watch_delivery__ = "durable"
 
-    class Order(Watched, Base):
-        __tablename__ = "orders"
-        __watch__ = ("inserted", Watch("deleted", delivery="notify"))
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    Order = declare_order(Base, "inserted", Watch("deleted", delivery="notify"))
     Base.metadata.create_all(engine)
     Order.watch.connect(recorder)
     with Listener(engine, Base, durable=group) as durable, Listener(engine, Base) as plain:
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         durable.catch_up()
         client.execute("DELETE FROM orders")
         plain.catch_up()
@@ -205,37 +197,24 @@ def test_the_default_of_a_metadata_holds_for_its_tables(
     class Base(DeclarativeBase):
         metadata = MetaData(info={"sqlalchemy_watch_delivery": "durable"})
 
-    class Order(Watched, Base):
-        __tablename__ = "orders"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    Order = declare_order(Base)
     Base.metadata.create_all(engine)
     Order.watch.connect(recorder)
     with Listener(engine, Base, durable=group) as listener:
-        insert(client, 1, 2)
+        insert(client, "orders", range(1, 3))
         listener.catch_up()
     assert recorder.heard() == [("inserted", (1,)), ("inserted", (2,))]
 
 
 def test_an_unknown_default_is_refused(Base: type[DeclarativeBase]) -> None:
     with pytest.raises(ConfigurationError, match="delivery 'sometimes' is unknown: allowed are"):
-
-        class Order(Watched, Base):
-            __tablename__ = "orders"
-            __watch__ = ("inserted",)
-            __watch_delivery__ = "sometimes"
-            id: Mapped[int] = mapped_column(primary_key=True)
+        declare_order(Base, delivery="sometimes")
 
 
 def test_a_listener_whose_targets_watch_nothing_durable_says_so(
     engine: Engine, Base: type[DeclarativeBase], group: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Order(Watched, Base):
-        __tablename__ = "orders"
-        __watch__ = ("inserted",)
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+    declare_order(Base)
     Base.metadata.create_all(engine)
     with Listener(engine, Base, durable=group):
         pass
@@ -247,11 +226,11 @@ def test_lsn_and_position_identify_events_and_grow(
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:
-        insert(client, 1, 3)
+        insert(client, "orders", range(1, 4))
         with client.transaction():
-            insert(client, 4, 5)
+            insert(client, "orders", range(4, 6))
             client.execute("UPDATE orders SET note = 'x' WHERE id = 4")
-        insert(client, 6, 6)
+        insert(client, "orders", 6)
         listener.catch_up()
     places = [(event.lsn, event.position) for event in recorder.events]
     assert places == sorted(set(places))
@@ -266,11 +245,11 @@ def test_what_is_rolled_back_is_not_heard(
     Order.watch.connect(recorder)
     with durable() as listener:
         with client.transaction(force_rollback=True):
-            insert(client, 1, 3)
+            insert(client, "orders", range(1, 4))
         with client.transaction():
-            insert(client, 4, 4)
+            insert(client, "orders", 4)
             with client.transaction(force_rollback=True):
-                insert(client, 5, 5)
+                insert(client, "orders", 5)
         listener.catch_up()
     assert recorder.heard() == [("inserted", (4,))]
 
@@ -281,7 +260,7 @@ def test_catch_up_returns_when_the_server_has_noted_the_acknowledgement(
     Order.watch.connect(recorder)
     with durable() as listener:
         for i in range(20):
-            insert(client, i, i)
+            insert(client, "orders", i)
             listener.catch_up()
             row = client.execute(
                 "SELECT confirmed_flush_lsn - '0/0' FROM pg_replication_slots WHERE slot_name = %s", [group]
@@ -300,8 +279,8 @@ def test_a_consumer_that_was_down_hears_everything_in_commit_order(
     first_begins_and_last_commits = client
     with psycopg.connect(client.info.dsn) as other:
         with first_begins_and_last_commits.transaction():
-            insert(client, 1, 1)
-            insert(other, 2, 2)
+            insert(client, "orders", 1)
+            insert(other, "orders", 2)
             other.commit()
         client.execute("DELETE FROM orders WHERE id = 2")
     with durable() as listener:
@@ -326,12 +305,12 @@ def test_two_groups_are_independent(client: psycopg.Connection[Any], Order: Any,
         listener.start()
         assert listener._dispatcher is not None
         listener._dispatcher.thread.name = name
-    insert(client, 1, 3)
+    insert(client, "orders", range(1, 4))
     indexer.catch_up()
     assert heard["indexer"] == [1, 2, 3]
     assert len(heard["mailer"]) <= 1
     indexer.stop()
-    insert(client, 4, 4)
+    insert(client, "orders", 4)
     release.set()
     mailer.catch_up()
     assert heard == {"mailer": [1, 2, 3, 4], "indexer": [1, 2, 3]}
@@ -353,15 +332,14 @@ def test_a_transaction_in_the_middle_of_which_the_listener_stops_is_delivered_ag
 
     listener = durable()
     listener.start()
-    insert(client, 1, 3)
+    insert(client, "orders", range(1, 4))
     with client.transaction():
-        insert(client, 11, 20)
-        insert(client, 21, 22)
+        insert(client, "orders", range(11, 21))
+        insert(client, "orders", range(21, 23))
     assert reached.wait(10)
     stopping = threading.Thread(target=listener.stop)
     stopping.start()
-    while not listener._queue.closed:
-        pass
+    wait_until(client, lambda: listener._queue.closed)
     go_on.set()
     stopping.join()
     assert heard == [1, 2, 3, 11, 12, 13, 14, 15]
@@ -387,7 +365,7 @@ def test_coroutine_receivers_have_returned_before_their_transaction_is_acknowled
 
         listener = durable()
         async with listener:
-            await asyncio.to_thread(insert, client, 1, 2)
+            await asyncio.to_thread(insert, client, "orders", range(1, 3))
             await begun.wait()
             row = client.execute(
                 "SELECT confirmed_flush_lsn - '0/0', pg_current_wal_lsn() - '0/0' FROM pg_replication_slots "
@@ -414,7 +392,7 @@ def test_writes_to_unwatched_tables_do_not_make_an_idle_slot_hold_the_log(
 ) -> None:
     client.execute("CREATE TABLE noise (text text)")
     with durable(heartbeat_interval=0.2) as listener:
-        insert(client, 1, 1)
+        insert(client, "orders", 1)
         listener.catch_up()
         client.execute("INSERT INTO noise SELECT repeat('x', 1000) FROM generate_series(1, 5000)")
         row = client.execute("SELECT pg_current_wal_lsn()").fetchone()

@@ -8,18 +8,17 @@ from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Any
 
-import psycopg
 import pytest
+from models import declare_base, declare_order
 from postgres import VERSION, Cluster
 from sqlalchemy import URL, create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import insert, wait_until
 
-from sqlalchemy_watch import Listener, Watched
+from sqlalchemy_watch import Listener
 from sqlalchemy_watch.listener.wal import slots
 from sqlalchemy_watch.listener.wal.source import SERVER_CHANGED
 
-from ..conftest import wait_until
-from ..support import Standby, create_tables, removed_afterwards
+from ..clusters import Standby, create_tables, removed_afterwards
 
 SYNCED = (
     "SELECT synced AND NOT temporary AND invalidation_reason IS NULL FROM pg_replication_slots WHERE slot_name = %s"
@@ -35,15 +34,8 @@ READ = (
 )
 
 
-class Base(DeclarativeBase):
-    pass
-
-
-class Order(Watched, Base):
-    __tablename__ = "orders"
-    __watch__ = ("inserted",)
-    __watch_delivery__ = "durable"
-    id: Mapped[int] = mapped_column(primary_key=True)
+Base = declare_base()
+Order = declare_order(Base, delivery="durable")
 
 
 class Consumer:
@@ -114,7 +106,7 @@ class Pair:
     def write(self, first: int, last: int) -> None:
         """Each in a transaction of its own."""
         with self.primary.connect() as client:
-            insert(client, first, last)
+            insert(client, "orders", *range(first, last + 1))
 
     def wait_for_standby(self) -> None:
         """Until it has applied all that the primary has written."""
@@ -125,25 +117,26 @@ class Pair:
     def wait_for_slot(self) -> None:
         """Until the group's slot is on the standby, to stay."""
         with self.primary.connect() as client, self.standby.connect() as reader:
-            for _ in range(200):
+
+            def is_there() -> bool:
                 # What a standby may decode from, a primary says with its running transactions.
                 client.execute("SELECT pg_log_standby_snapshot()")
-                if reader.execute(SYNCED, ["mailer"]).fetchone() == (True,):
-                    return
-                reader.execute("SELECT pg_sleep(0.05)")
-        raise AssertionError("the slot was not copied")
+                return reader.execute(SYNCED, ["mailer"]).fetchone() == (True,)
+
+            wait_until(reader, is_there)
 
     def copy_slot(self) -> None:
         """Once, as it is now."""
         self.wait_for_standby()
         with self.primary.connect() as client, self.standby.connect() as reader:
-            for _ in range(50):
+
+            def is_there() -> bool:
                 client.execute("SELECT pg_log_standby_snapshot()")
                 self.wait_for_standby()
                 reader.execute("SELECT pg_sync_replication_slots()")
-                if reader.execute(SYNCED, ["mailer"]).fetchone() == (True,):
-                    return
-        raise AssertionError("the slot was not copied")
+                return reader.execute(SYNCED, ["mailer"]).fetchone() == (True,)
+
+            wait_until(reader, is_there)
 
     def fail_over(self, mode: str = "immediate") -> None:
         """The standby is the primary from now on."""
@@ -159,11 +152,6 @@ class Pair:
         self.primary.stop()
         self.standby.start()
         self.standby.promote()
-
-
-def insert(client: psycopg.Connection[Any], first: int, last: int) -> None:
-    for number in range(first, last + 1):
-        client.execute("INSERT INTO orders VALUES (%s)", [number])
 
 
 @pytest.fixture
@@ -186,7 +174,7 @@ def test_a_consumer_goes_on_on_the_promoted_standby_without_a_gap_and_without_a_
         pair.wait_for_standby()
         pair.fail_over(mode)
         with pair.standby.connect() as client:
-            insert(client, 41, 60)
+            insert(client, "orders", *range(41, 61))
         consumer.listener.catch_up()
         assert consumer.heard == list(range(1, 61))
         assert consumer.places == sorted(set(consumer.places))  # positions continue across a promotion
@@ -203,7 +191,7 @@ def test_what_was_acknowledged_does_not_come_again_though_the_copied_slot_is_beh
         pair.wait_for_standby()
         pair.fail_over()
         with pair.standby.connect() as client:
-            insert(client, 21, 30)
+            insert(client, "orders", *range(21, 31))
         consumer.listener.catch_up()
         assert consumer.heard == list(range(1, 31))
 
@@ -223,7 +211,7 @@ def test_a_process_that_starts_after_the_failover_hears_what_the_copied_slot_has
     pair.fail_over()
     with Consumer(pair.standby) as after:
         with pair.standby.connect() as client:
-            insert(client, 21, 30)
+            insert(client, "orders", *range(21, 31))
         after.listener.catch_up()
     assert (before.heard, after.heard) == (list(range(1, 21)), list(range(6, 31)))
     assert after.places[:15] == before.places[5:]  # so they are known again
@@ -261,7 +249,7 @@ def test_where_the_new_server_lacks_what_was_delivered_nothing_new_is_passed_ove
         consumer.listener.catch_up()
         pair.fail_over_parted()
         with pair.standby.connect() as client:
-            insert(client, 201, 210)
+            insert(client, "orders", *range(201, 211))
         consumer.listener.catch_up()
         assert consumer.heard == [*range(1, 201), SERVER_CHANGED, *range(201, 211)]
         undone, new = consumer.places[10:200], consumer.places[200:]
@@ -280,7 +268,7 @@ def test_what_was_read_and_is_undone_on_the_new_server_is_not_delivered(pair: Pa
         assert consumer.holding.wait(20)
         pair.fail_over_parted()
         with pair.standby.connect() as client:
-            insert(client, 201, 210)
+            insert(client, "orders", *range(201, 211))
             wait_until(client, "SELECT active FROM pg_replication_slots WHERE slot_name = 'mailer'")
         consumer.go_on.set()
         consumer.listener.catch_up()
@@ -335,7 +323,7 @@ def test_a_failover_to_a_server_without_the_slot_is_one_resync(pair: Pair, parte
             pair.fail_over()
         with pair.standby.connect() as client:
             wait_until(client, READ)
-            insert(client, 21, 30)
+            insert(client, "orders", *range(21, 31))
         consumer.listener.catch_up()
         assert consumer.heard == [*range(1, 21), slots.SLOT_LOST, *range(21, 31)]
         assert consumer.listener.stats().resyncs == 1
@@ -372,7 +360,7 @@ def test_a_consumer_waits_for_the_standby_rather_than_be_ahead_of_it(pair: Pair)
     with Consumer(pair.primary, heartbeat_timeout=1) as consumer, pair.primary.connect() as client:
         pair.wait_for_standby()
         pair.standby.stop("fast")
-        insert(client, 1, 10)
+        insert(client, "orders", *range(1, 11))
         wait_until(client, "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'WaitForStandbyConfirmation'")
         client.execute("SELECT pg_sleep(2)")  # some heartbeats
         assert consumer.heard == []

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from postgres import Cluster
 from sqlalchemy import Engine
+from support import wait_until
 
-from ..conftest import wait_until
 from ..consumers import Base, Consumers, Heard
 
 KILLS = 50

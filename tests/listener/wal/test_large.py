@@ -14,6 +14,7 @@ from conftest import Recorder
 from postgres import Cluster
 from sqlalchemy import Engine
 from sqlalchemy.orm import Mapped, mapped_column
+from support import resync_reasons
 
 from sqlalchemy_watch import Listener, Watch, Watched, wire
 
@@ -121,13 +122,8 @@ def test_a_row_that_is_larger_than_a_message_may_be_makes_no_write_fail_and_asks
 
     Base.metadata.create_all(engine)
     Report.watch.connect(recorder)
-    reasons: list[str] = []
-
-    def note_resync(sender: Any, reason: str) -> None:
-        reasons.append(reason)
-
     with durable() as listener:
-        listener.resync.connect(note_resync)
+        reasons = resync_reasons(listener)
         client.execute("INSERT INTO reports VALUES (1, repeat('x', 99000))")
         client.execute("INSERT INTO reports VALUES (2, repeat('x', 100000))")
         client.execute("INSERT INTO reports VALUES (3, 'x'), (4, repeat('x', 100000))")

@@ -14,14 +14,13 @@ import pytest
 from postgres import VERSION, Cluster
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase
+from support import wait_until
 
 from sqlalchemy_watch import CatchUpTimeout, Listener, ListenerStartError, SlotError
 from sqlalchemy_watch.listener.dispatch import dead_letters
 from sqlalchemy_watch.listener.wal import slots
 
-from ..conftest import wait_until
-from ..dispatch.test_dead_letters import wait_for
-from ..proxy import Proxy, proxied
+from ..proxy import Proxy
 
 Make = Callable[..., Listener]
 
@@ -152,7 +151,7 @@ def test_a_publication_that_was_dropped_while_nobody_listened_is_made_anew(
         # Before 18 the server looks it up as it was when a row was written, and so can't decode the log any more.
         readable = VERSION >= 18
         if not readable:
-            wait_for(client, lambda: listener.stats().resyncs > 0, TIMEOUT)
+            wait_until(client, lambda: listener.stats().resyncs > 0, seconds=TIMEOUT)
         client.execute("INSERT INTO orders VALUES (3)")
         listener.catch_up()
         assert listener.stats().resyncs == (0 if readable else 1)
@@ -231,32 +230,18 @@ def test_a_role_that_may_not_use_the_table_of_dead_letters_listens_where_it_need
     with as_role(heartbeat_interval=0.1) as listener:
         client.execute("INSERT INTO orders VALUES (1)")
         listener.catch_up()
-        wait_for(client, lambda: listener.stats().wal_status is not None, AT_ONCE)
+        wait_until(client, lambda: listener.stats().wal_status is not None, seconds=AT_ONCE)
         assert listener.stats().reconnects == 0
     assert recorder.heard() == [("inserted", (1,))]
 
 
-@pytest.fixture
-def proxy(cluster: Cluster) -> Iterator[Proxy]:
-    with proxied(cluster.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def distant(proxy: Proxy, database: str) -> Iterator[Engine]:
-    """An engine whose connections go through the proxy."""
-    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=2")
-    yield engine
-    engine.dispose()
-
-
 @pytest.mark.parametrize("fail", [Proxy.refuse, Proxy.freeze], ids=["refused", "silent"])
 def test_to_catch_up_with_a_server_out_of_reach_times_out(
-    client: psycopg.Connection[Any], Base: Any, Order: Any, group: str, proxy: Proxy, distant: Engine, recorder: Any,
-    fail: Callable[[Proxy], None],
+    client: psycopg.Connection[Any], Base: Any, Order: Any, group: str, proxy: Proxy,
+    engine_through_proxy: Engine, recorder: Any, fail: Callable[[Proxy], None],
 ) -> None:  # fmt: skip
     Order.watch.connect(recorder)
-    with Listener(distant, Base, durable=group) as listener:
+    with Listener(engine_through_proxy, Base, durable=group) as listener:
         listener.catch_up()
         fail(proxy)
         client.execute("INSERT INTO orders VALUES (1)")
@@ -271,7 +256,7 @@ def test_the_state_of_the_slot_is_known_soon_after_start(
     client: psycopg.Connection[Any], Order: Any, durable: Make
 ) -> None:
     with durable() as listener:
-        wait_for(client, lambda: listener.stats().wal_status is not None, AT_ONCE)
+        wait_until(client, lambda: listener.stats().wal_status is not None, seconds=AT_ONCE)
         stats = listener.stats()
     assert stats.wal_status == "reserved"
     assert stats.lag_bytes is not None

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
+from models import declare_base, declare_order
 from postgres import VERSION, Cluster, bin_path
-from sqlalchemy import create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import Engine, create_engine
+from support import resync_reasons, wait_until
 
-from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, Watched, status
+from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, status
 from sqlalchemy_watch.listener.wal import slots
 
-from ..conftest import wait_until
+from ..clusters import removed_afterwards
 
 Make = Callable[..., Listener]
 
@@ -23,52 +25,48 @@ Make = Callable[..., Listener]
 @pytest.fixture(scope="module")
 def own() -> Iterator[Cluster]:
     """A server with room for three slots, whose settings may be changed."""
-    cluster = Cluster(max_replication_slots=3).start()
-    yield cluster
-    cluster.remove()
+    with removed_afterwards(Cluster(max_replication_slots=3)) as cluster:
+        yield cluster
 
 
 @pytest.fixture(scope="module")
 def without_decoding() -> Iterator[Cluster]:
-    cluster = Cluster(wal_level="replica").start()
-    yield cluster
-    cluster.remove()
+    with removed_afterwards(Cluster(wal_level="replica")) as cluster:
+        yield cluster
 
 
-def make_table(cluster: Cluster) -> type[DeclarativeBase]:
-    class Base(DeclarativeBase):
-        pass
-
-    class Order(Watched, Base):
-        __tablename__ = "orders"
-        __watch__ = ("inserted",)
-        __watch_delivery__ = "durable"
-        id: Mapped[int] = mapped_column(primary_key=True)
-
+@contextmanager
+def orders_on(cluster: Cluster) -> Iterator[tuple[Any, Engine]]:
+    """A model all of whose operations are durable, and an engine for the server, where its table is made anew."""
+    Order = declare_order(declare_base(), delivery="durable")
     engine = create_engine(cluster.url(driver="psycopg"))
-    Base.metadata.drop_all(engine)
-    Base.metadata.create_all(engine)
+    Order.metadata.drop_all(engine)
+    Order.metadata.create_all(engine)
+    yield Order, engine
     engine.dispose()
-    return Base
+
+
+@pytest.fixture
+def own_orders(own: Cluster) -> Iterator[tuple[Any, Engine]]:
+    with orders_on(own) as orders:
+        yield orders
 
 
 def test_without_logical_decoding_writes_succeed_start_raises_and_status_says_what_is_wrong(
     without_decoding: Cluster,
 ) -> None:
-    base = make_table(without_decoding)
-    engine = create_engine(without_decoding.url(driver="psycopg"))
-    with without_decoding.connect() as client:
-        assert client.execute("INSERT INTO orders VALUES (1) RETURNING id").fetchone() == (1,)
-    listener = Listener(engine, base, durable="mailer")
-    with pytest.raises(UnsupportedServerError, match="set wal_level = logical and restart"):
-        listener.start()
-    assert not listener.running
-    (item,) = status(engine, base)
+    with orders_on(without_decoding) as (Order, engine):
+        with without_decoding.connect() as client:
+            assert client.execute("INSERT INTO orders VALUES (1) RETURNING id").fetchone() == (1,)
+        listener = Listener(engine, Order, durable="mailer")
+        with pytest.raises(UnsupportedServerError, match="set wal_level = logical and restart"):
+            listener.start()
+        assert not listener.running
+        (item,) = status(engine, Order)
     assert (item.state, item.problems) == (
         "installed",
         ("wal_level is 'replica', so durable delivery can't work: set wal_level = logical and restart the server",),
     )
-    engine.dispose()
 
 
 def test_where_logical_decoding_works_status_has_no_problem_to_tell(engine: Any, Base: Any, Order: Any) -> None:
@@ -91,16 +89,14 @@ def test_a_role_that_may_not_replicate_is_told_what_to_grant(
     client.execute(f"DROP ROLE {role}")
 
 
-def test_a_server_without_room_for_a_slot_is_said(own: Cluster) -> None:
-    base = make_table(own)
-    engine = create_engine(own.url(driver="psycopg"))
+def test_a_server_without_room_for_a_slot_is_said(own: Cluster, own_orders: tuple[Any, Engine]) -> None:
+    Order, engine = own_orders
     with own.connect() as client:
         for i in range(3):
             client.execute("SELECT pg_create_physical_replication_slot(%s)", [f"taken_{i}"])
         with pytest.raises(SlotError, match="no room for the slot 'mailer'.*raise max_replication_slots"):
-            Listener(engine, base, durable="mailer").start()
+            Listener(engine, Order, durable="mailer").start()
         client.execute("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
-    engine.dispose()
 
 
 def test_a_slot_of_another_database_is_refused(
@@ -134,15 +130,8 @@ def test_a_slot_dropped_by_hand_is_made_anew_with_a_resync(
     client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Any
 ) -> None:
     Order.watch.connect(recorder)
-    reasons: list[str] = []
-    resynced = threading.Event()
-
-    def note_resync(sender: Any, reason: str) -> None:
-        reasons.append(reason)
-        resynced.set()
-
     with durable() as listener:
-        listener.resync.connect(note_resync)
+        reasons = resync_reasons(listener)
         client.execute("INSERT INTO orders VALUES (1)")
         listener.catch_up()
         client.execute(
@@ -150,7 +139,7 @@ def test_a_slot_dropped_by_hand_is_made_anew_with_a_resync(
         )
         wait_until(client, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", group)
         client.execute("SELECT pg_drop_replication_slot(%s)", [group])
-        assert resynced.wait(10)
+        wait_until(client, lambda: reasons)
         client.execute("INSERT INTO orders VALUES (2)")
         listener.catch_up()
     assert len(reasons) == 1
@@ -181,37 +170,28 @@ def keeping_little(own: Cluster) -> Iterator[psycopg.Connection[Any]]:
 
 
 def test_a_slot_lost_while_nobody_listened_is_made_anew_with_a_resync(
-    own: Cluster, keeping_little: psycopg.Connection[Any], recorder: Any
+    own_orders: tuple[Any, Engine], keeping_little: psycopg.Connection[Any], recorder: Any
 ) -> None:
-    base = make_table(own)
-    model = next(iter(base.registry.mappers)).class_
-    model.watch.connect(recorder)
-    engine = create_engine(own.url(driver="psycopg"))
-    reasons: list[str] = []
-
-    def note_resync(sender: Any, reason: str) -> None:
-        reasons.append(reason)
-
-    with Listener(engine, base, durable="mailer"):
+    Order, engine = own_orders
+    Order.watch.connect(recorder)
+    with Listener(engine, Order, durable="mailer"):
         pass
     keeping_little.execute("INSERT INTO orders VALUES (1)")
     lose_slot(keeping_little)
-    listener = Listener(engine, base, durable="mailer")
-    listener.resync.connect(note_resync)
+    listener = Listener(engine, Order, durable="mailer")
+    reasons = resync_reasons(listener)
     with listener:
         keeping_little.execute("INSERT INTO orders VALUES (2)")
         listener.catch_up()
     assert len(reasons) == 1
     assert "the server gave up the log that the slot needed" in reasons[0]
     assert recorder.heard() == [("inserted", (2,))]
-    engine.dispose()
 
 
 def test_the_resync_for_a_lost_slot_comes_again_until_it_is_acknowledged_whoever_made_the_slot_anew(
-    own: Cluster, keeping_little: psycopg.Connection[Any]
+    own_orders: tuple[Any, Engine], keeping_little: psycopg.Connection[Any]
 ) -> None:
-    base = make_table(own)
-    engine = create_engine(own.url(driver="psycopg"))
+    Order, engine = own_orders
     resynced: list[tuple[str, str]] = []
     stopping = threading.Event()
 
@@ -224,13 +204,13 @@ def test_the_resync_for_a_lost_slot_comes_again_until_it_is_acknowledged_whoever
 
         return note
 
-    with Listener(engine, base, durable="mailer"):
+    with Listener(engine, Order, durable="mailer"):
         pass
     keeping_little.execute("INSERT INTO orders VALUES (1)")
     lose_slot(keeping_little)
     assert slots.ensure_slot(keeping_little, "mailer") is not None  # by a process that dies right after
     for name in ("stops at once", "stays", "finds nothing to say"):
-        listener = Listener(engine, base, durable="mailer")
+        listener = Listener(engine, Order, durable="mailer")
         noting = note_resync(name)
         listener.resync.connect(noting)
         listener.start()
@@ -240,61 +220,47 @@ def test_the_resync_for_a_lost_slot_comes_again_until_it_is_acknowledged_whoever
             listener.catch_up()
             listener.stop()
     assert resynced == [("stops at once", slots.SLOT_LOST), ("stays", slots.SLOT_LOST)]
-    engine.dispose()
 
 
 def test_the_resync_for_a_lost_slot_is_its_own_groups_alone_and_its_reason_nobody_elses(
-    own: Cluster, keeping_little: psycopg.Connection[Any]
+    own_orders: tuple[Any, Engine], keeping_little: psycopg.Connection[Any]
 ) -> None:
-    base = make_table(own)
-    engine = create_engine(own.url(driver="psycopg"))
-    reasons: list[str] = []
-
-    def note(sender: Listener, reason: str) -> None:
-        reasons.append(reason)
-
-    with Listener(engine, base, durable="mailer"):
+    Order, engine = own_orders
+    with Listener(engine, Order, durable="mailer"):
         pass
     lose_slot(keeping_little)
-    with Listener(engine, base, durable="indexer") as other:
-        other.resync.connect(note)
+    with Listener(engine, Order, durable="indexer") as other:
+        reasons = resync_reasons(other)
         assert slots.ensure_slot(keeping_little, "mailer") is not None
         keeping_little.execute("SELECT pg_logical_emit_message(true, 'sqlalchemy_watch/resync', 'a secret')")
         other.catch_up()
     assert reasons == []
-    engine.dispose()
 
 
 def test_a_slot_lost_behind_a_receiver_that_is_too_slow_is_made_anew_with_a_resync(
-    own: Cluster, keeping_little: psycopg.Connection[Any], recorder: Any
+    own_orders: tuple[Any, Engine], keeping_little: psycopg.Connection[Any], recorder: Any
 ) -> None:
-    base = make_table(own)
-    model = next(iter(base.registry.mappers)).class_
-    engine = create_engine(own.url(driver="psycopg"))
-    begun, go_on, resynced = threading.Event(), threading.Event(), threading.Event()
+    Order, engine = own_orders
+    begun, go_on = threading.Event(), threading.Event()
 
-    @model.watch.inserted.connect
+    @Order.watch.inserted.connect
     def send_receipt(sender: Any, event: Any) -> None:
         begun.set()
         assert go_on.wait(20)
 
-    def note_resync(sender: Any, reason: str) -> None:
-        resynced.set()
-
-    listener = Listener(engine, base, durable="mailer")
-    listener.resync.connect(note_resync)
-    model.watch.connect(recorder)
+    listener = Listener(engine, Order, durable="mailer")
+    reasons = resync_reasons(listener)
+    Order.watch.connect(recorder)
     with listener:
         keeping_little.execute("INSERT INTO orders VALUES (1)")
         assert begun.wait(10)
         lose_slot(keeping_little)
         keeping_little.execute("INSERT INTO orders VALUES (2)")
         go_on.set()
-        assert resynced.wait(20)
+        wait_until(keeping_little, lambda: reasons)
         keeping_little.execute("INSERT INTO orders VALUES (3)")
         listener.catch_up()
     # Of what had been read nothing is lost with the slot.
     assert [identity for _, identity in recorder.heard()][:1] == [(1,)]
     assert recorder.heard()[-1] == ("inserted", (3,))
     assert listener.stats().resyncs == 1
-    engine.dispose()

@@ -8,37 +8,16 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres import Cluster
-from sqlalchemy import create_engine
+from sqlalchemy import Engine
+from support import insert, wait_until
 
 from sqlalchemy_watch import Listener, RetryPolicy
 from sqlalchemy_watch.listener.handover.queue import CaughtUp, Connected, Disconnected, WaitingQueue
 
-from ..proxy import Proxy, proxied
+from ..journal import Journal
+from ..proxy import Proxy
 
 Make = Callable[..., Listener]
-
-
-def insert(client: psycopg.Connection[Any], *ids: int) -> None:
-    """Each in a transaction of its own."""
-    for number in ids:
-        client.execute("INSERT INTO orders VALUES (%s)", [number])
-
-
-class Told:
-    """What the listener says of its connection, as events to wait for."""
-
-    def __init__(self, listener: Listener) -> None:
-        self.connected, self.disconnected = threading.Event(), threading.Event()
-        self._listener = listener
-        listener.connected.connect(self._note_connected)
-        listener.disconnected.connect(self._note_disconnected)
-
-    def _note_connected(self, sender: Any) -> None:
-        self.connected.set()
-
-    def _note_disconnected(self, sender: Any, error: BaseException | None) -> None:
-        self.disconnected.set()
 
 
 class Receiver:
@@ -60,24 +39,16 @@ class Receiver:
 
 
 @pytest.fixture
-def proxy(cluster: Cluster) -> Iterator[Proxy]:
-    with proxied(cluster.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def first(proxy: Proxy, database: str, Base: Any, group: str) -> Iterator[Callable[..., Listener]]:
+def first(engine_through_proxy: Engine, Base: Any, group: str) -> Iterator[Callable[..., Listener]]:
     """Starts the consumer whose connections go through the proxy."""
-    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=2")
     made: list[Listener] = []
 
     def make(**options: Any) -> Listener:
-        made.append(Listener(engine, Base, durable=group, **options))
+        made.append(Listener(engine_through_proxy, Base, durable=group, **options))
         return start(made[0], "first")
 
     yield make
     made[0].stop()
-    engine.dispose()
 
 
 def start(listener: Listener, name: str) -> Listener:
@@ -87,24 +58,23 @@ def start(listener: Listener, name: str) -> Listener:
     return listener
 
 
-def stands_by(second: Listener) -> Told:
-    told = Told(second)
+def stand_by(second: Listener) -> Journal:
+    journal = Journal().attach(second)
     start(second, "second")
     assert not second.stats().active
-    return told
+    return journal
 
 
 def wait_for_pause(listener: Listener, client: psycopg.Connection[Any]) -> None:
     """Wait until it has noticed its loss, while a receiver is at work still."""
-    while not listener._queue.interrupted:
-        client.execute("SELECT pg_sleep(0.02)")
+    wait_until(client, lambda: listener._queue.interrupted)
 
 
 def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -> None:
     """Cut the first consumer off, and wait until the second one is active."""
-    told = stands_by(second)
+    journal = stand_by(second)
     proxy.refuse()
-    assert told.connected.wait(20)
+    journal.wait_for_count("connected", 1)
 
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
@@ -114,24 +84,24 @@ def test_one_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
     one, other = first(max_queue=max_queue), durable()
-    insert(client, 1)
+    insert(client, "orders", 1)
     one.catch_up()
-    insert(client, *range(2, 7))
+    insert(client, "orders", *range(2, 7))
     assert send_receipt.begun.wait(10)
-    told = Told(one)
+    journal = Journal().attach(one)
     take_over(proxy, client, other)
-    insert(client, 7)
+    insert(client, "orders", 7)
     other.catch_up()
     send_receipt.go_on.set()
-    assert told.disconnected.wait(10)  # at once, not behind what waits
-    insert(client, 8)
+    journal.wait_for_count("disconnected", 1)  # at once, not behind what waits
+    insert(client, "orders", 8)
     other.catch_up()
     assert send_receipt.heard == {"first": [1, 2], "second": [2, 3, 4, 5, 6, 7, 8]}
     other.stop()
-    insert(client, 9)
+    insert(client, "orders", 9)
     proxy.resume()
-    assert told.connected.wait(20)
-    insert(client, 10)
+    journal.wait_for_count("connected", 1)
+    insert(client, "orders", 10)
     one.catch_up()
     assert send_receipt.heard == {"first": [1, 2, 9, 10], "second": [2, 3, 4, 5, 6, 7, 8]}
     assert one.stats().resyncs == 0
@@ -146,17 +116,17 @@ def test_one_whose_connection_falls_silent_stops_before_the_server_gives_the_slo
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
     one, other = first(max_queue=max_queue, heartbeat_interval=0.2, heartbeat_timeout=1.0), durable()
-    insert(client, 1)
+    insert(client, "orders", 1)
     one.catch_up()
-    insert(client, *range(2, 7))
+    insert(client, "orders", *range(2, 7))
     assert send_receipt.begun.wait(10)
-    told, other_told = Told(one), stands_by(other)
+    journal, others = Journal().attach(one), stand_by(other)
     proxy.freeze()
     wait_for_pause(one, client)
-    assert not other_told.connected.is_set()
+    assert others.count("connected") == 0
     send_receipt.go_on.set()
-    assert told.disconnected.wait(10)
-    assert other_told.connected.wait(20)
+    journal.wait_for_count("disconnected", 1)
+    others.wait_for_count("connected", 1)
     other.catch_up()
     assert send_receipt.heard == {"first": [1, 2], "second": [2, 3, 4, 5, 6]}
 
@@ -168,14 +138,14 @@ def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_activ
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
     one = first(max_queue=max_queue)
-    insert(client, *range(1, 300))
+    insert(client, "orders", *range(1, 300))
     assert send_receipt.begun.wait(10)
-    told = Told(one)
+    journal = Journal().attach(one)
     client.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name = %s", [group])
     wait_for_pause(one, client)
     send_receipt.go_on.set()
-    assert told.disconnected.wait(10)
-    assert told.connected.wait(10)
+    journal.wait_for_count("disconnected", 1)
+    journal.wait_for_count("connected", 1)
     one.catch_up()
     assert send_receipt.heard["first"] == [*range(1, 300)]
 
@@ -186,21 +156,20 @@ def test_it_goes_on_where_it_was_in_the_middle_of_a_transaction_if_nobody_else_c
     send_receipt = Receiver(blocks_at=3)
     Order.watch.inserted.connect(send_receipt)
     one = first()
-    told = Told(one)
+    journal = Journal().attach(one)
     with client.transaction():
         client.execute("INSERT INTO orders SELECT generate_series(1, 5)")
-        insert(client, 6)
-    insert(client, 7)
+        insert(client, "orders", 6)
+    insert(client, "orders", 7)
     assert send_receipt.begun.wait(10)
     proxy.refuse()
     wait_for_pause(one, client)
     send_receipt.go_on.set()
-    assert told.disconnected.wait(10)
-    told.connected.clear()
-    insert(client, 8)
+    journal.wait_for_count("disconnected", 1)
+    insert(client, "orders", 8)
     assert send_receipt.heard["first"] == [1, 2, 3]
     proxy.resume()
-    assert told.connected.wait(20)
+    journal.wait_for_count("connected", 1)
     one.catch_up()
     assert send_receipt.heard["first"] == [1, 2, 3, 4, 5, 6, 7, 8]
     # Another one may have been active in between, and have died before it acknowledged.
@@ -220,13 +189,13 @@ def test_it_stops_while_another_one_is_active_and_what_it_held_is_not_lost(
 
     Order.watch.inserted.batches(max_size=100, max_wait=60).connect(index_orders)
     one = first()
-    told = Told(one)
-    insert(client, 1, 2, 3)
+    journal = Journal().attach(one)
+    insert(client, "orders", 1, 2, 3)
     assert send_receipt.begun.wait(10)
     proxy.refuse()
     wait_for_pause(one, client)
     send_receipt.go_on.set()
-    assert told.disconnected.wait(10)
+    journal.wait_for_count("disconnected", 1)
     dispatcher = one._dispatcher
     assert dispatcher is not None
     one.stop()
@@ -250,19 +219,18 @@ def test_what_it_had_gathered_is_delivered_by_the_other_one_alone(
     Order.watch.inserted.batches(max_size=3, max_wait=60).connect(index_orders)
     Order.watch.inserted.connect(arrived)
     one, other = first(), durable()
-    insert(client, 1, 2)
+    insert(client, "orders", 1, 2)
     assert arrived.begun.wait(10)
-    told = Told(one)
+    journal = Journal().attach(one)
     take_over(proxy, client, other)
     arrived.go_on.set()
-    assert told.disconnected.wait(10)
-    insert(client, 3)
+    journal.wait_for_count("disconnected", 1)
+    insert(client, "orders", 3)
     other.catch_up()
     other.stop()
-    told.connected.clear()
     proxy.resume()
-    assert told.connected.wait(20)
-    insert(client, 4, 5)
+    journal.wait_for_count("connected", 1)
+    insert(client, "orders", 4, 5)
     one.catch_up()
     assert heard == [("second", [1, 2, 3]), ("first", [4, 5])]
 
@@ -281,20 +249,19 @@ def test_retries_wait_until_it_is_active_again(
             raise ConnectionError("the mail server is down")
 
     one, other = first(retry=RetryPolicy(first_delay=0.01, max_delay=0.01)), durable()
-    told = Told(one)
-    insert(client, 1)
+    journal = Journal().attach(one)
+    insert(client, "orders", 1)
     assert failed.wait(10)
     take_over(proxy, client, other)
-    assert told.disconnected.wait(10)
+    journal.wait_for_count("disconnected", 1)
     calls = heard.count(("first", 1))
-    insert(client, 2)
+    insert(client, "orders", 2)
     other.catch_up()
     other.stop()
-    told.connected.clear()
     assert heard.count(("first", 1)) == calls
     proxy.resume()
-    assert told.connected.wait(20)
-    insert(client, 3)
+    journal.wait_for_count("connected", 1)
+    insert(client, "orders", 3)
     one.catch_up()
     assert heard[calls:] == [("second", 1), ("second", 2), ("first", 3)]
 
@@ -305,21 +272,19 @@ def test_catch_up_returns_though_another_one_was_active_meanwhile(
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
     one, other = first(), durable()
-    insert(client, 1, 2, 3)
+    insert(client, "orders", 1, 2, 3)
     assert send_receipt.begun.wait(10)
     waiting = threading.Thread(target=one.catch_up, daemon=True)
     waiting.start()
-    while not any(isinstance(item, CaughtUp) for item in list(one._queue._items)):
-        client.execute("SELECT pg_sleep(0.02)")
-    told = Told(one)
+    wait_until(client, lambda: any(isinstance(item, CaughtUp) for item in list(one._queue._items)))
+    journal = Journal().attach(one)
     take_over(proxy, client, other)
     send_receipt.go_on.set()
-    assert told.disconnected.wait(10)
+    journal.wait_for_count("disconnected", 1)
     other.catch_up()
     other.stop()
-    told.connected.clear()
     proxy.resume()
-    insert(client, 4)
+    insert(client, "orders", 4)
     waiting.join(30)
     assert not waiting.is_alive()
     one.catch_up()
@@ -347,12 +312,12 @@ def test_of_an_event_it_was_at_it_calls_no_further_receiver(
     Order.watch.inserted.connect(blocking)
     Order.watch.inserted.connect(later)
     one, other = first(), durable()
-    insert(client, 1)
+    insert(client, "orders", 1)
     assert blocking.begun.wait(10)
-    told = Told(one)
+    journal = Journal().attach(one)
     take_over(proxy, client, other)
     blocking.go_on.set()
-    assert told.disconnected.wait(10)
+    journal.wait_for_count("disconnected", 1)
     other.catch_up()
     assert (blocking.heard["second"], later.heard["second"]) == ([1], [1])
     assert later.heard["first"] == []

@@ -1,0 +1,70 @@
+"""Helpers of all tests: rows to be heard, waiting, and reasons to resync."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+from postgres import Cluster
+from psycopg import sql
+
+from sqlalchemy_watch import Listener
+
+#: Seconds; long for what always comes.
+PATIENCE = 20.0
+
+Client = psycopg.Connection[Any]
+
+
+def insert(client: Client, table: str, *ids: int | Iterable[int]) -> None:
+    """Insert rows of these ids, a statement for each argument: for a row, or for all rows of a range."""
+    statement = sql.SQL("INSERT INTO {} (id) SELECT unnest(%s::int[])").format(sql.Identifier(table))
+    for argument in ids:
+        client.execute(statement, [[argument] if isinstance(argument, int) else list(argument)])
+
+
+def wait_until(
+    client: Client, condition: str | Callable[[], object], *parameters: Any, seconds: float = PATIENCE
+) -> None:
+    """Wait until a query's answer, or that of a function, is true; the waiting is the server's.
+
+    :param condition: the query, whose parameters follow, or the function.
+    :raises AssertionError: not so within `seconds`.
+    """
+    deadline = time.monotonic() + seconds
+    while not (_answer(client, condition, parameters) if isinstance(condition, str) else condition()):
+        assert time.monotonic() < deadline, f"not so within {seconds:g} s: {condition} {parameters}"
+        client.execute("SELECT pg_sleep(0.01)")
+
+
+def _answer(client: Client, query: str, parameters: tuple[Any, ...]) -> Any:
+    row = client.execute(query.encode(), parameters).fetchone()
+    return row is not None and row[0]
+
+
+def resync_reasons(listener: Listener) -> list[str]:
+    """The reasons of the listener's resyncs from now on, in a list that grows."""
+    reasons: list[str] = []
+    listener.resync.connect(lambda listener, reason: reasons.append(reason), weak=False)
+    return reasons
+
+
+def end_listeners(client: Client) -> None:
+    """Have the server end the session of every listener in this database."""
+    client.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
+    )
+
+
+@contextmanager
+def created_database(cluster: Cluster, name: str, options: str = "") -> Iterator[str]:
+    """Create an empty database, and drop it afterwards, whoever is connected to it."""
+    with cluster.connect() as connection:
+        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 {options}")
+    yield name
+    with cluster.connect() as connection:
+        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
