@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from logging.handlers import QueueHandler
+from queue import SimpleQueue
 from typing import Any
 
 import psycopg
@@ -58,6 +61,16 @@ def end_listeners(client: Client) -> None:
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
     )
+
+
+@contextmanager
+def records_of(logger: str) -> Iterator[SimpleQueue[logging.LogRecord]]:
+    """The records of a logger, as they come."""
+    records: SimpleQueue[logging.LogRecord] = SimpleQueue()
+    handler = QueueHandler(records)
+    logging.getLogger(logger).addHandler(handler)
+    yield records
+    logging.getLogger(logger).removeHandler(handler)
 
 
 @contextmanager

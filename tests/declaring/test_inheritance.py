@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -28,7 +29,8 @@ class Kind(enum.Enum):
 class Heard:
     """Which signal heard what from whom."""
 
-    def __init__(self, *models: Any) -> None:
+    def __init__(self, engine: Engine, client: psycopg.Connection[Any], target: Any, *models: Any) -> None:
+        self._engine, self._client, self._target = engine, client, target
         self.calls: list[tuple[str, str, Any]] = []
         self.values: list[dict[str, Any]] = []
         for model in models:
@@ -43,16 +45,31 @@ class Heard:
 
         signal.connect(hear, weak=False)
 
-    def after(self, engine: Engine, target: Any, client: psycopg.Connection[Any], *statements: str) -> list[Any]:
-        with Listener(engine, target) as listener:
+    def after(self, *statements: str) -> list[Any]:
+        """All calls up to now, those for these statements included."""
+        with Listener(self._engine, self._target) as listener:
             for statement in statements:
-                client.execute(statement)
+                self._client.execute(statement.encode())
             listener.catch_up()
         return self.calls
 
 
+Hear = Callable[..., Heard]
+
+
+@pytest.fixture
+def hear(engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]) -> Hear:
+    """Makes the tables, and connects to all signals of the models; the target of the listener is the base."""
+
+    def hear(*models: Any, target: Any = Base) -> Heard:
+        Base.metadata.create_all(engine)
+        return Heard(engine, client, target, *models)
+
+    return hear
+
+
 def test_single_table_rows_are_heard_by_their_class_and_its_ancestors(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], hear: Hear
 ) -> None:
     class Employee(Watched, Base):
         __tablename__ = "employees"
@@ -71,9 +88,8 @@ def test_single_table_rows_are_heard_by_their_class_and_its_ancestors(
     Base.metadata.create_all(engine)
     count = client.execute("SELECT count(*) FROM pg_trigger WHERE tgname = 'watch_employees_inserted'").fetchone()
     assert count == (1,)
-    heard = Heard(Employee, Manager, Director)
+    heard = hear(Employee, Manager, Director)
     calls = heard.after(
-        engine, Base, client,
         "INSERT INTO employees VALUES (1, 'employee')",
         "INSERT INTO employees VALUES (2, 'manager')",
         "INSERT INTO employees VALUES (3, 'director')",
@@ -91,6 +107,16 @@ def test_single_table_rows_are_heard_by_their_class_and_its_ancestors(
         ("Director.deleted", "Director", (3,)),
     ]
     assert heard.values[1] == {"id": 2, "kind": "manager"}
+
+
+def unwatched_employee(Base: type[DeclarativeBase]) -> Any:
+    class Employee(Base):
+        __tablename__ = "employees"
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "employee"}
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+
+    return Employee
 
 
 def joined(Base: type[DeclarativeBase]) -> Any:
@@ -125,13 +151,12 @@ CHIEF = (
 
 
 def test_joined_rows_are_inserted_and_deleted_once_and_updated_from_any_table(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+    Base: type[DeclarativeBase], hear: Hear
 ) -> None:
     Person, Engineer, Chief = joined(Base)
-    Base.metadata.create_all(engine)
-    heard = Heard(Person, Engineer, Chief)
+    heard = hear(Person, Engineer, Chief)
     calls = heard.after(
-        engine, Base, client, *CHIEF,
+        *CHIEF,
         "UPDATE chiefs SET budget = 11", "UPDATE engineers SET skill = 'y'", "UPDATE people SET name = 'Grace'",
         "DELETE FROM people",
     )  # fmt: skip
@@ -143,9 +168,7 @@ def test_joined_rows_are_inserted_and_deleted_once_and_updated_from_any_table(
     assert all(values["id"] == 1 and values["kind"] == "chief" for values in heard.values)
 
 
-def test_a_joined_subclass_alone_is_watched_through_its_root(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
+def test_a_joined_subclass_alone_is_watched_through_its_root(Base: type[DeclarativeBase], hear: Hear) -> None:
     class Animal(Base):
         __tablename__ = "animals"
         __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "animal"}
@@ -159,10 +182,8 @@ def test_a_joined_subclass_alone_is_watched_through_its_root(
         id: Mapped[int] = mapped_column(ForeignKey("animals.id"), primary_key=True)
         name: Mapped[str | None]
 
-    Base.metadata.create_all(engine)
-    heard = Heard(Dog)
+    heard = hear(Dog, target=Dog)
     calls = heard.after(
-        engine, Dog, client,
         "INSERT INTO animals VALUES (1, 'animal'), (2, 'dog')", "INSERT INTO dogs VALUES (2)",
         "UPDATE dogs SET name = 'Rex'",
     )  # fmt: skip
@@ -196,9 +217,7 @@ def test_extra_columns_of_another_table_than_the_one_that_tells_are_refused(Base
             salary: Mapped[int]
 
 
-def test_concrete_classes_are_heard_apart(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
+def test_concrete_classes_are_heard_apart(Base: type[DeclarativeBase], hear: Hear) -> None:
     class Shape(Watched, Base):
         __tablename__ = "shapes"
         __watch__ = ("inserted",)
@@ -209,15 +228,12 @@ def test_concrete_classes_are_heard_apart(
         __mapper_args__ = {"concrete": True}
         id: Mapped[int] = mapped_column(primary_key=True)
 
-    Base.metadata.create_all(engine)
-    heard = Heard(Shape, Circle)
-    calls = heard.after(engine, Base, client, "INSERT INTO shapes VALUES (1)", "INSERT INTO circles VALUES (2)")
+    heard = hear(Shape, Circle)
+    calls = heard.after("INSERT INTO shapes VALUES (1)", "INSERT INTO circles VALUES (2)")
     assert calls == [("Shape.inserted", "Shape", (1,)), ("Circle.inserted", "Circle", (2,))]
 
 
-def test_classes_of_a_concrete_union_are_heard_apart(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
+def test_classes_of_a_concrete_union_are_heard_apart(Base: type[DeclarativeBase], hear: Hear) -> None:
     class Shape(Watched, ConcreteBase, Base):
         __tablename__ = "shapes"
         __watch__ = ("inserted",)
@@ -230,15 +246,12 @@ def test_classes_of_a_concrete_union_are_heard_apart(
         id: Mapped[int] = mapped_column(primary_key=True)
 
     configure_mappers()
-    Base.metadata.create_all(engine)
-    heard = Heard(Shape, Circle)
-    calls = heard.after(engine, Base, client, "INSERT INTO shapes VALUES (1)", "INSERT INTO circles VALUES (2)")
+    heard = hear(Shape, Circle)
+    calls = heard.after("INSERT INTO shapes VALUES (1)", "INSERT INTO circles VALUES (2)")
     assert calls == [("Shape.inserted", "Shape", (1,)), ("Circle.inserted", "Circle", (2,))]
 
 
-def test_a_concrete_class_can_be_watched_after_its_union_was_made(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
+def test_a_concrete_class_can_be_watched_after_its_union_was_made(Base: type[DeclarativeBase], hear: Hear) -> None:
     class Shape(ConcreteBase, Base):
         __tablename__ = "shapes"
         __mapper_args__ = {"polymorphic_identity": "shape", "concrete": True}
@@ -246,15 +259,10 @@ def test_a_concrete_class_can_be_watched_after_its_union_was_made(
 
     configure_mappers()
     watch(Shape, "inserted")
-    Base.metadata.create_all(engine)
-    assert Heard(Shape).after(engine, Base, client, "INSERT INTO shapes VALUES (1)") == [
-        ("Shape.inserted", "Shape", (1,))
-    ]
+    assert hear(Shape).after("INSERT INTO shapes VALUES (1)") == [("Shape.inserted", "Shape", (1,))]
 
 
-def test_an_abstract_concrete_base_hands_its_watches_down(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
+def test_an_abstract_concrete_base_hands_its_watches_down(Base: type[DeclarativeBase], hear: Hear) -> None:
     class Shape(Watched, AbstractConcreteBase, Base):
         strict_attrs = True
         __watch__ = ("inserted",)
@@ -267,13 +275,12 @@ def test_an_abstract_concrete_base_hands_its_watches_down(
     configure_mappers()
     with pytest.raises(AttributeError, match="Shape has no table, and so no signals: use the mapped subclass"):
         Shape.watch
-    Base.metadata.create_all(engine)
-    calls = Heard(Circle).after(engine, Base, client, "INSERT INTO circles VALUES (2)")
+    calls = hear(Circle).after("INSERT INTO circles VALUES (2)")
     assert calls == [("Circle.inserted", "Circle", (2,))]
 
 
 def test_joined_classes_without_a_discriminator_are_heard_from_their_own_tables(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+    Base: type[DeclarativeBase], hear: Hear
 ) -> None:
     class Person(Watched, Base):
         __tablename__ = "people"
@@ -286,10 +293,8 @@ def test_joined_classes_without_a_discriminator_are_heard_from_their_own_tables(
         engineer_id: Mapped[int] = mapped_column(ForeignKey("people.id", ondelete="CASCADE"), primary_key=True)
         skill: Mapped[str | None]
 
-    Base.metadata.create_all(engine)
-    heard = Heard(Person, Engineer)
+    heard = hear(Person, Engineer)
     calls = heard.after(
-        engine, Base, client,
         "INSERT INTO people VALUES (1)", "INSERT INTO engineers VALUES (1)",
         "UPDATE people SET name = 'Ada'", "UPDATE engineers SET skill = 'x'",
         "DELETE FROM engineers", "DELETE FROM people",
@@ -304,30 +309,21 @@ def test_joined_classes_without_a_discriminator_are_heard_from_their_own_tables(
     assert heard.values == [{"id": 1}] * 6
 
 
-def test_truncating_a_single_table_is_heard_by_every_class_of_it(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
-    class Employee(Base):
-        __tablename__ = "employees"
-        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "employee"}
-        id: Mapped[int] = mapped_column(primary_key=True)
-        kind: Mapped[str]
+def test_truncating_a_single_table_is_heard_by_every_class_of_it(Base: type[DeclarativeBase], hear: Hear) -> None:
+    Employee = unwatched_employee(Base)
 
-    class Manager(Watched, Employee):
+    class Manager(Watched, Employee):  # type: ignore[misc,valid-type]
         __watch__ = ("truncated",)
         __mapper_args__ = {"polymorphic_identity": "manager"}
 
     class Director(Manager):
         __mapper_args__ = {"polymorphic_identity": "director"}
 
-    Base.metadata.create_all(engine)
-    calls = Heard(Manager, Director).after(engine, Base, client, "TRUNCATE employees")
+    calls = hear(Manager, Director).after("TRUNCATE employees")
     assert calls == [("Manager.truncated", "Manager", None), ("Director.truncated", "Director", None)]
 
 
-def test_an_enum_may_tell_the_classes(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
+def test_an_enum_may_tell_the_classes(Base: type[DeclarativeBase], hear: Hear) -> None:
     class Employee(Watched, Base):
         __tablename__ = "employees"
         __watch__ = ("inserted",)
@@ -338,20 +334,17 @@ def test_an_enum_may_tell_the_classes(
     class Manager(Employee):
         __mapper_args__ = {"polymorphic_identity": Kind.manager}
 
-    Base.metadata.create_all(engine)
-    heard = Heard(Manager)
-    calls = heard.after(engine, Base, client, "INSERT INTO employees VALUES (1, 'employee'), (2, 'manager')")
+    heard = hear(Manager)
+    calls = heard.after("INSERT INTO employees VALUES (1, 'employee'), (2, 'manager')")
     assert calls == [("Manager.inserted", "Manager", (2,))]
     assert heard.values == [{"id": 2, "kind": Kind.manager}]
 
 
 def test_unknown_classes_of_a_joined_hierarchy_are_heard_as_the_class_of_the_table(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+    Base: type[DeclarativeBase], hear: Hear
 ) -> None:
     Person, Engineer, Chief = joined(Base)
-    Base.metadata.create_all(engine)
-    calls = Heard(Person, Engineer, Chief).after(
-        engine, Base, client,
+    calls = hear(Person, Engineer, Chief).after(
         "INSERT INTO people VALUES (1, 'of a newer deployment')", "INSERT INTO engineers VALUES (1, 'x')",
         "UPDATE engineers SET skill = 'y'",
     )  # fmt: skip
@@ -363,13 +356,9 @@ def test_unknown_classes_of_a_joined_hierarchy_are_heard_as_the_class_of_the_tab
 
 
 def test_classes_of_a_hierarchy_declared_by_watch_have_signals_of_their_own(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+    Base: type[DeclarativeBase], hear: Hear
 ) -> None:
-    class Employee(Base):
-        __tablename__ = "employees"
-        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "employee"}
-        id: Mapped[int] = mapped_column(primary_key=True)
-        kind: Mapped[str]
+    Employee = unwatched_employee(Base)
 
     class Manager(Employee):
         __mapper_args__ = {"polymorphic_identity": "manager"}
@@ -384,11 +373,7 @@ def test_classes_of_a_hierarchy_declared_by_watch_have_signals_of_their_own(
     ]  # fmt: skip
     with pytest.raises(AttributeError, match=r"Intern has no signals: declare them with watch\(Intern, \.\.\.\)"):
         Intern.watch  # type: ignore[attr-defined]
-    Base.metadata.create_all(engine)
-    calls = Heard(Employee, Manager).after(
-        engine,
-        Base,
-        client,
+    calls = hear(Employee, Manager).after(
         "INSERT INTO employees VALUES (1, 'manager')",
         "INSERT INTO employees VALUES (2, 'intern')",
     )
@@ -410,7 +395,7 @@ def test_classes_of_a_hierarchy_declared_by_watch_have_signals_of_their_own(
 )
 @pytest.mark.parametrize("level", ["statement", "row"])
 def test_a_writer_with_another_search_path_asks_to_resync_rather_than_name_a_wrong_class(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], writer: str, level: Any
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], hear: Hear, writer: str, level: Any
 ) -> None:
     class Person(Watched, Base):
         __tablename__ = "people"
@@ -427,7 +412,7 @@ def test_a_writer_with_another_search_path_asks_to_resync_rather_than_name_a_wro
 
     Base.metadata.create_all(engine)
     client.execute("INSERT INTO people VALUES (1, 'engineer'); INSERT INTO engineers VALUES (1)")
-    heard = Heard(Person)
+    heard = hear(Person)
     with Listener(engine, Base) as listener:
         reasons = resync_reasons(listener)
         client.execute("UPDATE engineers SET skill = 'x'")
@@ -443,19 +428,19 @@ def test_a_writer_with_another_search_path_asks_to_resync_rather_than_name_a_wro
 def test_the_root_may_stand_in_another_schema_of_the_search_path(
     cluster: Cluster, database: str, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
 ) -> None:
-    Person, _, _ = joined(Base)
+    Person, *_ = joined(Base)
     client.execute("CREATE SCHEMA a; CREATE TABLE people (id int PRIMARY KEY, kind text, name text)")
     engine = create_engine(cluster.url(database, "psycopg"), connect_args={"options": "-c search_path=a,public"})
     Base.metadata.create_all(engine)
     client.execute("SET search_path = a, public")
     install(engine, Base)
-    calls = Heard(Person).after(engine, Base, client, *CHIEF, "UPDATE engineers SET skill = 'y'")
+    calls = Heard(engine, client, Base, Person).after(*CHIEF, "UPDATE engineers SET skill = 'y'")
     engine.dispose()
     assert calls == [("Person.inserted", "Chief", (1,)), ("Person.updated", "Chief", (1,))]
 
 
 def test_the_root_of_a_longer_chain_is_known_by_its_foreign_keys(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], hear: Hear
 ) -> None:
     class Person(Watched, Base):
         __tablename__ = "Pe\"op\\le's 100%"
@@ -488,36 +473,32 @@ def test_the_root_of_a_longer_chain_is_known_by_its_foreign_keys(
         INSERT INTO "{people}" VALUES (1, 'chief'); INSERT INTO engineers VALUES (1); INSERT INTO chiefs VALUES (1)
         """.encode()
     )
-    heard = Heard(Person)
-    calls = heard.after(engine, Base, client, "UPDATE chiefs SET note = 'x'", "UPDATE chiefs_0 SET note = 'y'")
+    heard = hear(Person)
+    calls = heard.after("UPDATE chiefs SET note = 'x'", "UPDATE chiefs_0 SET note = 'y'")
     assert calls == [("Person.updated", "Chief", (1,))] * 2
     client.execute(f"CREATE TEMP TABLE \"{people}\" AS SELECT 1 AS id, 'person' AS kind".encode())
-    assert len(heard.after(engine, Base, client, "UPDATE chiefs SET note = 'z'")) == 2
+    assert len(heard.after("UPDATE chiefs SET note = 'z'")) == 2
     client.execute(f'DROP TABLE pg_temp."{people}"'.encode())
-    assert len(heard.after(engine, Base, client, "UPDATE chiefs SET note = 'z'")) == 3
+    assert len(heard.after("UPDATE chiefs SET note = 'z'")) == 3
 
 
 def test_without_a_foreign_key_in_the_database_the_root_is_known_by_its_name(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], hear: Hear
 ) -> None:
     Person, _, _ = joined(Base)
     Base.metadata.create_all(engine)
     client.execute("ALTER TABLE engineers DROP CONSTRAINT engineers_engineer_id_fkey")
-    calls = Heard(Person).after(engine, Base, client, *CHIEF, "UPDATE engineers SET skill = 'y'")
+    calls = hear(Person).after(*CHIEF, "UPDATE engineers SET skill = 'y'")
     assert calls == [("Person.inserted", "Chief", (1,)), ("Person.updated", "Chief", (1,))]
 
 
-def test_a_class_in_the_table_of_a_joined_one_is_told_by_the_root(
-    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase]
-) -> None:
+def test_a_class_in_the_table_of_a_joined_one_is_told_by_the_root(Base: type[DeclarativeBase], hear: Hear) -> None:
     Person, Engineer, _ = joined(Base)
 
     class Tester(Engineer):  # type: ignore[misc,valid-type]
         __mapper_args__ = {"polymorphic_identity": "tester"}
 
-    Base.metadata.create_all(engine)
-    calls = Heard(Person, Engineer, Tester).after(
-        engine, Base, client,
+    calls = hear(Person, Engineer, Tester).after(
         "INSERT INTO people VALUES (1, 'tester')", "INSERT INTO engineers VALUES (1)",
         "UPDATE engineers SET skill = 'y'",
     )  # fmt: skip

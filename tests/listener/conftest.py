@@ -62,6 +62,12 @@ def listening(database: str, User: Any, journal: Journal) -> Iterator[MakeListen
 
 
 @pytest.fixture
+def listener(cluster: Cluster, listening: MakeListener) -> Listener:
+    """A running listener, whose events and signals are in the journal."""
+    return listening(cluster.port)
+
+
+@pytest.fixture
 def group(cluster: Cluster, database: str) -> Iterator[str]:
     """The name of a consumer group; slots belong to the whole server, and so are dropped after the test."""
     yield f"group_{database}"
@@ -98,7 +104,7 @@ def Order(Base: type[DeclarativeBase], engine: Engine) -> Any:
 
 
 @pytest.fixture
-def durable(engine: Engine, Base: type[DeclarativeBase], group: str) -> Iterator[Callable[..., Listener]]:
+def durable(engine: Engine, Base: type[DeclarativeBase], group: str) -> Iterator[MakeListener]:
     """Makes listeners of the group, which are stopped after the test."""
     made: list[Listener] = []
 

@@ -11,8 +11,6 @@ from support import PATIENCE, insert
 
 from sqlalchemy_watch import Listener
 
-LISTENER_PIDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch' AND datname = %s"
-
 
 class Journal:
     """What a listener said, in its order: ("event", id), ("resync", reason), ("connected",), ("disconnected",)."""

@@ -41,6 +41,13 @@ def insert(id):
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO users VALUES (:id)"), {"id": id})
 
+def fork_idle_child():
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    return child
+
 """
 
 

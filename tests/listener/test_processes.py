@@ -6,27 +6,35 @@ import os
 import signal
 import textwrap
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import psycopg
 import pytest
 from postgres import Cluster
+from support import wait_until
 
-from .journal import LISTENER_PIDS
 from .programs import Program, run
 
-
-def drop_slots(client: psycopg.Connection[Any], name: str) -> None:
-    """Slots belong to the whole server; this one goes as soon as nobody reads it."""
-    query = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s AND NOT active"
-    while client.execute("SELECT 1 FROM pg_replication_slots WHERE slot_name = %s", [name]).fetchone():
-        client.execute(query, [name])
-        time.sleep(0.01)
+LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch' AND datname = %s"
 
 
 @pytest.fixture
 def url(cluster: Cluster, database: str) -> str:
     return cluster.url(database, "psycopg")
+
+
+@contextmanager
+def surviving_child(program: Program) -> Iterator[None]:
+    """The child of a program that prints its id: whatever becomes of the parent, it lives until the block ends."""
+    child = int(program.line())
+    try:
+        yield
+        os.kill(child, 0)  # it is still there
+    finally:
+        os.kill(child, signal.SIGKILL)
+        program.finish()
 
 
 def test_fork_leaves_the_parents_listener_alone_and_the_child_has_its_own(url: str) -> None:
@@ -108,26 +116,14 @@ def test_child_does_not_keep_a_dead_parents_session_open(
         """
         listener = Listener(engine, User)
         listener.start()
-        child = os.fork()
-        if child == 0:
-            time.sleep(60)
-            os._exit(0)
-        print(child, flush=True)
+        print(fork_idle_child(), flush=True)
         time.sleep(60)
         """,
     )
-    child = int(program.line())
-    try:
-        assert len(client.execute(LISTENER_PIDS, [database]).fetchall()) == 1
+    with surviving_child(program):
+        assert client.execute(LISTENERS, [database]).fetchone() == (1,)
         program.process.kill()
-        deadline = time.monotonic() + 5
-        while client.execute(LISTENER_PIDS, [database]).fetchall():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(child, 0)  # it is still there
-    finally:
-        os.kill(child, signal.SIGKILL)
-        program.finish()
+        wait_until(client, f"SELECT ({LISTENERS}) = 0", database, seconds=5)
 
 
 def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open(
@@ -150,10 +146,7 @@ def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open
         listener = Listener(engine, User)
         threading.Thread(target=listener.start, daemon=True).start()
         looking.wait()
-        child = os.fork()
-        if child == 0:
-            time.sleep(60)
-            os._exit(0)
+        child = fork_idle_child()
         forked.set()
         insert(1)
         came.wait()  # the parent's goes on
@@ -161,27 +154,17 @@ def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open
         time.sleep(60)
         """,
     )
-    child = int(program.line())
-    try:
-        assert len(client.execute(LISTENER_PIDS, [database]).fetchall()) == 1
+    with surviving_child(program):
+        assert client.execute(LISTENERS, [database]).fetchone() == (1,)
         program.process.kill()
-        deadline = time.monotonic() + 5
-        while client.execute(LISTENER_PIDS, [database]).fetchall():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(child, 0)  # it is still there
-    finally:
-        os.kill(child, signal.SIGKILL)
-        program.finish()
+        wait_until(client, f"SELECT ({LISTENERS}) = 0", database, seconds=5)
 
 
-def test_child_does_not_keep_a_dead_parents_slot_active(
-    url: str, database: str, client: psycopg.Connection[Any]
-) -> None:
+def test_child_does_not_keep_a_dead_parents_slot_active(url: str, client: psycopg.Connection[Any], group: str) -> None:
     # Another consumer would stand by for as long as wal_sender_timeout.
     program = Program(
         url,
-        """
+        f"""
         class Order(Watched, Base):
             __tablename__ = "orders"
             __watch__ = ("inserted",)
@@ -189,31 +172,17 @@ def test_child_does_not_keep_a_dead_parents_slot_active(
             id: Mapped[int] = mapped_column(primary_key=True)
 
         Base.metadata.create_all(engine)
-        listener = Listener(engine, Order, durable="forked_" + engine.url.database)
+        listener = Listener(engine, Order, durable={group!r})
         listener.start()
-        child = os.fork()
-        if child == 0:
-            time.sleep(60)
-            os._exit(0)
-        print(child, flush=True)
+        print(fork_idle_child(), flush=True)
         time.sleep(60)
         """,
     )
-    child = int(program.line())
-    slot = f"forked_{database}"
     active = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-    try:
-        assert client.execute(active, [slot]).fetchone() == (True,)
+    with surviving_child(program):
+        assert client.execute(active, [group]).fetchone() == (True,)
         program.process.kill()
-        deadline = time.monotonic() + 5
-        while client.execute(active, [slot]).fetchone() == (True,):
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        os.kill(child, 0)  # it is still there
-    finally:
-        os.kill(child, signal.SIGKILL)
-        program.finish()
-        drop_slots(client, slot)
+        wait_until(client, f"SELECT NOT ({active})", group, seconds=5)
 
 
 @pytest.mark.parametrize(
@@ -311,22 +280,26 @@ def test_ctrl_c_ends_the_program(cluster: Cluster, url: str, moment: str) -> Non
         if "starting" in MOMENT:
             silent = socket.create_server(("127.0.0.1", 0))
             engine = create_engine(engine.url.set(port=silent.getsockname()[1]))
+
+            def accept():
+                global connection
+                connection, _ = silent.accept()
+                print("ready", flush=True)
+
+            threading.Thread(target=accept).start()
         try:
             listener = Listener(engine, User)
-            if "starting" in MOMENT:
-                print("ready", flush=True)
             with listener:
                 print("ready", flush=True)
                 time.sleep(60)
         except KeyboardInterrupt:
             print("interrupted", listener.running, flush=True)
         if "starting" in MOMENT:
+            connection.close()
             silent.close()
         """.replace("MOMENT", repr(moment)),
     )
     assert program.line() == "ready"
-    if moment == "starting":
-        time.sleep(0.2)  # it is waiting in start() by then, or as good as
     program.process.send_signal(signal.SIGINT)
     assert program.finish(8) == (0, "interrupted False", "")
 
@@ -349,7 +322,7 @@ def test_suspended_process_comes_back(url: str, client: psycopg.Connection[Any])
     )
     assert program.line() == "ready"
     program.process.send_signal(signal.SIGSTOP)
-    time.sleep(0.6)
+    client.execute("SELECT pg_sleep(0.6)")
     client.execute("INSERT INTO users VALUES (2)")
     program.process.send_signal(signal.SIGCONT)
     assert program.finish()[:2] == (0, "[1, 2]")

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 from postgres import Cluster
+from support import insert, wait_until
 
 from .conftest import MakeListener
 from .journal import Journal
@@ -35,11 +36,10 @@ def test_stats_tell_what_happened(
     assert first is not None
     assert timedelta() <= datetime.now(UTC) - first < timedelta(seconds=10)
     for id_ in range(1, 8):
-        client.execute("INSERT INTO users VALUES (%s)", [id_])
+        insert(client, "users", id_)
         called.wait(5)
     client.execute("SELECT pg_notify(%s, 'garbage')", [User.watch.inserted.details.channel])
-    while listener.stats().notifications < 8:
-        threading.Event().wait(0.005)
+    wait_until(client, lambda: listener.stats().notifications == 8)
     stats = listener.stats()
     assert (stats.queue_depth, stats.dropped, stats.events, stats.resyncs) == (3, 4, 1, 0)
     go_on.set()

@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from support import insert, resync_reasons
 
-from sqlalchemy_watch import Listener, RetryPolicy, wire
+from sqlalchemy_watch import RetryPolicy, wire
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
 from sqlalchemy_watch.listener.handover.queue import Committed, Item, Notification, WaitingQueue
 
-Make = Callable[..., Listener]
+from ..conftest import MakeListener
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_closed_queue_gives_nothing_even_while_it_is_being_emptied() -> None:
 
 
 def test_a_batch_that_is_given_up_by_stop_is_delivered_again(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     failed = threading.Event()
     working = False
@@ -80,7 +80,7 @@ def test_a_batch_that_is_given_up_by_stop_is_delivered_again(
 
 
 def test_a_batch_that_a_coroutine_had_not_taken_by_stop_is_delivered_again(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     async def main() -> list[int]:
         begun, release = asyncio.Event(), asyncio.Event()
@@ -108,7 +108,7 @@ def test_a_batch_that_a_coroutine_had_not_taken_by_stop_is_delivered_again(
 
 
 def test_an_unreadable_message_is_told_of_before_its_transaction_is_acknowledged(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     emit = """SELECT count(pg_logical_emit_message(true, %s, '{"v": 99}')) FROM generate_series(1, %s)"""
     prefix = wire.DURABLE_PREFIX + Order.watch.inserted.details.channel

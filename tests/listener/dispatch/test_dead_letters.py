@@ -24,8 +24,9 @@ from support import insert, wait_until
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
 from sqlalchemy_watch.listener.dispatch import dead_letters
 
+from ..conftest import MakeListener
 from ..proxy import Proxy
-from .test_retries import QUICK, Flaky, Make, letters
+from .test_retries import QUICK, Flaky, letters
 
 NO_LETTERS = "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters"
 BEING_WRITTEN = (
@@ -93,7 +94,7 @@ class Breaking(Failing):
 @pytest.mark.parametrize("policy", [GIVEN_UP_AT_ONCE, PARKED_AND_GIVEN_UP], ids=["in order", "parked"])
 @pytest.mark.parametrize("error", [ValueError("caf\udce9.txt"), Wordless()], ids=["unencodable", "wordless"])
 def test_a_letter_is_written_whatever_the_error_says(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, error: Exception, policy: RetryPolicy,
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, error: Exception, policy: RetryPolicy,
     caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     caplog.set_level(logging.CRITICAL, logger="sqlalchemy_watch")  # pytest-xdist can't pass such words on
@@ -114,7 +115,7 @@ def test_a_letter_is_written_whatever_the_error_says(
 
 
 def test_a_hook_that_raises_while_a_letter_is_written_is_asked_again(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, engine: Engine
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, engine: Engine
 ) -> None:
     hook = Hook(engine, failures=1)
     send_receipt = Breaking(hook)
@@ -129,7 +130,7 @@ def test_a_hook_that_raises_while_a_letter_is_written_is_asked_again(
 
 
 def test_what_no_letter_could_be_written_for_is_not_acknowledged(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, engine: Engine
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, engine: Engine
 ) -> None:
     hook = Hook(engine, failures=None)
     send_receipt = Breaking(hook)
@@ -148,7 +149,7 @@ def test_what_no_letter_could_be_written_for_is_not_acknowledged(
 
 
 def test_stop_in_the_middle_of_a_parked_letters_retry_leaves_it_in_the_table(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     async def main() -> tuple[list[Any], list[int]]:
         calls: list[int] = []
@@ -177,7 +178,7 @@ def test_stop_in_the_middle_of_a_parked_letters_retry_leaves_it_in_the_table(
 
 
 @pytest.fixture
-def distant(engine_through_proxy: Engine, Base: type[DeclarativeBase], group: str) -> Iterator[Make]:
+def distant(engine_through_proxy: Engine, Base: type[DeclarativeBase], group: str) -> Iterator[MakeListener]:
     """Makes the listener whose connections go through the proxy."""
     made: list[Listener] = []
 
@@ -201,7 +202,7 @@ def come_back(proxy: Proxy, client: psycopg.Connection[Any], listener: Listener,
 
 @pytest.mark.parametrize("thaw", [True, False], ids=["thawed", "frozen for ever"])
 def test_a_network_that_falls_silent_while_a_letter_is_written_holds_the_line_up_no_longer_than_it_lasts(
-    cluster: Cluster, database: str, client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: Make,
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: MakeListener,
     thaw: bool,
 ) -> None:  # fmt: skip
     send_receipt = Failing(ValueError("no such address"), 1)
@@ -223,7 +224,7 @@ def test_a_network_that_falls_silent_while_a_letter_is_written_holds_the_line_up
 
 @pytest.mark.parametrize("thaw", [True, False], ids=["thawed", "frozen for ever"])
 def test_a_network_that_falls_silent_while_a_letter_is_tried_again_holds_the_line_up_no_longer_than_it_lasts(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: Make, thaw: bool
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: MakeListener, thaw: bool
 ) -> None:
     class Freezing(Flaky):
         def __call__(self, sender: Any, event: Any) -> None:
@@ -246,7 +247,7 @@ def test_a_network_that_falls_silent_while_a_letter_is_tried_again_holds_the_lin
 
 
 def test_new_events_do_not_wait_for_all_the_letters_that_are_due(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     calls: list[int] = []
     done = threading.Event()
@@ -279,7 +280,7 @@ UNREADABLE = {
 
 @pytest.mark.parametrize("change", UNREADABLE.values(), ids=UNREADABLE)
 def test_a_letter_that_can_no_longer_be_read_is_given_up_and_those_behind_it_are_tried(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, change: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, change: str
 ) -> None:
     send_receipt = Flaky({1: 1, 2: 1})
     Order.watch.inserted.connect(send_receipt)
@@ -301,7 +302,7 @@ def test_a_letter_that_can_no_longer_be_read_is_given_up_and_those_behind_it_are
 
 
 def test_a_listener_without_max_attempts_tries_again_what_an_operator_wants_tried(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, cluster: Cluster, database: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, cluster: Cluster, database: str
 ) -> None:
     send_receipt = Flaky({1: 1})
     Order.watch.inserted.connect(send_receipt)
@@ -319,7 +320,7 @@ def test_a_listener_without_max_attempts_tries_again_what_an_operator_wants_trie
 
 
 def test_a_letter_that_an_operator_wants_tried_while_it_is_tried_for_the_last_time_is_tried_again(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     calls: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
@@ -344,7 +345,7 @@ def test_a_letter_that_an_operator_wants_tried_while_it_is_tried_for_the_last_ti
 
 
 def test_a_letter_that_an_operator_wanted_tried_again_has_all_its_attempts(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     send_receipt = Flaky({1: 3})
     Order.watch.inserted.connect(send_receipt)

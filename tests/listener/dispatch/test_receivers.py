@@ -14,7 +14,7 @@ import pytest
 from conftest import Recorder
 from postgres import Cluster
 from sqlalchemy import Engine, text
-from support import insert
+from support import end_listeners, insert, records_of
 
 from sqlalchemy_watch import Listener
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNEXPECTED
@@ -29,10 +29,9 @@ class Stop(BaseException):
 
 @pytest.mark.parametrize("error", [ValueError("no"), Stop(), SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
 def test_receiver_error_stops_neither_listener_nor_others(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
     User: Any,
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
     error: BaseException,
 ) -> None:
@@ -47,7 +46,6 @@ def test_receiver_error_stops_neither_listener_nor_others(
     User.watch.inserted.disconnect(journal)
     User.watch.inserted.connect(fail)
     User.watch.inserted.connect(journal)
-    listener = listening(cluster.port)
     listener.receiver_failed.connect(note)
     insert(client, "users", 1, 2)
     listener.catch_up()
@@ -57,18 +55,17 @@ def test_receiver_error_stops_neither_listener_nor_others(
 
 
 def test_lifecycle_receiver_error_is_kept_from_the_listener(
-    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+    client: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> None:
         raise Stop
 
     User.watch.inserted.connect(fail)
-    listener = listening(cluster.port)
     for signal in (listener.connected, listener.disconnected, listener.resync, listener.receiver_failed):
         signal.connect(fail)
     insert(client, "users", 1)
     listener.catch_up()
-    client.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'")
+    end_listeners(client)
     journal.wait_for_count("resync", 1)
     insert(client, "users", 2)
     listener.catch_up()
@@ -76,9 +73,8 @@ def test_lifecycle_receiver_error_is_kept_from_the_listener(
 
 
 def test_failure_inside_the_dispatcher_is_a_resync_even_if_logging_fails_too(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -86,7 +82,6 @@ def test_failure_inside_the_dispatcher_is_a_resync_even_if_logging_fails_too(
         def emit(self, record: logging.LogRecord) -> None:
             raise RuntimeError("the disk is full")
 
-    listener = listening(cluster.port)
     log = logging.getLogger("sqlalchemy_watch.listener")
     log.addHandler(handler := Broken())
     try:
@@ -102,13 +97,11 @@ def test_failure_inside_the_dispatcher_is_a_resync_even_if_logging_fails_too(
 
 
 def test_failure_while_the_dispatch_thread_waits_does_not_silence_the_listener(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    listener = listening(cluster.port)
     dispatcher = listener._dispatcher
     assert dispatcher is not None
     with monkeypatch.context() as patched:
@@ -122,36 +115,26 @@ def test_failure_while_the_dispatch_thread_waits_does_not_silence_the_listener(
 
 
 def test_receiver_that_blocks_is_told_of_and_nothing_is_lost(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
     User: Any,
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
 ) -> None:
     release = threading.Event()
-    told = threading.Event()
-    messages: list[str] = []
-
-    class Told(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            messages.append(record.getMessage())
-            told.set()
 
     def wait_for_the_mainframe(sender: Any, event: Any) -> None:
         release.wait()
 
     User.watch.inserted.connect(wait_for_the_mainframe)
-    listener = listening(cluster.port)
-    logging.getLogger("sqlalchemy_watch.listener.listener").addHandler(handler := Told())
     try:
-        insert(client, "users", 1, 2, 3)
-        assert told.wait(5)
-        assert "no event was dispatched for" in messages[0]
-        assert "2 notifications are waiting: the dispatch thread is in wait_for_the_mainframe" in messages[0]
+        with records_of("sqlalchemy_watch.listener.listener") as records:
+            insert(client, "users", 1, 2, 3)
+            message = records.get(timeout=5).getMessage()
+        assert "no event was dispatched for" in message
+        assert "2 notifications are waiting: the dispatch thread is in wait_for_the_mainframe" in message
         assert journal.ids() == [1]
         assert listener.running
     finally:
-        logging.getLogger("sqlalchemy_watch.listener.listener").removeHandler(handler)
         release.set()
     listener.catch_up()
     assert journal.ids() == [1, 2, 3]
@@ -191,13 +174,12 @@ def test_stop_leaves_a_receiver_that_blocks_for_ever(
 
 
 def test_slow_receiver_hears_everything(
-    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+    client: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal
 ) -> None:
     def be_slow(sender: Any, event: Any) -> None:
         time.sleep(0.01)
 
     User.watch.inserted.connect(be_slow)
-    listener = listening(cluster.port)
     insert(client, "users", *range(1, 101))
     listener.catch_up()
     assert journal.ids() == list(range(1, 101))
@@ -205,7 +187,7 @@ def test_slow_receiver_hears_everything(
 
 
 def test_receiver_that_disconnects_itself_is_called_once(
-    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+    client: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal
 ) -> None:
     calls: list[Any] = []
 
@@ -214,7 +196,6 @@ def test_receiver_that_disconnects_itself_is_called_once(
         User.watch.inserted.disconnect(call_once)
 
     User.watch.inserted.connect(call_once)
-    listener = listening(cluster.port)
     insert(client, "users", 1, 2)
     listener.catch_up()
     assert calls == [(1,)]
@@ -222,7 +203,7 @@ def test_receiver_that_disconnects_itself_is_called_once(
 
 
 def test_receiver_may_connect_another(
-    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+    client: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal
 ) -> None:
     late = Recorder()
 
@@ -231,7 +212,6 @@ def test_receiver_may_connect_another(
         User.watch.inserted.connect(late)
 
     User.watch.inserted.connect(connect_late)
-    listener = listening(cluster.port)
     client.execute("INSERT INTO users SELECT generate_series(1, 3)")
     listener.catch_up()
     assert journal.ids() == [1, 2, 3]
@@ -314,11 +294,10 @@ def test_receiver_may_restart_the_listener(engine: Engine, client: psycopg.Conne
 
 
 def test_receiver_may_write_to_the_watched_table(
-    cluster: Cluster,
     engine: Engine,
     client: psycopg.Connection[Any],
     User: Any,
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
 ) -> None:
     def insert_next(sender: Any, event: Any) -> None:
@@ -327,14 +306,13 @@ def test_receiver_may_write_to_the_watched_table(
                 connection.execute(text("INSERT INTO users VALUES (:id)"), {"id": event.identity[0] + 1})
 
     User.watch.inserted.connect(insert_next)
-    listening(cluster.port)
     insert(client, "users", 1)
     journal.wait_for_count("event", 50)
     assert journal.ids() == list(range(1, 51))
 
 
 def test_coroutine_receiver_whose_loop_ends_does_not_hold_up_the_listener(
-    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+    client: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal
 ) -> None:
     began = threading.Event()
     loop = asyncio.new_event_loop()
@@ -349,7 +327,6 @@ def test_coroutine_receiver_whose_loop_ends_does_not_hold_up_the_listener(
     loop.run_until_complete(connect())
     running = threading.Thread(target=loop.run_forever)
     running.start()
-    listener = listening(cluster.port)
     insert(client, "users", 1, 2)
     assert began.wait(5)
     loop.call_soon_threadsafe(loop.stop)

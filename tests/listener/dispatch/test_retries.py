@@ -6,7 +6,6 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -18,7 +17,7 @@ from support import insert, wait_until
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, wire
 from sqlalchemy_watch.declaring.targets import watches_of_table
 
-Make = Callable[..., Listener]
+from ..conftest import MakeListener
 
 QUICK = {"first_delay": 0.01, "max_delay": 0.05}
 
@@ -48,7 +47,7 @@ def letters(client: psycopg.Connection[Any]) -> list[Any]:
 
 
 def test_an_event_is_tried_again_with_growing_delays_while_those_behind_wait(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     send_receipt = Flaky({2: 3})
     Order.watch.inserted.connect(send_receipt)
@@ -63,7 +62,7 @@ def test_an_event_is_tried_again_with_growing_delays_while_those_behind_wait(
 
 
 def test_only_the_receiver_that_failed_is_called_again(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     flaky, steady = Flaky({1: 2}), Flaky({})
     Order.watch.inserted.connect(flaky)
@@ -75,7 +74,7 @@ def test_only_the_receiver_that_failed_is_called_again(
 
 
 def test_after_max_attempts_an_event_is_a_dead_letter_and_the_line_moves_on(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     send_receipt = Flaky({2: 99})
     given_up: list[Any] = []
@@ -96,7 +95,7 @@ def test_after_max_attempts_an_event_is_a_dead_letter_and_the_line_moves_on(
 
 
 def test_a_dead_letter_is_its_own_row_whatever_could_not_be_read_before_it(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     send_receipt = Flaky({2: 1, 4: 1})
     Order.watch.inserted.connect(send_receipt)
@@ -114,7 +113,7 @@ def test_a_dead_letter_is_its_own_row_whatever_could_not_be_read_before_it(
     assert [number for number, *_ in letters(client)] == ["2", "4"]
 
 
-def test_max_attempts_alone_is_a_policy(client: psycopg.Connection[Any], Order: Any, durable: Make) -> None:
+def test_max_attempts_alone_is_a_policy(client: psycopg.Connection[Any], Order: Any, durable: MakeListener) -> None:
     send_receipt = Flaky({1: 99})
     Order.watch.inserted.connect(send_receipt)
     with durable(max_attempts=1) as listener:
@@ -125,7 +124,7 @@ def test_max_attempts_alone_is_a_policy(client: psycopg.Connection[Any], Order: 
 
 
 def test_out_of_order_an_event_is_parked_and_tried_again_from_the_table(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     send_receipt = Flaky({2: 1})
     Order.watch.inserted.connect(send_receipt)
@@ -138,7 +137,7 @@ def test_out_of_order_an_event_is_parked_and_tried_again_from_the_table(
 
 
 def test_out_of_order_an_event_is_given_up_after_max_attempts_as_well(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     send_receipt = Flaky({2: 99})
     Order.watch.inserted.connect(send_receipt)
@@ -152,7 +151,7 @@ def test_out_of_order_an_event_is_given_up_after_max_attempts_as_well(
 
 
 def test_a_parked_event_is_tried_again_by_the_next_process(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     send_receipt = Flaky({1: 1})
     Order.watch.inserted.connect(send_receipt)
@@ -166,7 +165,7 @@ def test_a_parked_event_is_tried_again_by_the_next_process(
 
 
 def test_receivers_of_filtered_signals_are_retried_too(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     parked, in_line = Flaky({2: 1}), Flaky({2: 1})
     insert(client, "orders", range(1, 4))
@@ -186,7 +185,7 @@ def test_receivers_of_filtered_signals_are_retried_too(
 
 @pytest.mark.parametrize("in_order", [True, False])
 def test_coroutine_receivers_are_retried_too(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, in_order: bool
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, in_order: bool
 ) -> None:
     async def main() -> list[int]:
         calls: list[int] = []
@@ -209,7 +208,7 @@ def test_coroutine_receivers_are_retried_too(
 
 
 def test_stop_ends_the_retries_and_the_event_comes_again(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     failed = threading.Event()
 
@@ -230,7 +229,7 @@ def test_stop_ends_the_retries_and_the_event_comes_again(
 
 
 def test_the_line_waits_while_a_dead_letter_cannot_be_written(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     send_receipt = Flaky({1: 99})
     Order.watch.inserted.connect(send_receipt)
@@ -249,7 +248,7 @@ def test_the_line_waits_while_a_dead_letter_cannot_be_written(
 
 
 def test_a_letter_whose_receiver_is_gone_is_kept(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     send_receipt = Flaky({1: 99})
     Order.watch.inserted.connect(send_receipt)

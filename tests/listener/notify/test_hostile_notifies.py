@@ -17,7 +17,7 @@ import pytest
 from postgres import Cluster
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from support import PATIENCE
+from support import PATIENCE, insert
 
 from sqlalchemy_watch import CatchUpTimeout, Listener, Watch, Watched, wire
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED, UNREADABLE
@@ -36,6 +36,25 @@ def stranger(cluster: Cluster, database: str) -> Iterator[psycopg.Connection[Any
         yield connection
     with cluster.connect(database) as admin:
         admin.execute(f"DROP ROLE stranger_{database}")
+
+
+def payload_of(model: Any, label: str = "inserted", **changes: Any) -> dict[str, Any]:
+    """A payload that looks genuine, but for the changes."""
+    watch = model.metadata.info["sqlalchemy_watch"][model.__tablename__][label]
+    genuine = {**wire.head_fields(watch), "schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "rows": []}
+    return {**genuine, **changes}
+
+
+def notify(connection: psycopg.Connection[Any], signal: Any, payload: dict[str, Any]) -> None:
+    connection.execute("SELECT pg_notify(%s, %s)", [signal.details.channel, json.dumps(payload)])
+
+
+def flood(connection: psycopg.Connection[Any], signal: Any, payload: dict[str, Any], times: int = 3000) -> None:
+    """Send it so many times in one transaction, each time with another `n`: of equal ones the server sends one."""
+    connection.execute(
+        "SELECT count(pg_notify(%s, (%s::jsonb || jsonb_build_object('n', i))::text)) FROM generate_series(1, %s) AS i",
+        [signal.details.channel, json.dumps(payload), times],
+    )
 
 
 def random_payloads(chance: random.Random, genuine: dict[str, Any], number: int) -> Iterator[str]:
@@ -79,8 +98,7 @@ def test_100_000_random_payloads_change_nothing(
     journal: Journal,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    watch = User.metadata.info["sqlalchemy_watch"]["users"]["inserted"]
-    genuine = {**wire.head_fields(watch), "schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "rows": [[666]]}
+    genuine = payload_of(User, rows=[[666]])
     seed = random.randrange(10**9)
     print("seed", seed)  # noqa: T201 - to repeat a failure with
     listener = listening(cluster.port, max_queue=200_000, heartbeat_timeout=10)
@@ -90,7 +108,7 @@ def test_100_000_random_payloads_change_nothing(
         # Of payloads that are equal within a transaction the server sends one.
         batch = payloads[start : start + 10_000]
         stranger.execute("SELECT count(pg_notify(%s, p)) FROM unnest(%s::text[]) AS p", [channel, batch])
-        client.execute("INSERT INTO users VALUES (%s)", [1_000_000 + start // 10_000])
+        insert(client, "users", 1_000_000 + start // 10_000)
     listener.catch_up()
     stats = listener.stats()
     assert stats.notifications > 60_000
@@ -107,63 +125,17 @@ def test_100_000_random_payloads_change_nothing(
     assert not any(r.levelno >= logging.ERROR for r in caplog.records)
 
 
-def test_a_flood_of_an_unknown_version_does_not_keep_everybody_reloading(
-    cluster: Cluster, stranger: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
-) -> None:
-    listener = listening(cluster.port)
-    stranger.execute(
-        """SELECT count(pg_notify(%s, '{"v": 99, "n": ' || i || '}')) FROM generate_series(1, 3000) AS i""",
-        [User.watch.inserted.details.channel],
-    )
-    listener.catch_up()
-    assert listener.stats().garbage == 3000
-    assert 2 <= journal.count("resync") < 100
+ASKS_TO_RESYNC = [{"v": 99}, {"resync": wire.TOO_LARGE}, {"resync": "anything"}, {"rows": [["no number"]]}]
 
 
-def test_the_last_of_an_unknown_version_is_followed_by_a_resync(
-    cluster: Cluster, stranger: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
-) -> None:
-    listener = listening(cluster.port)
-    notify = """SELECT pg_notify(%s, '{"v": 99}')"""
-    channel = User.watch.inserted.details.channel
-    for number in range(1, 4):
-        stranger.execute(notify, [channel])
-        journal.wait_for_count("resync", number)  # by itself
-    stranger.execute(notify, [channel])
-    listener.catch_up()
-    assert journal.count("resync") == 4
-
-
-def payload_of(User: Any, **changes: Any) -> dict[str, Any]:
-    """A payload that looks genuine, but for the changes."""
-    watch = User.metadata.info["sqlalchemy_watch"]["users"]["inserted"]
-    genuine = {**wire.head_fields(watch), "schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "rows": []}
-    return {**genuine, **changes}
-
-
-FLOOD = """
-SELECT count(pg_notify(%s, (%s::jsonb || jsonb_build_object('n', i))::text)) FROM generate_series(1, 3000) AS i
-"""
-
-ASKS_TO_RESYNC = [{"resync": wire.TOO_LARGE}, {"resync": "anything"}, {"rows": [["no number"]]}]
-
-
-@pytest.mark.parametrize("changes", ASKS_TO_RESYNC)
+@pytest.mark.parametrize("changes", ASKS_TO_RESYNC, ids=str)
 def test_a_flood_that_asks_to_resync_does_not_keep_everybody_reloading(
-    cluster: Cluster,
-    stranger: psycopg.Connection[Any],
-    User: Any,
-    listening: MakeListener,
-    journal: Journal,
-    changes: dict[str, Any],
+    stranger: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal, changes: dict[str, Any]
 ) -> None:
-    listener = listening(cluster.port)
-    stranger.execute(
-        FLOOD,
-        [User.watch.inserted.details.channel, json.dumps(payload_of(User, **changes))],
-    )
+    flood(stranger, User.watch.inserted, payload_of(User, **changes))
     listener.catch_up()
-    assert listener.stats().notifications == 3000
+    stats = listener.stats()
+    assert (stats.notifications, stats.garbage) == (3000, 0 if "resync" in changes else 3000)
     assert 2 <= journal.count("resync") < 100
 
 
@@ -177,76 +149,56 @@ def test_a_flood_of_rows_that_no_filter_can_decide_on_does_not_keep_everybody_re
         post_id: Mapped[int]
 
     Base.metadata.create_all(engine)
-    watch = Base.metadata.info["sqlalchemy_watch"]["comments"]["updated"]
-    payload = {**wire.head_fields(watch), "schema": "public", "txid": 7, "at": 0, "rows": [{"partial": [1]}]}
     Comment.watch.updated.filter_by(post_id=3).connect(journal)
     with Listener(engine, Comment) as listener:
         journal.attach(listener)
-        stranger.execute(
-            FLOOD,
-            [watch.channel, json.dumps(payload)],
-        )
+        flood(stranger, Comment.watch.updated, payload_of(Comment, "updated", rows=[{"partial": [1]}]))
         listener.catch_up()
         assert listener.stats().events == 3000
     assert {entry[1] for entry in journal.entries if entry[0] == "resync"} == {UNDECIDED}
     assert 2 <= journal.count("resync") < 100
 
 
-@pytest.mark.parametrize("changes", ASKS_TO_RESYNC)
+@pytest.mark.parametrize("changes", ASKS_TO_RESYNC, ids=str)
 def test_the_last_that_asks_to_resync_is_followed_by_one(
-    cluster: Cluster,
-    stranger: psycopg.Connection[Any],
-    User: Any,
-    listening: MakeListener,
-    journal: Journal,
-    changes: dict[str, Any],
+    stranger: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal, changes: dict[str, Any]
 ) -> None:
-    listener = listening(cluster.port)
-    channel, payload = User.watch.inserted.details.channel, json.dumps(payload_of(User, **changes))
     for number in range(1, 4):
-        stranger.execute("SELECT pg_notify(%s, %s)", [channel, payload])
+        notify(stranger, User.watch.inserted, payload_of(User, **changes))
         journal.wait_for_count("resync", number)  # by itself
-    stranger.execute("SELECT pg_notify(%s, %s)", [channel, payload])
+    notify(stranger, User.watch.inserted, payload_of(User, **changes))
     listener.catch_up()
     assert journal.count("resync") == 4
 
 
 def test_a_resync_keeps_its_place_whatever_else_asks_for_others(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
     stranger: psycopg.Connection[Any],
     User: Any,
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
 ) -> None:
-    listener = listening(cluster.port)
-    channel = User.watch.inserted.details.channel
-    stranger.execute(
-        """SELECT pg_notify(%s, '{"v": 99, "n": ' || i || '}') FROM generate_series(1, 100) AS i""", [channel]
-    )
-    client.execute("INSERT INTO users VALUES (1)")
-    client.execute("SELECT pg_notify(%s, %s)", [channel, json.dumps(payload_of(User, resync=wire.TOO_LARGE))])
-    client.execute("INSERT INTO users VALUES (2)")
+    flood(stranger, User.watch.inserted, {"v": 99}, times=100)
+    insert(client, "users", 1)
+    notify(client, User.watch.inserted, payload_of(User, resync=wire.TOO_LARGE))
+    insert(client, "users", 2)
     listener.catch_up()
     ours = [entry for entry in journal.entries if entry[1:] and entry[1] != UNREADABLE]
     assert ours == [("event", 1), ("resync", wire.TOO_LARGE), ("event", 2)]
 
 
 def test_a_resync_that_was_put_off_does_not_wait_for_the_events_to_end(
-    cluster: Cluster, client: psycopg.Connection[Any], User: Any, listening: MakeListener, journal: Journal
+    client: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal
 ) -> None:
-    listening(cluster.port)
-    payload = json.dumps(payload_of(User, resync=wire.TOO_LARGE))
     for _ in range(2):
-        client.execute("SELECT pg_notify(%s, %s)", [User.watch.inserted.details.channel, payload])
-    with cluster.connect(client.info.dbname) as writer:
-        give_up = time.monotonic() + PATIENCE
-        for number in itertools.count(1):
-            writer.execute("INSERT INTO users VALUES (%s)", [number])
-            journal.wait_for_count("event", number)
-            if journal.count("resync") == 2:
-                break
-            assert time.monotonic() < give_up, journal.entries[-10:]
+        notify(client, User.watch.inserted, payload_of(User, resync=wire.TOO_LARGE))
+    give_up = time.monotonic() + PATIENCE
+    for number in itertools.count(1):  # with no pause between them
+        insert(client, "users", number)
+        journal.wait_for_count("event", number)
+        if journal.count("resync") == 2:
+            break
+        assert time.monotonic() < give_up, journal.entries[-10:]
 
 
 def test_flood_of_large_payloads_does_not_delay_the_heartbeat_into_a_loss(
@@ -263,7 +215,7 @@ def test_flood_of_large_payloads_does_not_delay_the_heartbeat_into_a_loss(
         stranger.execute(
             "SELECT count(pg_notify(%s, i || repeat('x', 7900))) FROM generate_series(1, 2000) AS i", [channel]
         )
-        client.execute("INSERT INTO users VALUES (%s)", [number])
+        insert(client, "users", number)
     listener.catch_up()
     assert listener.stats().notifications == 20_010
     assert journal.ids() == list(range(10))
@@ -271,17 +223,15 @@ def test_flood_of_large_payloads_does_not_delay_the_heartbeat_into_a_loss(
 
 
 def test_forged_answer_is_neither_a_heartbeat_nor_a_catch_up(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
     stranger: psycopg.Connection[Any],
     User: Any,
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
 ) -> None:
     # As if the stranger knew the listener's own channel, and LISTEN were lost on all others and its answers.
     release = threading.Event()
     User.watch.inserted.connect(lambda sender, event: release.wait(), weak=False)
-    listener = listening(cluster.port)
     own: Any = listener._source
     client.execute("INSERT INTO users VALUES (1)")
     stop = threading.Event()
@@ -333,13 +283,11 @@ def test_forged_heartbeat_does_not_hide_that_nothing_else_is_heard(
 
 
 def test_own_channel_is_not_told_to_others(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
     stranger: psycopg.Connection[Any],
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
 ) -> None:
-    listener = listening(cluster.port)
     listener.catch_up()
     channel = listener._source._own_channel  # type: ignore[union-attr]
     for connection in (client, stranger):  # even a superuser sees no more than this

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import threading
 import time
@@ -12,32 +11,32 @@ import psycopg
 import pytest
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine
-from support import insert
+from support import end_listeners, insert, records_of, wait_until
 
 from sqlalchemy_watch import Listener, ListenerStartError
 from sqlalchemy_watch.catalog import problems
 from sqlalchemy_watch.listener.backoff import BACKOFF_MAX, Backoff
 
 from ..conftest import MakeListener
-from ..journal import LISTENER_PIDS, Journal, Writer
+from ..journal import Journal, Writer
 from ..proxy import READY, Proxy
 
+NO_LISTENER = (
+    "SELECT count(*) = 0 FROM pg_stat_activity "
+    "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
+)
 
-def kill_listener(client: psycopg.Connection[Any]) -> None:
-    client.execute(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
-    )
+#: In a journal: the connection was lost and came back, before id 2 was inserted.
+ONE_GAP = [("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2)]
 
 
 def test_backend_terminated_20_times_under_load(
-    cluster: Cluster, database: str, client: psycopg.Connection[Any], listening: MakeListener, journal: Journal
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], listener: Listener, journal: Journal
 ) -> None:
-    listener = listening(cluster.port)
     with Writer(cluster.url(database)) as writer:
         for number in range(20):
             writer.wait_for_more()
-            kill_listener(client)
+            end_listeners(client)
             journal.wait_for_count("connected", number + 2)
         writer.wait_for_more()
     listener.catch_up()
@@ -68,11 +67,9 @@ def test_what_arrived_before_the_connection_ended_is_dispatched(
         proxy.freeze()
         # In the server's stream the notifications lie right before the end.
         insert(client, "users", *range(round_ * 10 + 1, round_ * 10 + 11))
-        while proxy.waiting().count(channel + b"\0") < 10:
-            time.sleep(0.001)
-        kill_listener(client)
-        while client.execute(LISTENER_PIDS, [client.info.dbname]).fetchone():
-            time.sleep(0.001)
+        wait_until(client, lambda: proxy.waiting().count(channel + b"\0") == 10)
+        end_listeners(client)
+        wait_until(client, NO_LISTENER)
         proxy.resume()
         journal.wait_for_count("connected", round_ + 2)
     listener.catch_up()
@@ -106,12 +103,11 @@ def test_burst_right_before_a_rst_is_dispatched(
         assert held.wait(5)
         passed = proxy.passed
         client.execute("INSERT INTO users SELECT generate_series(1, 10000)")
-        while proxy.passed - passed < 45_000:
-            time.sleep(0.001)
+        wait_until(client, lambda: proxy.passed - passed >= 45_000)
         total = -1
         while total != proxy.passed:  # all of it is in the listener's socket
             total = proxy.passed
-            time.sleep(0.05)
+            client.execute("SELECT pg_sleep(0.05)")
         proxy.cut()
     finally:
         go_on.set()
@@ -132,9 +128,7 @@ def test_frozen_connection_is_noticed_within_interval_and_timeout(
     journal.wait_for_count("resync", 1)
     insert(client, "users", 2)
     journal.wait_for_count("event", 1)
-    assert journal.entries[1:] == [
-        ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
-    ]  # fmt: skip
+    assert journal.entries[1:] == ONE_GAP
 
 
 def test_lost_listen_is_noticed_though_queries_are_answered(
@@ -192,21 +186,10 @@ def test_refused_connections_are_tried_again_with_backoff(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     listener = listening(proxy.port)
-    attempts = logging.getLogger("sqlalchemy_watch.listener.notify.source")
-    seen = threading.Event()
-
-    class Fourth(logging.Handler):
-        count = 0
-
-        def emit(self, record: logging.LogRecord) -> None:
-            self.count += 1
-            if self.count == 4:
-                seen.set()
-
-    attempts.addHandler(handler := Fourth())
-    proxy.refuse()
-    assert seen.wait(10)
-    attempts.removeHandler(handler)
+    with records_of("sqlalchemy_watch.listener.notify.source") as attempts:
+        proxy.refuse()
+        for _ in range(4):
+            attempts.get(timeout=10)
     assert listener.running
     assert listener.stats().connected_since is None
     insert(client, "users", 1)
@@ -214,9 +197,7 @@ def test_refused_connections_are_tried_again_with_backoff(
     journal.wait_for_count("resync", 1)
     insert(client, "users", 2)
     journal.wait_for_count("event", 1)
-    assert journal.entries[1:] == [
-        ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
-    ]  # fmt: skip
+    assert journal.entries[1:] == ONE_GAP
     delays = [float(found[1]) for found in re.finditer(r"trying again in ([\d.]+) s", caplog.text)]
     assert delays[3] > delays[0]
     assert "Connection refused" in caplog.text
@@ -242,16 +223,13 @@ def test_server_that_falls_silent_while_connecting_is_given_up(
     proxy.freeze_after = int(proxy.passed * share) + 1
     proxy.cut()
     accepted = proxy.accepted
-    while proxy.accepted == accepted:
-        time.sleep(0.01)
+    wait_until(client, lambda: proxy.accepted > accepted)
     proxy.resume(thaw=False)
     insert(client, "users", 1)
     journal.wait_for_count("resync", 1, 6)
     insert(client, "users", 2)
     journal.wait_for_count("event", 1)
-    assert journal.entries[1:] == [
-        ("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2),
-    ]  # fmt: skip
+    assert journal.entries[1:] == ONE_GAP
 
 
 @pytest.mark.parametrize("at", [1, 700])
@@ -344,19 +322,17 @@ def test_idle_session_timeout_does_not_end_the_listener(
     if client.info.server_version >= 140_000:
         client.execute(f"ALTER DATABASE {database} SET idle_session_timeout = '200ms'")
     listener = listening(cluster.port, heartbeat_interval=600)
-    time.sleep(0.5)
+    client.execute("SELECT pg_sleep(0.5)")
     listener.catch_up()
     assert journal.count("disconnected") == 0
 
 
 def test_error_of_any_kind_while_reading_leads_to_a_new_connection(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    listener = listening(cluster.port)
 
     def fail(*args: object) -> None:
         monkeypatch.undo()
@@ -370,9 +346,8 @@ def test_error_of_any_kind_while_reading_leads_to_a_new_connection(
 
 
 def test_connection_lost_between_listen_and_reading_is_noticed(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -383,9 +358,8 @@ def test_connection_lost_between_listen_and_reading_is_noticed(
         client.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
         connection.execute("SELECT 1")
 
-    listening(cluster.port)
     monkeypatch.setattr(problems, "describe_problems", inspect_and_lose)
-    kill_listener(client)
+    end_listeners(client)
     journal.wait_for_count("resync", 1)
     insert(client, "users", 1)
     journal.wait_for_count("event", 1)
@@ -393,9 +367,8 @@ def test_connection_lost_between_listen_and_reading_is_noticed(
 
 
 def test_resync_comes_before_events_committed_while_connecting(
-    cluster: Cluster,
     client: psycopg.Connection[Any],
-    listening: MakeListener,
+    listener: Listener,
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -405,8 +378,7 @@ def test_resync_comes_before_events_committed_while_connecting(
         insert(client, "users", 1)  # LISTEN is in force already
         return inspect(connection, tables)
 
-    listening(cluster.port)
     monkeypatch.setattr(problems, "describe_problems", inspect_and_insert)
-    kill_listener(client)
+    end_listeners(client)
     journal.wait_for_count("event", 1)
     assert [entry[0] for entry in journal.entries] == ["connected", "disconnected", "connected", "resync", "event"]

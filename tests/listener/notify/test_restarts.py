@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +12,7 @@ from models import declare_user
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase
+from support import records_of
 
 from sqlalchemy_watch import Listener, ListenerStartError, install
 
@@ -69,18 +69,10 @@ def test_server_down_for_a_while_is_one_gap(
     User.watch.inserted.connect(journal)
     listener = Listener(engine, User)
     journal.attach(listener)
-    refused = threading.Semaphore(0)
-
-    class Attempts(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            refused.release()
-
-    log = logging.getLogger("sqlalchemy_watch.listener.notify.source")
-    log.addHandler(handler := Attempts())
-    with listener:
+    with listener, records_of("sqlalchemy_watch.listener.notify.source") as attempts:
         restartable.stop("fast")
         for _ in range(4):
-            assert refused.acquire(timeout=10)
+            attempts.get(timeout=10)
         assert listener.running
         restartable.start()
         with restartable.connect() as connection:
@@ -89,7 +81,6 @@ def test_server_down_for_a_while_is_one_gap(
         with restartable.connect() as connection:
             connection.execute("INSERT INTO users VALUES (2)")
         listener.catch_up()
-    log.removeHandler(handler)
     kinds = [entry[0] for entry in journal.entries]
     assert kinds[:4] == ["connected", "disconnected", "connected", "resync"]
     assert journal.ids()[-1] == 2

@@ -17,7 +17,7 @@ from support import insert, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, context, muted
 
-Make = Callable[..., Listener]
+from ..conftest import MakeListener
 
 
 def shown(event: Any) -> tuple[Any, ...]:
@@ -152,7 +152,11 @@ def test_a_row_of_100_kilobytes_is_partial_by_notify_and_never_by_the_durable_ro
 
 
 def test_long_rows_of_a_durable_watch_are_never_partial(
-    engine: Engine, Base: type[DeclarativeBase], client: psycopg.Connection[Any], durable: Make, recorder: Recorder
+    engine: Engine,
+    Base: type[DeclarativeBase],
+    client: psycopg.Connection[Any],
+    durable: MakeListener,
+    recorder: Recorder,
 ) -> None:
     class Comment(Watched, Base):
         __tablename__ = "comments"
@@ -222,7 +226,7 @@ def test_a_listener_whose_targets_watch_nothing_durable_says_so(
 
 
 def test_lsn_and_position_identify_events_and_grow(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Recorder
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:
@@ -240,7 +244,7 @@ def test_lsn_and_position_identify_events_and_grow(
 
 
 def test_what_is_rolled_back_is_not_heard(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Recorder
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:
@@ -255,7 +259,7 @@ def test_what_is_rolled_back_is_not_heard(
 
 
 def test_catch_up_returns_when_the_server_has_noted_the_acknowledgement(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Recorder, group: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Recorder, group: str
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:
@@ -271,7 +275,7 @@ def test_catch_up_returns_when_the_server_has_noted_the_acknowledgement(
 
 
 def test_a_consumer_that_was_down_hears_everything_in_commit_order(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Recorder
 ) -> None:
     with durable():
         pass
@@ -289,7 +293,9 @@ def test_a_consumer_that_was_down_hears_everything_in_commit_order(
     assert [event.redelivered for event in recorder.events] == [None] * 3
 
 
-def test_two_groups_are_independent(client: psycopg.Connection[Any], Order: Any, durable: Make, group: str) -> None:
+def test_two_groups_are_independent(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
+) -> None:
     heard: dict[str, list[Any]] = {"mailer": [], "indexer": []}
     release = threading.Event()
 
@@ -317,7 +323,7 @@ def test_two_groups_are_independent(client: psycopg.Connection[Any], Order: Any,
 
 
 def test_a_transaction_in_the_middle_of_which_the_listener_stops_is_delivered_again_in_full(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Recorder
 ) -> None:
     heard: list[int] = []
     reached = threading.Event()
@@ -351,7 +357,7 @@ def test_a_transaction_in_the_middle_of_which_the_listener_stops_is_delivered_ag
 
 
 def test_coroutine_receivers_have_returned_before_their_transaction_is_acknowledged(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, recorder: Recorder
 ) -> None:
     async def main() -> list[int]:
         begun, release = asyncio.Event(), asyncio.Event()
@@ -388,7 +394,7 @@ def test_coroutine_receivers_have_returned_before_their_transaction_is_acknowled
 
 
 def test_writes_to_unwatched_tables_do_not_make_an_idle_slot_hold_the_log(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     client.execute("CREATE TABLE noise (text text)")
     with durable(heartbeat_interval=0.2) as listener:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -18,13 +17,12 @@ from support import resync_reasons
 
 from sqlalchemy_watch import Listener, Watch, Watched, wire
 
+from ..conftest import MakeListener
 from ..consumers import Base as ConsumersBase
-
-Make = Callable[..., Listener]
 
 
 def test_after_100_000_transactions_of_absence_all_are_heard(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     with durable():
         pass
@@ -108,7 +106,7 @@ def test_a_transaction_of_a_million_rows_is_heard_in_full_with_bounded_memory(
 
 @pytest.mark.parametrize("level", ["statement", "row"])
 def test_a_row_that_is_larger_than_a_message_may_be_makes_no_write_fail_and_asks_to_resync(
-    client: psycopg.Connection[Any], engine: Engine, Base: Any, durable: Make, recorder: Recorder, level: Any,
+    client: psycopg.Connection[Any], engine: Engine, Base: Any, durable: MakeListener, recorder: Recorder, level: Any,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     # The server's own limit is 1,020 MB: from there on the write itself would fail.

@@ -20,9 +20,8 @@ from sqlalchemy_watch import CatchUpTimeout, Listener, ListenerStartError, SlotE
 from sqlalchemy_watch.listener.dispatch import dead_letters
 from sqlalchemy_watch.listener.wal import slots
 
+from ..conftest import MakeListener
 from ..proxy import Proxy
-
-Make = Callable[..., Listener]
 
 #: Seconds within which an error is raised that waiting would not change; `start()` itself would try for longer.
 AT_ONCE = 5.0
@@ -55,7 +54,7 @@ def transaction(
 
 
 def test_start_names_the_open_transactions_that_a_new_slot_waits_for(
-    transaction: psycopg.Connection[Any], Order: Any, durable: Make
+    transaction: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     listener = durable()
     with pytest.raises(ListenerStartError, match="transactions"):
@@ -64,7 +63,11 @@ def test_start_names_the_open_transactions_that_a_new_slot_waits_for(
 
 
 def test_a_second_start_waits_for_the_open_transactions_too_and_what_commits_after_it_is_heard(
-    transaction: psycopg.Connection[Any], client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Any
+    transaction: psycopg.Connection[Any],
+    client: psycopg.Connection[Any],
+    Order: Any,
+    durable: MakeListener,
+    recorder: Any,
 ) -> None:
     Order.watch.connect(recorder)
     listener = durable()
@@ -84,7 +87,7 @@ def test_a_second_start_waits_for_the_open_transactions_too_and_what_commits_aft
 
 
 def test_another_process_does_not_stand_by_behind_a_slot_in_the_making(
-    transaction: psycopg.Connection[Any], client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    transaction: psycopg.Connection[Any], client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     one, other = durable(), durable()
     with ThreadPoolExecutor() as pool:
@@ -101,7 +104,7 @@ def test_another_process_does_not_stand_by_behind_a_slot_in_the_making(
 
 
 def test_a_server_too_busy_to_answer_a_heartbeat_is_waited_for(
-    client: psycopg.Connection[Any], database: str, Order: Any, durable: Make, recorder: Any
+    client: psycopg.Connection[Any], database: str, Order: Any, durable: MakeListener, recorder: Any
 ) -> None:
     # So that a large transaction, of which nothing is watched, takes some seconds to decode.
     client.execute(f"ALTER DATABASE {database} SET logical_decoding_work_mem = '64kB'")
@@ -116,7 +119,7 @@ def test_a_server_too_busy_to_answer_a_heartbeat_is_waited_for(
 
 
 def test_a_name_that_a_physical_slot_has_is_refused(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     client.execute("SELECT pg_create_physical_replication_slot(%s)", [group])
     try:
@@ -131,7 +134,7 @@ def test_a_name_that_a_physical_slot_has_is_refused(
 
 
 def test_a_publication_that_was_dropped_while_nobody_listened_is_made_anew(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, recorder: Any
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Any
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:
@@ -170,7 +173,9 @@ def role(client: psycopg.Connection[Any], database: str) -> Iterator[str]:
 
 
 @pytest.fixture
-def as_role(cluster: Cluster, database: str, Base: type[DeclarativeBase], group: str, role: str) -> Iterator[Make]:
+def as_role(
+    cluster: Cluster, database: str, Base: type[DeclarativeBase], group: str, role: str
+) -> Iterator[MakeListener]:
     """Makes the listeners of the role."""
     engine = create_engine(f"postgresql+psycopg://{role}@127.0.0.1:{cluster.port}/{database}")
     with ExitStack() as stack:
@@ -185,7 +190,7 @@ def as_role(cluster: Cluster, database: str, Base: type[DeclarativeBase], group:
 
 
 def test_a_role_that_may_not_replicate_is_told_so_where_an_administrator_made_the_slot(
-    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: Make
+    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: MakeListener
 ) -> None:
     slots.ensure_publication(client)
     slots.ensure_slot(client, group)
@@ -198,7 +203,7 @@ def test_a_role_that_may_not_replicate_is_told_so_where_an_administrator_made_th
 
 
 def test_a_role_that_may_not_use_the_table_of_dead_letters_is_told_what_to_grant(
-    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: Make
+    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: MakeListener
 ) -> None:
     slots.ensure_publication(client)
     slots.ensure_slot(client, group)
@@ -220,7 +225,7 @@ def test_a_role_that_may_not_use_the_table_of_dead_letters_is_told_what_to_grant
 
 
 def test_a_role_that_may_not_use_the_table_of_dead_letters_listens_where_it_needs_none(
-    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: Make, recorder: Any
+    client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: MakeListener, recorder: Any
 ) -> None:
     slots.ensure_publication(client)
     slots.ensure_slot(client, group)
@@ -253,7 +258,7 @@ def test_to_catch_up_with_a_server_out_of_reach_times_out(
 
 
 def test_the_state_of_the_slot_is_known_soon_after_start(
-    client: psycopg.Connection[Any], Order: Any, durable: Make
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
 ) -> None:
     with durable() as listener:
         wait_until(client, lambda: listener.stats().wal_status is not None, seconds=AT_ONCE)

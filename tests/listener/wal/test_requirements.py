@@ -18,8 +18,7 @@ from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, status
 from sqlalchemy_watch.listener.wal import slots
 
 from ..clusters import removed_afterwards
-
-Make = Callable[..., Listener]
+from ..conftest import MakeListener
 
 
 @pytest.fixture(scope="module")
@@ -100,7 +99,7 @@ def test_a_server_without_room_for_a_slot_is_said(own: Cluster, own_orders: tupl
 
 
 def test_a_slot_of_another_database_is_refused(
-    cluster: Cluster, client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+    cluster: Cluster, client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     with cluster.connect() as elsewhere:
         elsewhere.execute("SELECT pg_create_logical_replication_slot(%s, 'pgoutput')", [group])
@@ -117,7 +116,7 @@ def test_a_slot_of_another_database_is_refused(
 if any((bin_path(VERSION).parent / "lib").rglob("test_decoding.*")):
 
     def test_a_slot_of_another_plugin_is_refused(
-        client: psycopg.Connection[Any], Order: Any, durable: Make, group: str
+        client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
     ) -> None:
         client.execute("SELECT pg_create_logical_replication_slot(%s, 'test_decoding')", [group])
         with pytest.raises(SlotError, match="is of the plugin 'test_decoding', not pgoutput.*choose another name"):
@@ -127,7 +126,7 @@ if any((bin_path(VERSION).parent / "lib").rglob("test_decoding.*")):
 
 
 def test_a_slot_dropped_by_hand_is_made_anew_with_a_resync(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Any
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, recorder: Any
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -18,11 +18,10 @@ from support import insert, wait_until
 from sqlalchemy_watch import Listener
 
 from ..clusters import removed_afterwards
+from ..conftest import MakeListener
 from ..consumers import Base, Payment
 from ..journal import Journal, Writer
 from ..proxy import Proxy
-
-Make = Callable[..., Listener]
 
 
 def end_stream(client: psycopg.Connection[Any], group: str) -> None:
@@ -95,7 +94,7 @@ def test_of_a_server_restored_from_a_backup_nothing_new_is_skipped_and_a_resync_
 
 
 def test_a_terminated_stream_goes_on_where_it_was(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, recorder: Recorder
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:
@@ -111,7 +110,7 @@ def test_a_terminated_stream_goes_on_where_it_was(
 
 
 def test_a_stream_that_ends_in_the_middle_of_a_transaction_goes_on_there(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, recorder: Recorder
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
 
@@ -156,7 +155,12 @@ def test_a_connection_that_is_cut_or_frozen_is_made_anew(
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
 def test_a_slow_receiver_is_not_cut_off_by_wal_sender_timeout(
-    client: psycopg.Connection[Any], database: str, Order: Any, durable: Make, recorder: Recorder, max_queue: int
+    client: psycopg.Connection[Any],
+    database: str,
+    Order: Any,
+    durable: MakeListener,
+    recorder: Recorder,
+    max_queue: int,
 ) -> None:
     client.execute(f"ALTER DATABASE {database} SET wal_sender_timeout = '600ms'")
     begun, go_on = threading.Event(), threading.Event()
@@ -180,7 +184,7 @@ def test_a_slow_receiver_is_not_cut_off_by_wal_sender_timeout(
 
 
 def test_a_standby_takes_over_within_seconds_and_cannot_say_what_was_delivered_before_it_did(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, recorder: Recorder
 ) -> None:
     active, standby = durable(), durable()
     active.start()

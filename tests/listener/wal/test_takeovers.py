@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -14,10 +14,9 @@ from support import insert, wait_until
 from sqlalchemy_watch import Listener, RetryPolicy
 from sqlalchemy_watch.listener.handover.queue import CaughtUp, Connected, Disconnected, WaitingQueue
 
+from ..conftest import MakeListener
 from ..journal import Journal
 from ..proxy import Proxy
-
-Make = Callable[..., Listener]
 
 
 class Receiver:
@@ -39,7 +38,7 @@ class Receiver:
 
 
 @pytest.fixture
-def first(engine_through_proxy: Engine, Base: Any, group: str) -> Iterator[Callable[..., Listener]]:
+def first(engine_through_proxy: Engine, Base: Any, group: str) -> Iterator[MakeListener]:
     """Starts the consumer whose connections go through the proxy."""
     made: list[Listener] = []
 
@@ -79,7 +78,12 @@ def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
 def test_one_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make, max_queue: int
+    client: psycopg.Connection[Any],
+    Order: Any,
+    proxy: Proxy,
+    first: MakeListener,
+    durable: MakeListener,
+    max_queue: int,
 ) -> None:
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
@@ -109,9 +113,14 @@ def test_one_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
 def test_one_whose_connection_falls_silent_stops_before_the_server_gives_the_slot_away(
-    client: psycopg.Connection[Any], database: str, Order: Any, proxy: Proxy, first: Make, durable: Make,
+    client: psycopg.Connection[Any],
+    database: str,
+    Order: Any,
+    proxy: Proxy,
+    first: MakeListener,
+    durable: MakeListener,
     max_queue: int,
-) -> None:  # fmt: skip
+) -> None:
     client.execute(f"ALTER DATABASE {database} SET wal_sender_timeout = '6s'")
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
@@ -133,7 +142,13 @@ def test_one_whose_connection_falls_silent_stops_before_the_server_gives_the_slo
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
 def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_active(
-    client: psycopg.Connection[Any], Order: Any, first: Make, durable: Make, group: str, proxy: Proxy, max_queue: int
+    client: psycopg.Connection[Any],
+    Order: Any,
+    first: MakeListener,
+    durable: MakeListener,
+    group: str,
+    proxy: Proxy,
+    max_queue: int,
 ) -> None:
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
@@ -151,7 +166,7 @@ def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_activ
 
 
 def test_it_goes_on_where_it_was_in_the_middle_of_a_transaction_if_nobody_else_consumed(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener
 ) -> None:
     send_receipt = Receiver(blocks_at=3)
     Order.watch.inserted.connect(send_receipt)
@@ -178,7 +193,7 @@ def test_it_goes_on_where_it_was_in_the_middle_of_a_transaction_if_nobody_else_c
 
 
 def test_it_stops_while_another_one_is_active_and_what_it_held_is_not_lost(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
@@ -208,7 +223,7 @@ def test_it_stops_while_another_one_is_active_and_what_it_held_is_not_lost(
 
 
 def test_what_it_had_gathered_is_delivered_by_the_other_one_alone(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     heard: list[tuple[str, list[int]]] = []
     arrived = Receiver(blocks_at=2)
@@ -236,7 +251,7 @@ def test_what_it_had_gathered_is_delivered_by_the_other_one_alone(
 
 
 def test_retries_wait_until_it_is_active_again(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     heard: list[tuple[str, int]] = []
     failed = threading.Event()
@@ -267,7 +282,7 @@ def test_retries_wait_until_it_is_active_again(
 
 
 def test_catch_up_returns_though_another_one_was_active_meanwhile(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     send_receipt = Receiver()
     Order.watch.inserted.connect(send_receipt)
@@ -306,7 +321,7 @@ def test_a_connection_that_comes_and_goes_while_a_receiver_blocks_fills_no_memor
 
 
 def test_of_an_event_it_was_at_it_calls_no_further_receiver(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: Make, durable: Make
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     blocking, later = Receiver(blocks_at=1), Receiver(blocks_at=0)
     Order.watch.inserted.connect(blocking)
