@@ -18,7 +18,7 @@ _numbers = itertools.count(1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """As root, the server runs as a user of its own: workers that make it side by side would fail."""
+    """Make the server's own user, where this is root: workers that make it side by side would fail."""
     if not hasattr(config, "workerinput"):
         ensure_system_user()
 

@@ -42,7 +42,7 @@ def free_port() -> int:
 
 
 def bin_path(version: int) -> Path:
-    """Where the binaries of a version are."""
+    """The directory of a version's binaries."""
     if version in POSTGRES_VERSIONS:
         return Path(POSTGRES_VERSIONS[version])
     local = Path(f"/usr/lib/postgresql/{version}/bin")
@@ -58,7 +58,7 @@ def ensure_system_user() -> None:
 
 
 def restore_interrupts() -> None:
-    """For a child process that is to be interrupted: a shell's background jobs inherit that SIGINT is ignored."""
+    """Take SIGINT again, in a child process: a shell's background jobs inherit that it is ignored."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
@@ -68,7 +68,7 @@ class Cluster:
     def __init__(self, version: int = VERSION, **settings: Any) -> None:
         self.version = version
         self.port = free_port()
-        # Not below pytest's own directories, which another user may not enter.
+        # Another user may not enter pytest's own directories.
         self._root = Path(tempfile.mkdtemp(prefix="watch-tests-"))
         self.data = self._root / "data"
         self.data.mkdir()

@@ -1,4 +1,4 @@
-"""Run what depends on the server's version on server binaries of this machine, where there are any."""
+"""Run the tests that depend on the server's version on server binaries of this machine, where there are any."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 VERSION = os.environ["WATCH_TEST_POSTGRES"]
 
-#: What is the same on every version (declaring, the command line, ...) is left to the other environments.
+#: Tests of what is the same on every version (declaring, the command line, ...) are left to the other environments.
 SELECTION = ["tests/test_main_job.py", "tests/functions", "tests/listener/decoding/test_values.py"]
 
 if not Path(f"/usr/lib/postgresql/{VERSION}/bin/initdb").exists():

@@ -1,4 +1,4 @@
-"""Helpers of all tests: rows to be heard, waiting, and reasons to resync."""
+"""Helpers of all tests: inserting, waiting, reasons to resync, records of a log, databases."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmarks run; what they find is not for tests to judge."""
+"""The benchmarks run; their results are not for tests to judge."""
 
 from __future__ import annotations
 

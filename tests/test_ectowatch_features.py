@@ -1,4 +1,4 @@
-"""What EctoWatch (Elixir) has, and what it lacks and is here: one test for each, named after the fact."""
+"""Features of EctoWatch (Elixir), and those that are here alone: a test for each, named after the fact."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def world(engine: Engine, client: Client, Base: type[DeclarativeBase], recorder:
     return World(engine, client, Base, recorder)
 
 
-# What EctoWatch has
+# Features of EctoWatch
 
 
 def test_inserted_updated_and_deleted_rows_are_heard(world: World) -> None:
@@ -329,7 +329,7 @@ def test_the_oldest_server_at_hand_is_served(world: World) -> None:
     assert world.heard == [("inserted", (1,))]
 
 
-def test_tests_need_no_sleeping(world: World) -> None:
+def test_catch_up_saves_tests_from_sleeping(world: World) -> None:
     User = world.user("inserted")
     with Listener(world.engine, world.base) as listener, User.watch.inserted.connected_to(world.recorder):
         world.do("INSERT INTO users SELECT * FROM generate_series(1, 1000)")
@@ -337,7 +337,7 @@ def test_tests_need_no_sleeping(world: World) -> None:
         assert len(world.heard) == 1000
 
 
-# What it lacks
+# Features that are here alone
 
 
 def test_composite_keys_identify_rows_in_the_mappers_order(world: World) -> None:

@@ -1,4 +1,4 @@
-"""`muted` and `context`: what a writer says about its own transaction."""
+"""`muted` and `context`: a writer's words about its own transaction."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sqlite() -> Iterator[Engine]:
 
 @pytest.fixture
 def heard(engine: Engine, User: Any, recorder: Recorder) -> Iterator[Callable[[], list[Any]]]:
-    """What has been heard by now: (id, context)."""
+    """Returns (id, context) of each event up to now."""
     User.watch.connect(recorder)
     with Listener(engine, User) as listener:
 

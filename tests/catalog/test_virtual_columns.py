@@ -1,6 +1,6 @@
 """Virtual generated columns (PostgreSQL 18) have no value in a trigger: a watch that needs one is told of.
 
-What a declaration leaves open, a server before 18 and SQLAlchemy before 2.1 make a stored column: there is
+A server before 18, and SQLAlchemy before 2.1 where a declaration leaves it open, make a stored column: there is
 nothing to tell then, and each of these tests says so.
 """
 
@@ -21,7 +21,7 @@ from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, insta
 
 Client = psycopg.Connection[Any]
 
-#: What an older server makes of it as well: a stored column.
+#: The kind of the generated column; an older server has stored ones alone.
 KIND = "VIRTUAL" if VERSION >= 18 else "STORED"
 
 PROBLEMS = (

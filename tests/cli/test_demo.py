@@ -1,4 +1,4 @@
-"""`demo`, and what importing the library costs."""
+"""`demo`, and the costs of importing the library."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def schemas_of_ours(client: Any) -> int:
 
 
 def in_a_terminal(command: list[str], environment: dict[str, str], columns: int, lines: int) -> tuple[int, str]:
-    """Run a command in a pseudo-terminal: its exit status, and all that it wrote there."""
+    """Run a command in a pseudo-terminal; return its exit status and its output."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     environment = {k: v for k, v in environment.items() if k not in ("COLUMNS", "LINES", "NO_COLOR", "CI")}
@@ -98,7 +98,7 @@ class EmbeddedDemo:
         )  # fmt: skip
 
     def wait_for(self, file: str) -> Path:
-        """Until a file of the server's data directory is there."""
+        """Wait until a file of the server's data directory is there."""
         while True:
             for found in self.directory.glob(f"sqlalchemy-watch-demo-*/data/{file}"):
                 return found
@@ -107,7 +107,7 @@ class EmbeddedDemo:
                 raise AssertionError("the demo has ended")
 
     def finish(self) -> tuple[int, str]:
-        """Its exit status and what it wrote to stderr."""
+        """Wait for its end; return its exit status and its output to stderr."""
         _, err = self.process.communicate(timeout=30)
         return self.process.returncode, err
 

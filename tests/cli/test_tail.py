@@ -28,7 +28,7 @@ class Tail:
         self.wait_for("listening")  # warnings may come first
 
     def wait_for(self, words: str) -> str:
-        """The next line of its stderr that has these words."""
+        """Wait for a line of its stderr that has these words."""
         assert self.process.stderr is not None
         return next(line for line in self.process.stderr if words in line)
 

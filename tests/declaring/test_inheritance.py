@@ -27,7 +27,7 @@ class Kind(enum.Enum):
 
 
 class Heard:
-    """Which signal heard what from whom."""
+    """Calls of all signals of some models: (signal, sender, identity)."""
 
     def __init__(self, engine: Engine, client: psycopg.Connection[Any], target: Any, *models: Any) -> None:
         self._engine, self._client, self._target = engine, client, target
@@ -46,7 +46,7 @@ class Heard:
         signal.connect(hear, weak=False)
 
     def after(self, *statements: str) -> list[Any]:
-        """All calls up to now, those for these statements included."""
+        """Run the statements; return all calls up to now."""
         with Listener(self._engine, self._target) as listener:
             for statement in statements:
                 self._client.execute(statement.encode())
@@ -521,7 +521,7 @@ def test_a_receiver_may_be_connected_to_one_class_of_the_hierarchy_as_sender(
     assert recorder.heard() == [("inserted", (2,))]
 
 
-def test_what_failed_in_a_subclass_leaves_the_hierarchy_as_it_was(Base: type[DeclarativeBase]) -> None:
+def test_a_failed_subclass_leaves_the_hierarchy_as_it_was(Base: type[DeclarativeBase]) -> None:
     Person, _, _ = joined(Base)
     before = {key: dict(watches) for key, watches in watches_in(Base.metadata).items()}
     with pytest.raises(ConfigurationError):

@@ -1,4 +1,4 @@
-"""Every way of declaring a model is heard, on a real server."""
+"""Models of every kind of declaration are heard, on a real server."""
 
 from __future__ import annotations
 

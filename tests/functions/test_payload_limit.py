@@ -68,7 +68,7 @@ class Table:
         return self.recorder.events
 
     def payloads(self) -> list[bytes]:
-        """What PostgreSQL sent, since the last call."""
+        """Payloads that PostgreSQL sent since the last call."""
         self.client.execute("SELECT 1")
         return [notify.payload.encode() for notify in self.client.notifies(timeout=0)]
 

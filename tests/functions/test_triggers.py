@@ -1,4 +1,4 @@
-"""Every kind of write is heard, once, in order; no write fails because it is watched."""
+"""Writes of every kind are heard, once, in order; no write fails because it is watched."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Client = psycopg.Connection[Any]
 
 
 class Heard:
-    """What a table's writes are heard as."""
+    """Events and resyncs that writes to tables are heard as."""
 
     def __init__(self, engine: Engine, base: Any, client: Client, *models: Any) -> None:
         self.engine, self.client = engine, client
@@ -184,7 +184,7 @@ def test_changed_key_pairs_with_nothing_and_counts_as_changed(users: Heard) -> N
     assert all(event.old is None and event.changed is None for event in events)
 
 
-def test_old_values_and_changed_names(users: Heard) -> None:
+def test_old_values_and_names_of_changed_columns_are_told(users: Heard) -> None:
     users("INSERT INTO users VALUES (1, 'a', 20)")
     (event,) = [e for e in users.events("UPDATE users SET name = 'b'") if e.label == "renamed"]
     assert (dict(event.values), dict(event.old), event.changed) == (
@@ -500,7 +500,9 @@ NAMES = [
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "pg8000", "asyncpg"])
-def test_conditions_with_hostile_literals(cluster: Cluster, database: str, Base: Any, driver: str, level: Any) -> None:
+def test_conditions_with_hostile_literals_choose_their_rows(
+    cluster: Cluster, database: str, Base: Any, driver: str, level: Any
+) -> None:
     class User(Watched, Base):
         __tablename__ = "users"
         __watch__ = [
@@ -552,7 +554,9 @@ def test_conditions_with_hostile_literals(cluster: Cluster, database: str, Base:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_condition_with_a_subquery_over_another_table(engine: Engine, client: Client, Base: Any, level: Any) -> None:
+def test_condition_may_have_a_subquery_over_another_table(
+    engine: Engine, client: Client, Base: Any, level: Any
+) -> None:
     vips = sa.Table("vips", Base.metadata, sa.Column("id", sa.Integer), schema="public")
 
     class User(Watched, Base):
@@ -772,7 +776,9 @@ def test_any_name_works(
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", ["UNLOGGED", ""])
-def test_unlogged_table_and_generated_column(engine: Engine, client: Client, Base: Any, level: Any, kind: str) -> None:
+def test_unlogged_tables_and_generated_columns_are_heard(
+    engine: Engine, client: Client, Base: Any, level: Any, kind: str
+) -> None:
     class User(Watched, Base):
         __tablename__ = "users"
         __table_args__ = {"prefixes": [kind] if kind else []}

@@ -29,7 +29,7 @@ class Standby(Cluster):
 
 
 def create_tables(cluster: Cluster, base: Any) -> None:
-    """Tables and triggers, by an engine that is gone afterwards."""
+    """Create tables and triggers, by an engine that is gone afterwards."""
     engine = create_engine(cluster.url(driver="psycopg"))
     base.metadata.create_all(engine)
     engine.dispose()

@@ -40,7 +40,7 @@ def journal() -> Journal:
 
 @pytest.fixture
 def listening(database: str, User: Any, journal: Journal) -> Iterator[MakeListener]:
-    """Makes and starts a listener at a port, with its journal; afterwards none of its threads is left."""
+    """Starts listeners at a port, with their journal; afterwards none of their threads is left."""
     made: list[tuple[Listener, Engine]] = []
     User.watch.inserted.connect(journal)
 

@@ -38,7 +38,7 @@ class Heard(NamedTuple):
     lsn: int
     position: int
     id: int
-    #: By the system-wide monotonic clock, in nanoseconds.
+    #: Nanoseconds of the system-wide monotonic clock.
     at: int
 
 
@@ -52,7 +52,7 @@ class Consumers:
         )
         self._alive: list[int] = []
         self._paths: list[Path] = []
-        #: In the order in which they became active.
+        #: Process ids, in the order in which they became active.
         self.active: list[int] = []
 
     def start(self) -> int:
@@ -79,7 +79,7 @@ class Consumers:
         self._alive.remove(pid)
 
     def heard(self) -> dict[int, list[Heard]]:
-        """What each process heard."""
+        """Each process's id, and the events that it heard."""
         return {
             int(path.with_suffix(".pid").read_text()): [
                 Heard(*map(int, line.split())) for line in path.read_text().splitlines()

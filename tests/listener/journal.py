@@ -1,4 +1,4 @@
-"""A journal of what a listener said, and the writer whose ids are in it."""
+"""A journal of a listener's events and signals, and a writer whose ids it may hold."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy_watch import Listener
 
 
 class Journal:
-    """What a listener said, in its order: ("event", id), ("resync", reason), ("connected",), ("disconnected",)."""
+    """Calls of a listener, in order: ("event", id), ("resync", reason), ("connected",), ("disconnected",)."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[Any, ...]] = []
@@ -57,9 +57,9 @@ class Journal:
         self.wait_for(lambda: self.count(kind) >= number, seconds)
 
     def check(self, last: int) -> None:
-        """Ids 1 to `last` came exactly once and in order, or there was a resync where they are missing.
+        """Check that ids 1 to `last` came once and in order, or that there was a resync where they are missing.
 
-        And a resync for each reconnection, after `connected` and before any event.
+        And that each reconnection had a resync, after `connected` and before any event.
         """
         expected = 1
         resynced = False
@@ -109,7 +109,7 @@ class Writer:
                 self._stop.wait(0.02)
 
     def _write(self, connection: psycopg.Connection[Any]) -> None:
-        # Whether the last commit was one, the lost connection did not tell.
+        # A lost connection does not tell if its last commit was one.
         row = connection.execute(f"SELECT coalesce(max(id), 0) FROM {self._table}".encode()).fetchone()
         assert row is not None
         self.last = row[0]

@@ -152,7 +152,7 @@ def _discard_waiting(session: socket.socket) -> None:
 
 
 def _answer(session: socket.socket, client: socket.socket) -> bool:
-    """Pass an answer on; whether the transaction is over."""
+    """Pass an answer on; return True if the transaction is over."""
     tail = b""
     while True:
         data = session.recv(65536)

@@ -70,7 +70,7 @@ class Program:
         return self.process.stdout.readline().strip()
 
     def finish(self, seconds: float = PATIENCE) -> tuple[int, str, str]:
-        """Exit status, output and errors, when it has ended by itself."""
+        """Wait until it has ended by itself; return its exit status, output and errors."""
         try:
             output, errors = self.process.communicate(timeout=seconds)
         finally:

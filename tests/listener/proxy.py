@@ -25,7 +25,7 @@ class Proxy:
         self.delay = 0.0
         #: Bytes of the server's that pass in each new connection before it freezes; None for all.
         self.freeze_after: int | None = None
-        #: How many connections were accepted.
+        #: Number of connections that were accepted.
         self.accepted = 0
         self._frozen = False
         self._listening = self._listen(0)
@@ -102,7 +102,7 @@ class Proxy:
             self._links[-1].deaf = True
 
     def waiting(self) -> bytes:
-        """What the server has said to the newest connection and a frozen proxy does not pass on."""
+        """Bytes that the server has sent to the newest connection, and a frozen proxy does not pass on."""
         with self._lock:
             server = self._links[-1].server
         assert server is not None

@@ -29,7 +29,7 @@ def make_certificate(folder: Path, name: str = "127.0.0.1") -> tuple[Path, Path]
     return certificate, key
 
 
-#: What a record of TLS holds at the most.
+#: Bytes that a record of TLS holds at the most.
 RECORD_BYTES = 1 << 14
 
 
@@ -40,9 +40,9 @@ class TlsProxy:
         self._context.load_cert_chain(certificate, key)
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listening.getsockname()[1]
-        #: How many connections there were, and how many of them encrypted.
+        #: Number of connections, and of those that were encrypted.
         self.connections = self.encrypted = 0
-        #: Whether to gather what the server says, so that it goes in records as large as there are (16 KiB).
+        #: Gather the server's bytes, so that they go in records as large as there are (16 KiB).
         self.gathering = False
         self._ended = threading.Event()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -98,8 +98,8 @@ class TlsProxy:
                         if not more:
                             break
                         data += more
-                    # Of full records, the last one too: libpq's buffer, which has the beginning of a message in
-                    # it already, does not take such a record whole.
+                    # The last record is to be full, too: libpq's buffer, which has the beginning of a message in it
+                    # already, does not take such a record whole.
                     if self.gathering and source is server:
                         odd = len(data) % RECORD_BYTES
                         target.sendall(data[:odd])

@@ -1,4 +1,4 @@
-"""What differs is found, put right, and brought back by the downgrade byte for byte."""
+"""Differences are found, put right, and brought back by the downgrade byte for byte."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LOGGER = "alembic.autogenerate.sqlalchemy_watch"
 
 
 def declare(*watches: Any, metadata: MetaData | None = None, schema: str | None = None) -> type[DeclarativeBase]:
-    """Users, watched so."""
+    """Declare users, watched so."""
     shared = metadata or MetaData()
 
     class Base(DeclarativeBase):
@@ -203,7 +203,7 @@ def test_status_and_check_agree(project: Project, client: psycopg.Connection[Any
 
 
 @pytest.mark.parametrize("by", ["create_all", "install"])
-def test_moving_in_is_an_empty_revision(
+def test_a_project_that_moves_in_gets_an_empty_revision(
     project: Project, client: psycopg.Connection[Any], engine: Engine, by: str
 ) -> None:
     base = declare("inserted", Watch("updated", label="renamed", trigger_columns=["name"], old=True), "truncated")
@@ -239,7 +239,7 @@ def test_a_function_whose_mark_does_not_parse_is_reported_by_name_and_left_alone
 def test_a_watch_that_needs_a_virtual_generated_column_is_warned_of(
     project: Project, client: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Servers before 18 have no such columns: it is a stored one there, and nothing is said."""
+    """Servers before 18 have stored generated columns alone: nothing is told there."""
     project.metadata = declare(Watch("inserted", extra_columns=("name",)), "deleted").metadata
     project.revision()
     project.upgrade()
@@ -269,7 +269,7 @@ CREATE TRIGGER audit AFTER INSERT OR UPDATE ON users EXECUTE FUNCTION audit();
 def test_hand_written_triggers_and_functions_are_never_in_a_migration(
     project: Project, client: psycopg.Connection[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Named like the watches that are declared (two of them), and like one that is not."""
+    """Triggers and functions are named like two watches that are declared, and like one that is not."""
     client.execute("CREATE TABLE users (id serial PRIMARY KEY, name varchar)")
     client.execute(FOREIGN)
     project.metadata = declare("inserted", "updated", "truncated").metadata

@@ -1,4 +1,4 @@
-"""Whatever the project's env.py does: drivers, templates, filters, schemas, tenants, roles."""
+"""Projects of every kind: drivers, templates, filters, schemas, tenants, roles."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .project import Project, body_of, is_empty, snapshot, triggers_in
 def users(
     *specs: Any, metadata: MetaData | None = None, name: str = "users", length: int = 20, **options: Any
 ) -> MetaData:
-    """A table, watched so."""
+    """Declare a table, watched so."""
     metadata = MetaData() if metadata is None else metadata
     table = Table(name, metadata, Column("id", Integer, primary_key=True), Column("name", String(length)), **options)
     watch(table, *specs)
@@ -31,7 +31,7 @@ def users(
 
 
 def cycle(project: Project, client: psycopg.Connection[Any]) -> Path:
-    """Up, clean, down to what was, and up again."""
+    """Migrate up, without a difference then, down to what was, and up again."""
     before = snapshot(client)
     script = project.revision()
     project.upgrade()
@@ -48,24 +48,19 @@ def cycle(project: Project, client: psycopg.Connection[Any]) -> Path:
 HOSTILE = Watch("updated", label="named", extra_columns=["name"], old=True, when=lambda o, n: n.name != "50%:x \\:y")
 
 
-@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_drivers(cluster: Cluster, database: str, tmp_path: Path, client: psycopg.Connection[Any], driver: str) -> None:
-    project = Project(tmp_path, cluster.url(database, driver))
-    for specs in (("inserted",), ("inserted", HOSTILE), (HOSTILE,)):
-        project.metadata = users(*specs, name='us"e:rs 100%')
-        cycle(project, client)
-
-
-def test_async_template_with_asyncpg(
-    cluster: Cluster, database: str, tmp_path: Path, client: psycopg.Connection[Any]
+@pytest.mark.parametrize(
+    ("driver", "template"), [("psycopg", "generic"), ("psycopg2", "generic"), ("asyncpg", "async")]
+)
+def test_a_watch_goes_up_and_down_with_every_driver(
+    cluster: Cluster, database: str, tmp_path: Path, client: psycopg.Connection[Any], driver: str, template: str
 ) -> None:
-    project = Project(tmp_path, cluster.url(database, "asyncpg"), template="async")
+    project = Project(tmp_path, cluster.url(database, driver), template)
     for specs in (("inserted",), ("inserted", HOSTILE), (HOSTILE,)):
         project.metadata = users(*specs, name='us"e:rs 100%')
         cycle(project, client)
 
 
-def test_multidb_with_sqlite_beside_postgresql(
+def test_multidb_migrates_postgresql_beside_sqlite(
     cluster: Cluster, database: str, tmp_path: Path, client: psycopg.Connection[Any]
 ) -> None:
     project = Project(tmp_path, cluster.url(database, "psycopg"), template="multidb")
@@ -89,7 +84,7 @@ def test_multidb_with_sqlite_beside_postgresql(
     project.shell("check")
 
 
-def test_several_metadata_and_schemas(project: Project, client: psycopg.Connection[Any]) -> None:
+def test_several_metadata_and_schemas_are_compared_at_once(project: Project, client: psycopg.Connection[Any]) -> None:
     client.execute('CREATE SCHEMA "Back: office%"')
     client.execute("CREATE SCHEMA audit")
     first = users("inserted")
@@ -99,7 +94,7 @@ def test_several_metadata_and_schemas(project: Project, client: psycopg.Connecti
     project.configure("include_schemas=True")
     cycle(project, client)
     assert len(triggers_in(snapshot(client))) == 5
-    # Another one changes, and none of the others is touched.
+    # One changes, and none of the others is touched.
     first = users("inserted")
     users("inserted", metadata=first, schema="Back: office%")
     project.metadata = [first, *others]
@@ -119,7 +114,7 @@ def test_several_metadata_and_schemas(project: Project, client: psycopg.Connecti
 def test_filtered_tables_are_left_alone(
     project: Project, client: psycopg.Connection[Any], engine: Engine, option: str
 ) -> None:
-    """Their verdict on the table is ours; they see no objects of our own."""
+    """The filters decide on the table, and see no objects of the library."""
     both = users("inserted", "updated", name="logs")
     both.create_all(engine)
     client.execute("DROP TRIGGER watch_logs_inserted ON logs")
@@ -149,7 +144,9 @@ def test_the_users_filters_see_no_objects_of_ours(project: Project) -> None:
     assert seen == {"table"}
 
 
-def test_batch_mode_and_transaction_per_migration(project: Project, client: psycopg.Connection[Any]) -> None:
+def test_batch_mode_alters_a_column_between_dropping_and_creating_the_triggers_that_carry_it(
+    project: Project, client: psycopg.Connection[Any]
+) -> None:
     project.configure("render_as_batch=True, transaction_per_migration=True")
     for length in (20, 40):
         project.metadata = users("inserted", HOSTILE, length=length)
@@ -182,13 +179,15 @@ def anything(context, revision, op):
 """
 
 
-def test_rewriter(project: Project, client: psycopg.Connection[Any]) -> None:
+def test_a_rewriter_may_add_to_a_migration_of_watches(project: Project, client: psycopg.Connection[Any]) -> None:
     project.configure("process_revision_directives=writer", REWRITER)
     project.metadata = users("inserted", HOSTILE)
     assert "by the rewriter" in cycle(project, client).read_text()
 
 
-def test_stamp(project: Project, client: psycopg.Connection[Any], engine: Engine) -> None:
+def test_a_stamped_database_that_create_all_made_has_no_differences(
+    project: Project, client: psycopg.Connection[Any], engine: Engine
+) -> None:
     project.metadata = users("inserted")
     project.revision()
     project.metadata.create_all(engine)
@@ -198,7 +197,7 @@ def test_stamp(project: Project, client: psycopg.Connection[Any], engine: Engine
     assert snapshot(client) == []
 
 
-def test_branches(project: Project, client: psycopg.Connection[Any]) -> None:
+def test_branches_leave_each_others_watches_alone(project: Project, client: psycopg.Connection[Any]) -> None:
     project.configure(
         "include_object=lambda o, name, type_, *rest: type_ != 'table' or name in config.attributes['metadata'].tables"
     )
@@ -221,7 +220,7 @@ def test_branches(project: Project, client: psycopg.Connection[Any]) -> None:
     assert snapshot(client) == before
 
 
-def test_compare_metadata_and_produce_migrations(engine: Engine, client: psycopg.Connection[Any]) -> None:
+def test_compare_metadata_and_produce_migrations_find_the_same(engine: Engine, client: psycopg.Connection[Any]) -> None:
     metadata = users("inserted")
     metadata.create_all(engine)
     client.execute("ALTER TABLE users DISABLE TRIGGER watch_users_inserted")
@@ -250,7 +249,7 @@ def test_plugin_by_name_and_twice_works_once(
     assert cycle(project, client).read_text().count("CREATE TRIGGER") == 1
 
 
-def test_opting_out(project: Project, client: psycopg.Connection[Any]) -> None:
+def test_a_project_without_the_plugin_compares_no_watches(project: Project, client: psycopg.Connection[Any]) -> None:
     project.metadata = users("inserted")
     cycle(project, client)
     before = snapshot(client)
@@ -261,7 +260,7 @@ def test_opting_out(project: Project, client: psycopg.Connection[Any]) -> None:
     assert snapshot(client) == before
 
 
-def test_partitioned_tables(project: Project, client: psycopg.Connection[Any]) -> None:
+def test_partitions_are_no_difference(project: Project, client: psycopg.Connection[Any]) -> None:
     project.configure("include_name=lambda name, type_, parents: not (type_ == 'table' and name.startswith('users_'))")
     project.metadata = users("inserted", HOSTILE, "truncated", postgresql_partition_by="RANGE (id)")
     cycle(project, client)
@@ -366,7 +365,7 @@ def test_old_servers_are_passed_over_in_silence(engine: Engine, caplog: pytest.L
     assert caplog.text == ""
 
 
-def test_a_dozen_and_a_hundred_tables_take_as_many_queries(engine: Engine) -> None:
+def test_a_hundred_tables_take_as_many_queries_as_a_dozen(engine: Engine) -> None:
     def count(tables: int, plugins: list[str]) -> int:
         metadata = MetaData()
         for number in range(tables):

@@ -20,7 +20,7 @@ from .project import Project, is_empty, snapshot
 
 _numbers = itertools.count()
 
-#: What quoting, text(), the drivers and psql have an interest in.
+#: Characters that quoting, text(), the drivers and psql have an interest in.
 _CHARACTERS = st.sampled_from(
     [*"\"'%:\\$;,.-/*(){}[]<>=&?!# aZ0", "é", "😀", ":x", "%s", "%(a)s", "\\:", "::", "$$", "--"]
 )

@@ -24,7 +24,7 @@ def no_edit(script: str) -> str:
 
 
 def rename_column(script: str) -> str:
-    """What a developer does by hand: Alembic sees a column that comes and one that goes."""
+    """Edit a script as a developer does: Alembic sees a column that comes and one that goes."""
     script = re.sub(r"op\.add_column\('orders', sa\.Column\('amount'.*", _renamed("total", "amount"), script)
     script = re.sub(r"op\.add_column\('orders', sa\.Column\('total'.*", _renamed("amount", "total"), script)
     return re.sub(r" *op\.drop_column\(.*\n", "", script)

@@ -1,4 +1,4 @@
-"""What `import alembic` loads, and what a project does that comes, and one that leaves."""
+"""The plugin: imports, the real command line, and projects that move in and out."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_entry_points_serve_every_way_alembic_has_loaded_them() -> None:
         assert list(loaded) == [loaded]  # 1.18.0 to 1.20.0: iterated
 
 
-def test_the_real_command_line_with_a_stock_env(project: Project, client: psycopg.Connection[Any]) -> None:
+def test_the_real_command_line_works_with_a_stock_env(project: Project, client: psycopg.Connection[Any]) -> None:
     project.use_models(MODELS)
     output = project.shell("revision", "--autogenerate", "-m", "users")
     assert "[alembic.autogenerate.sqlalchemy_watch] Detected add watch 'users', signal 'inserted'" in output
@@ -106,7 +106,7 @@ def without_the_library(path: Path) -> str:
 def test_a_project_that_leaves_keeps_working_migrations(
     project: Project, client: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
-    """Its migrations are plain SQL: the library is not there any more, and they go up and down."""
+    """Migrations are plain SQL: they go up and down where the library is not installed any more."""
     project.use_models(MODELS)
     project.shell("revision", "--autogenerate", "-m", "users")
     project.shell("upgrade", "head")

@@ -1,4 +1,4 @@
-"""What stands in a migration becomes the same SQL again, whatever is on its way."""
+"""Statements in a migration become the same SQL again, whatever is on their way."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def operation() -> WatchOp:
 
 
 @pytest.mark.parametrize("prefix", ["op.", "operations."])
-def test_a_comment_and_one_statement_each_in_one_literal_a_line(engine: Engine, prefix: str) -> None:
+def test_a_migration_has_a_comment_for_each_watch_and_a_statement_in_each_literal(engine: Engine, prefix: str) -> None:
     with engine.connect() as connection:
         context = AutogenContext(
             MigrationContext.configure(connection, opts={"alembic_module_prefix": prefix}), MetaData()

@@ -102,7 +102,7 @@ def test_inserted_rows_are_filtered_by_association(
 
 
 class Point:
-    """Equal by value, and so without a hash."""
+    """A value that is compared, and so has no hash."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -234,7 +234,7 @@ def test_the_same_filter_is_the_same_signal_and_goes_with_its_last_receiver(Item
 
 
 class Cyclic(Recorder):
-    """Freed by the garbage collector alone, at any time and in any thread."""
+    """A receiver that is freed by the garbage collector alone, at any time and in any thread."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -800,7 +800,7 @@ def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, record
 
 
 class Seen:
-    """Filters by it may have anything happen when they are looked up."""
+    """A value whose hash runs code of the test, whenever a filter by it is looked up."""
 
     def __init__(self) -> None:
         self.then: list[Any] = []

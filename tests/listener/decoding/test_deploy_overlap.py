@@ -1,4 +1,4 @@
-"""For a while an application and the triggers are one deploy apart; they understand each other all the same."""
+"""An application and triggers that are one deploy apart understand each other all the same."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def write(client: psycopg.Connection[Any]) -> None:
     client.execute("TRUNCATE users")
 
 
-def test_new_application_with_old_triggers(
+def test_new_application_hears_old_triggers_and_marks_their_events_partial(
     engine: Engine, client: psycopg.Connection[Any], old_and_new: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, new = old_and_new
@@ -75,7 +75,7 @@ def test_new_application_with_old_triggers(
     assert "the trigger of users/truncated is missing" in caplog.text
 
 
-def test_old_application_with_new_triggers(
+def test_old_application_hears_new_triggers_and_marks_what_they_lack_partial(
     engine: Engine, client: psycopg.Connection[Any], old_and_new: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     old, new = old_and_new

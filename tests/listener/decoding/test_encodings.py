@@ -1,4 +1,4 @@
-"""Databases that are not UTF-8: values and names come as what they are, and what is no text stops nothing."""
+"""Databases that are not UTF-8: values and names come as what they are, and bytes that are no text stop nothing."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_values_and_names_come_as_what_they_are(make: Any, encoding: str, name: 
     ("encoding", "client_encoding"), [("UTF8", "latin1"), ("LATIN1", "latin1"), ("LATIN1", "utf8")]
 )
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
-def test_the_engine_s_client_encoding_does_not_matter(
+def test_the_engines_client_encoding_does_not_matter(
     make: Any, encoding: str, client_encoding: str, driver: str, delivery: str
 ) -> None:
     encoded = make(encoding, delivery, driver, client_encoding=client_encoding)
@@ -133,7 +133,7 @@ def test_the_engine_s_client_encoding_does_not_matter(
     assert encoded.names() == names
 
 
-#: What the server stores, and nobody can read.
+#: Bytes that the server stores, and nobody can read.
 NO_TEXT = pytest.mark.parametrize(("encoding", "bytes_"), [("SQL_ASCII", rb"\xe9"), ("EUC_JP", rb"\xa9a1")])
 
 
@@ -161,7 +161,7 @@ def _insert(encoding: str, id_: int, value: bytes) -> bytes:
 
 
 @NO_TEXT
-def test_a_stranger_s_bytes_do_not_take_others_notifications_with_them(make: Any, encoding: str, bytes_: bytes) -> None:
+def test_a_strangers_bytes_do_not_take_others_notifications_with_them(make: Any, encoding: str, bytes_: bytes) -> None:
     encoded = make(encoding, "notify", client_encoding="utf8")
     channel = encoded.Dish.watch.inserted.details.channel
     with encoded.listen() as listener:

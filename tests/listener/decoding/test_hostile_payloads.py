@@ -1,4 +1,4 @@
-"""Anyone who can connect can NOTIFY: whatever comes on a channel, the listener counts it and goes on."""
+"""Payloads of strangers, who can NOTIFY if they can connect: the listener counts them and goes on."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def genuine(label: str) -> dict[str, Any]:
 
 
 def encode(fields: dict[str, Any]) -> bytes:
-    """As the trigger function writes it: without blanks."""
+    """Encode a payload as the trigger function does: without blanks."""
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode(errors="surrogatepass")
 
 
 def decode(fields: dict[str, Any]) -> Decoded:
-    """What the router makes of it, and what it makes of it where the beginning is not as declared: the same."""
+    """Decode a payload by the router, which reads it alike where its beginning is not as declared."""
     compact, spaced = (
         ROUTER.decode(CHANNELS[fields["label"]], payload) for payload in (encode(fields), json.dumps(fields).encode())
     )
@@ -99,7 +99,7 @@ def decode(fields: dict[str, Any]) -> Decoded:
 
 
 def read(payload: bytes) -> None:
-    """What the dispatcher does, for each channel that it might come on."""
+    """Decode a payload as the dispatcher does, for each channel that it might come on."""
     refused: list[str] = []
     for channel in CHANNELS.values():
         try:

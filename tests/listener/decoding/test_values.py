@@ -173,8 +173,8 @@ CASES: dict[str, tuple[Any, list[str]]] = {
     "variant": (sa.JSON().with_variant(pg.JSONB(), "postgresql"), _JSON[:2]),
 }  # fmt: skip
 
-#: Where a driver has ways of its own: pg8000 a class for months, and a wrong sign after a negative hour; asyncpg, up to
-#: SQLAlchemy 2.0, a class for bits.
+#: Types that a driver loads in its own way: pg8000 has a class for months, and a wrong sign after a negative hour;
+#: asyncpg, up to SQLAlchemy 2.0, a class for bits.
 OWN_WAYS: dict[tuple[str, str], type] = {
     ("pg8000", "interval_months"): timedelta,
     ("pg8000", "interval"): timedelta,
@@ -208,7 +208,7 @@ class Types:
         }
 
     def insert(self, client: psycopg.Connection[Any], names: list[str], first: int) -> None:
-        """Each case's values and NULL, as ids from `first` on."""
+        """Insert each case's values and NULL, as ids from `first` on."""
         for name in names:
             values = [*self.cases[name][1], "NULL"]
             rows = ", ".join(f"({first + i}, {value})" for i, value in enumerate(values))
@@ -268,7 +268,7 @@ def types(cluster: Cluster) -> Iterator[Types]:
 
 @pytest.fixture(scope="module", params=DRIVERS)
 def mismatches(request: pytest.FixtureRequest, cluster: Cluster, types: Types) -> dict[str, Any]:
-    """For a driver, what was loaded and heard where they differ, by case; rows are written by plain SQL."""
+    """Differences between values loaded by a driver and values heard, by case; rows are written by plain SQL."""
     driver = request.param
     url = cluster.url("test_values", driver)
     recorder = Recorder()

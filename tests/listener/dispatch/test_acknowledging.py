@@ -1,4 +1,4 @@
-"""What is not dispatched is never acknowledged."""
+"""Transactions that are not dispatched in full are never acknowledged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def switching_often() -> Iterator[None]:
 
 @pytest.mark.usefixtures("switching_often")
 def test_a_closed_queue_gives_nothing_even_while_it_is_being_emptied() -> None:
-    # Otherwise a transaction's end could be taken after its last event was passed over.
+    # A transaction's end could be taken after its last event was passed over.
     for _ in range(5):
         queue = WaitingQueue(1_000_000)
         queue.put(Notification("channel", b"") for _ in range(100_000))

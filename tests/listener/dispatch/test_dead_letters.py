@@ -1,4 +1,4 @@
-"""Dead letters under trouble: what can't be stored, read or reached, listeners that stop, and operators that intervene.
+"""Dead letters under trouble: errors that can't be stored, letters that can't be read, servers out of reach, operators.
 
 Whatever happens, an event is with its receiver, in the table, or not acknowledged; and the line moves on.
 """
@@ -129,7 +129,7 @@ def test_a_hook_that_raises_while_a_letter_is_written_is_asked_again(
     assert [number for number, *_ in letters(client)] == ["1"]
 
 
-def test_what_no_letter_could_be_written_for_is_not_acknowledged(
+def test_an_event_whose_letter_could_not_be_written_is_not_acknowledged(
     client: psycopg.Connection[Any], Order: Any, durable: MakeListener, engine: Engine
 ) -> None:
     hook = Hook(engine, failures=None)
@@ -193,7 +193,7 @@ def distant(engine_through_proxy: Engine, Base: type[DeclarativeBase], group: st
 
 
 def come_back(proxy: Proxy, client: psycopg.Connection[Any], listener: Listener, *, thaw: bool) -> None:
-    """After a freeze: wait until the listener has noticed, and let it reach the server again."""
+    """Wait until the listener has noticed a freeze, and let it reach the server again."""
     wait_until(client, lambda: not listener.stats().active)
     if not thaw:  # the server has not noticed
         client.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
@@ -359,7 +359,7 @@ def test_a_letter_that_an_operator_wanted_tried_again_has_all_its_attempts(
 
 
 @pytest.mark.parametrize("retry", ["x", {"max_attempts": 3}], ids=["str", "dict"])
-def test_what_is_no_policy_is_refused(engine: Engine, Base: type[DeclarativeBase], retry: Any) -> None:
+def test_anything_but_a_policy_is_refused(engine: Engine, Base: type[DeclarativeBase], retry: Any) -> None:
     with pytest.raises(ConfigurationError, match="retry.*RetryPolicy"):
         Listener(engine, Base, durable="mailer", retry=retry)
 

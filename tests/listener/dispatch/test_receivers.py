@@ -1,4 +1,4 @@
-"""Receivers may fail, block, be slow, change what is connected, stop the listener, or write: it goes on."""
+"""Receivers that fail, block, are slow, connect others, stop the listener, or write: it goes on."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..journal import Journal
 
 
 class Stop(BaseException):
-    """Not even an Exception."""
+    """An error that is not even an Exception."""
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), Stop(), SystemExit(1), KeyboardInterrupt(), GeneratorExit()])
@@ -163,7 +163,7 @@ def test_stop_leaves_a_receiver_that_blocks_for_ever(
     assert time.monotonic() - began < 2
     assert "did not end in time; it is in wait_for_ever" in caplog.text
     assert [t.name for t in threading.enumerate() if t.name.startswith("sqlalchemy-watch")] == [thread.name]
-    # Another run is no business of the old thread's.
+    # The old thread delivers nothing of another run.
     User.watch.inserted.disconnect(wait_for_ever)
     with listener:
         insert(client, "users", 3)

@@ -1,4 +1,4 @@
-"""Another role floods the channels: what it sends is counted, and changes nothing for anybody else."""
+"""Notifications of another role, which floods the channels: they are counted, and change nothing for others."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_flood_of_rows_that_no_filter_can_decide_on_does_not_keep_everybody_re
 
 
 @pytest.mark.parametrize("changes", ASKS_TO_RESYNC, ids=str)
-def test_the_last_that_asks_to_resync_is_followed_by_one(
+def test_the_last_payload_that_asks_to_resync_is_followed_by_a_resync(
     stranger: psycopg.Connection[Any], User: Any, listener: Listener, journal: Journal, changes: dict[str, Any]
 ) -> None:
     for number in range(1, 4):
@@ -229,7 +229,7 @@ def test_forged_answer_is_neither_a_heartbeat_nor_a_catch_up(
     listener: Listener,
     journal: Journal,
 ) -> None:
-    # As if the stranger knew the listener's own channel, and LISTEN were lost on all others and its answers.
+    # The stranger knows the listener's own channel, and the receiver holds the genuine answer up.
     release = threading.Event()
     User.watch.inserted.connect(lambda sender, event: release.wait(), weak=False)
     own: Any = listener._source

@@ -1,4 +1,4 @@
-"""Whatever becomes of the connection, the listener comes back, LISTENs again, and says that there was a gap."""
+"""The listener comes back whatever becomes of its connection, LISTENs again, and says that there was a gap."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_LISTENER = (
     "WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
 )
 
-#: In a journal: the connection was lost and came back, before id 2 was inserted.
+#: Entries of a journal: the connection was lost and came back, before id 2 was inserted.
 ONE_GAP = [("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2)]
 
 
@@ -58,7 +58,7 @@ def test_connection_cut_by_rst_under_load(
     journal.check(writer.last)
 
 
-def test_what_arrived_before_the_connection_ended_is_dispatched(
+def test_notifications_that_arrived_before_the_connection_ended_are_dispatched(
     client: psycopg.Connection[Any], User: Any, proxy: Proxy, listening: MakeListener, journal: Journal
 ) -> None:
     listener = listening(proxy.port, heartbeat_interval=60, heartbeat_timeout=60)
@@ -219,7 +219,7 @@ def test_server_that_falls_silent_while_connecting_is_given_up(
     client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal, share: float
 ) -> None:
     listening(proxy.port)
-    # How much the server says until LISTEN is in force and the triggers have been looked at.
+    # A share of the bytes that the server sends until LISTEN is in force and the triggers have been looked at.
     proxy.freeze_after = int(proxy.passed * share) + 1
     proxy.cut()
     accepted = proxy.accepted

@@ -1,4 +1,4 @@
-"""Which thread reads: the dispatch thread while it keeps up, the source's own as soon as it doesn't."""
+"""Turns at reading: the dispatch thread's while it keeps up, the source's own as soon as it doesn't."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Source:
 
     def __init__(self) -> None:
         self.readers: list[threading.Thread] = []
-        #: What a step of the dispatcher tells.
+        #: Answer of a step of the dispatcher.
         self.waits = True
         self.failure: Exception | None = None
         self.raised: BaseException | None = None
@@ -107,8 +107,8 @@ def test_stop_ends_a_read_that_waits(source: Source) -> None:
     assert not source.turns.read(None)
 
 
-def test_what_the_source_read_before_it_gave_up_its_turn_is_looked_at_first() -> None:
-    """The dispatcher asks for its turn while the source puts something into the queue: it must not wait for more."""
+def test_notifications_read_before_a_turn_was_given_up_are_looked_at_first() -> None:
+    """The dispatcher asks for its turn while the source puts an event into the queue: it must not wait for more."""
     queue: list[str] = []
     asked, waited = threading.Event(), threading.Event()
     turns = Turns(asked.set, is_idle=lambda: not queue)
@@ -133,7 +133,7 @@ def test_what_the_source_read_before_it_gave_up_its_turn_is_looked_at_first() ->
         thread.join(5)
 
 
-def test_what_came_before_there_was_a_connection_is_looked_at_first() -> None:
+def test_notifications_that_came_before_the_connection_are_looked_at_first() -> None:
     waited = threading.Event()
     turns = Turns(lambda: None, is_idle=lambda: False)
 
@@ -153,7 +153,7 @@ def test_what_came_before_there_was_a_connection_is_looked_at_first() -> None:
         thread.join(5)
 
 
-def test_what_comes_behind_the_answer_to_a_heartbeat_is_read_with_it(
+def test_notifications_behind_the_answer_to_a_heartbeat_are_read_with_it(
     cluster: Cluster, database: str, client: psycopg.Connection[Any]
 ) -> None:
     queue = EventQueue(10)

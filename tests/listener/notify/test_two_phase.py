@@ -1,4 +1,4 @@
-"""PREPARE TRANSACTION refuses NOTIFY: what happens then, and what to do."""
+"""Prepared transactions, to which PostgreSQL refuses NOTIFY: the error, and the two ways round it."""
 
 from __future__ import annotations
 

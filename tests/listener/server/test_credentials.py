@@ -160,7 +160,7 @@ def test_burst_over_tls_is_read_to_its_end(
     guarded: Cluster, tls: TlsProxy, journal: Journal, monkeypatch: pytest.MonkeyPatch, reads_at_once: int
 ) -> None:
     monkeypatch.setattr(notify, "READS_AT_ONCE", reads_at_once)
-    # What OpenSSL has decrypted already, no poll() tells of; and there is no heartbeat to help. Looking at the
+    # No poll() tells of bytes that OpenSSL has decrypted already, and there is no heartbeat to help. Looking at the
     # triggers would leave libpq with a buffer that takes any record whole.
     monkeypatch.setattr(problems, "describe_problems", lambda connection, tables: [])
     url = f"postgresql+psycopg://postgres@127.0.0.1:{tls.port}/postgres"

@@ -1,4 +1,4 @@
-"""Behind a pooler of transactions LISTEN is lost while queries go on being answered: that is an error at start."""
+"""Poolers of transactions lose LISTEN and go on answering queries: the listener refuses to start behind one."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from ..conftest import MakeListener
 
 
 def shown(event: Any) -> tuple[Any, ...]:
-    """What an event has on either route."""
+    """The parts of an event that are the same by either route."""
     return (
         event.model, event.operation, event.label, event.identity, dict(event.values),
         None if event.old is None else dict(event.old), event.changed, event.txid, dict(event.context),
@@ -243,7 +243,7 @@ def test_lsn_and_position_identify_events_and_grow(
     assert [event.redelivered for event in recorder.events] == [False] * 7
 
 
-def test_what_is_rolled_back_is_not_heard(
+def test_rows_that_are_rolled_back_are_not_heard(
     client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Recorder
 ) -> None:
     Order.watch.connect(recorder)

@@ -1,4 +1,4 @@
-"""A primary dies, its standby is promoted: what the new server has is delivered, and what can't be known is said."""
+"""Promotions of a standby: events that the new server has are delivered, and doubts are told by a resync."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SYNCED = (
 synchronizing = pytest.mark.skipif(VERSION < 17, reason="slots are copied to standbys from PostgreSQL 17 on")
 
 
-#: It is active while it is made, too, but not by a walsender.
+#: Query: a walsender reads the slot, which is active while it is made, too.
 READ = (
     "SELECT count(*) = 1 FROM pg_replication_slots AS s JOIN pg_stat_replication AS r ON r.pid = s.active_pid "
     "WHERE s.slot_name = 'mailer'"
@@ -39,19 +39,19 @@ Order = declare_order(Base, delivery="durable")
 
 
 class Consumer:
-    """A process's listener of the group `mailer`, and what it said, in order: ids, and reasons to resync."""
+    """A process's listener of the group `mailer`, with the ids and the reasons to resync it told of, in order."""
 
     def __init__(self, *clusters: Cluster, turns: SimpleQueue[Consumer] | None = None, **options: Any) -> None:
         hosts = tuple(f"127.0.0.1:{cluster.port}" for cluster in clusters)
         query = {"host": hosts, "target_session_attrs": "read-write"}
         self._engine = create_engine(URL.create("postgresql+psycopg", "postgres", database="postgres", query=query))
         self.listener = Listener(self._engine, Base, durable="mailer", heartbeat_interval=0.5, **options)
-        #: Where it puts itself whenever it becomes the active one.
+        #: Queue into which it puts itself whenever it becomes the active one.
         self._turns = turns or SimpleQueue()
         self.heard: list[int | str] = []
         #: (lsn, position) of each event.
         self.places: list[tuple[int, int]] = []
-        #: The receiver's call for that id waits.
+        #: Id at which the receiver waits.
         self.holds_at: int | None = None
         self.holding, self.go_on = threading.Event(), threading.Event()
 
@@ -104,29 +104,29 @@ class Pair:
         self.standby.start()
 
     def write(self, first: int, last: int) -> None:
-        """Each in a transaction of its own."""
+        """Insert orders on the primary, each in a transaction of its own."""
         with self.primary.connect() as client:
             insert(client, "orders", *range(first, last + 1))
 
     def wait_for_standby(self) -> None:
-        """Until it has applied all that the primary has written."""
+        """Wait until it has applied all that the primary has written."""
         with self.primary.connect() as client, self.standby.connect() as reader:
             (end,) = client.execute("SELECT pg_current_wal_flush_lsn()::text").fetchone() or ("",)
             wait_until(reader, "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", end)
 
     def wait_for_slot(self) -> None:
-        """Until the group's slot is on the standby, to stay."""
+        """Wait until the group's slot is on the standby, to stay."""
         with self.primary.connect() as client, self.standby.connect() as reader:
 
             def is_there() -> bool:
-                # What a standby may decode from, a primary says with its running transactions.
+                # A standby may decode from the point at which the primary logs its running transactions.
                 client.execute("SELECT pg_log_standby_snapshot()")
                 return reader.execute(SYNCED, ["mailer"]).fetchone() == (True,)
 
             wait_until(reader, is_there)
 
     def copy_slot(self) -> None:
-        """Once, as it is now."""
+        """Copy the group's slot to the standby once, as it is now."""
         self.wait_for_standby()
         with self.primary.connect() as client, self.standby.connect() as reader:
 
@@ -139,12 +139,12 @@ class Pair:
             wait_until(reader, is_there)
 
     def fail_over(self, mode: str = "immediate") -> None:
-        """The standby is the primary from now on."""
+        """Stop the primary, and promote the standby."""
         self.primary.stop(mode)
         self.standby.promote()
 
     def part(self) -> None:
-        """Whatever the primary writes from now on, the standby will not have."""
+        """Stop the standby: it will not have the primary's writes from now on."""
         self.wait_for_standby()
         self.standby.stop("fast")
 
@@ -182,7 +182,7 @@ def test_a_consumer_goes_on_on_the_promoted_standby_without_a_gap_and_without_a_
 
 
 @synchronizing
-def test_what_was_acknowledged_does_not_come_again_though_the_copied_slot_is_behind(pair: Pair) -> None:
+def test_acknowledged_events_do_not_come_again_though_the_copied_slot_is_behind(pair: Pair) -> None:
     with Consumer(pair.primary, pair.standby) as consumer:
         pair.start_standby()
         pair.copy_slot()
@@ -218,7 +218,7 @@ def test_a_process_that_starts_after_the_failover_hears_what_the_copied_slot_has
 
 
 @synchronizing
-def test_a_transaction_is_gone_on_with_in_its_middle(pair: Pair) -> None:
+def test_a_consumer_goes_on_in_the_middle_of_a_transaction_on_the_new_server(pair: Pair) -> None:
     with Consumer(pair.primary, pair.standby, max_queue=2) as consumer:
         pair.start_standby()
         pair.copy_slot()
@@ -236,7 +236,7 @@ def test_a_transaction_is_gone_on_with_in_its_middle(pair: Pair) -> None:
 
 
 @synchronizing
-def test_where_the_new_server_lacks_what_was_delivered_nothing_new_is_passed_over_and_a_resync_says_so(
+def test_a_new_server_that_lacks_delivered_events_is_told_by_a_resync_and_none_of_its_own_is_passed_over(
     pair: Pair,
 ) -> None:
     with Consumer(pair.primary, pair.standby) as consumer:
@@ -257,7 +257,7 @@ def test_where_the_new_server_lacks_what_was_delivered_nothing_new_is_passed_ove
 
 
 @synchronizing
-def test_what_was_read_and_is_undone_on_the_new_server_is_not_delivered(pair: Pair) -> None:
+def test_events_that_were_read_and_are_undone_on_the_new_server_are_not_delivered(pair: Pair) -> None:
     with Consumer(pair.primary, pair.standby) as consumer:
         pair.start_standby()
         pair.copy_slot()
@@ -330,7 +330,7 @@ def test_a_failover_to_a_server_without_the_slot_is_one_resync(pair: Pair, parte
 
 
 @synchronizing
-def test_those_who_stood_by_cannot_know_how_far_the_active_one_was_and_the_first_of_them_says_so(pair: Pair) -> None:
+def test_the_first_of_those_who_stood_by_says_that_it_cannot_know_how_far_the_active_one_was(pair: Pair) -> None:
     turns: SimpleQueue[Consumer] = SimpleQueue()
     with ExitStack() as stack:
         consumers = [stack.enter_context(Consumer(pair.primary, pair.standby, turns=turns)) for _ in range(3)]

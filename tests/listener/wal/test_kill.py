@@ -130,7 +130,7 @@ def assert_never_two_at_once(in_order: list[list[Heard]]) -> None:
 
 
 def count_duplicates(in_order: list[list[Heard]]) -> int:
-    """How many were delivered again: only at the beginning of a process, and with the same place as before."""
+    """Count the events delivered again: only at the beginning of a process, and with the same place as before."""
     places: dict[int, tuple[int, int]] = {}
     latest = (0, 0)
     duplicates = 0

@@ -1,4 +1,4 @@
-"""Much at once: a long absence, and a transaction that is larger than memory should be."""
+"""Large amounts: a long absence, a transaction that is larger than memory should be, and rows too large to send."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from sqlalchemy import create_engine
 from sqlalchemy_watch import Listener
 
 def peak_kilobytes():
-    # Not getrusage, whose peak is that of the parent where that was larger.
+    # The peak of getrusage is that of the parent where that was larger.
     with open("/proc/self/status") as file:
         return int(re.search(r"VmHWM:\\s+(\\d+)", file.read())[1])
 

@@ -1,4 +1,4 @@
-"""What stands in a durable listener's way: said at once where it won't go away by itself, waited for where it will."""
+"""Obstacles to a durable listener: told at once where they won't go away by themselves, waited out where they will."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TIMEOUT = 20.0
 
 
 def refusal(listener: Listener) -> str:
-    """What `start()` says; it says so at once."""
+    """Start a listener that is refused at once; return the error's text."""
     begun = time.monotonic()
     with pytest.raises(SlotError) as caught:
         listener.start(timeout=TIMEOUT)
@@ -106,7 +106,7 @@ def test_another_process_does_not_stand_by_behind_a_slot_in_the_making(
 def test_a_server_too_busy_to_answer_a_heartbeat_is_waited_for(
     client: psycopg.Connection[Any], database: str, Order: Any, durable: MakeListener, recorder: Any
 ) -> None:
-    # So that a large transaction, of which nothing is watched, takes some seconds to decode.
+    # A large transaction, of which nothing is watched, takes some seconds to decode then.
     client.execute(f"ALTER DATABASE {database} SET logical_decoding_work_mem = '64kB'")
     client.execute("CREATE TABLE unwatched (id int)")
     Order.watch.connect(recorder)
@@ -151,7 +151,7 @@ def test_a_publication_that_was_dropped_while_nobody_listened_is_made_anew(
     listener.connected.connect(note_connected)
     with listener:
         assert client.execute("SELECT pubname FROM pg_publication").fetchall() == [("sqlalchemy_watch",)]
-        # Before 18 the server looks it up as it was when a row was written, and so can't decode the log any more.
+        # A server before 18 looks it up as it was when a row was written, and so can't decode the log any more.
         readable = VERSION >= 18
         if not readable:
             wait_until(client, lambda: listener.stats().resyncs > 0, seconds=TIMEOUT)
@@ -241,7 +241,7 @@ def test_a_role_that_may_not_use_the_table_of_dead_letters_listens_where_it_need
 
 
 @pytest.mark.parametrize("fail", [Proxy.refuse, Proxy.freeze], ids=["refused", "silent"])
-def test_to_catch_up_with_a_server_out_of_reach_times_out(
+def test_catch_up_with_a_server_out_of_reach_times_out(
     client: psycopg.Connection[Any], Base: Any, Order: Any, group: str, proxy: Proxy,
     engine_through_proxy: Engine, recorder: Any, fail: Callable[[Proxy], None],
 ) -> None:  # fmt: skip

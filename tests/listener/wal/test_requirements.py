@@ -1,4 +1,4 @@
-"""What a server has to be and to allow: errors at start that name the remedy, and slots that are lost."""
+"""Requirements of a server: errors at start that name the remedy, and slots that are lost."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_without_logical_decoding_writes_succeed_start_raises_and_status_says_wh
     )
 
 
-def test_where_logical_decoding_works_status_has_no_problem_to_tell(engine: Any, Base: Any, Order: Any) -> None:
+def test_status_has_no_problem_to_tell_where_logical_decoding_works(engine: Any, Base: Any, Order: Any) -> None:
     assert [item.problems for item in status(engine, Base)] == [()] * 4
 
 
@@ -88,7 +88,9 @@ def test_a_role_that_may_not_replicate_is_told_what_to_grant(
     client.execute(f"DROP ROLE {role}")
 
 
-def test_a_server_without_room_for_a_slot_is_said(own: Cluster, own_orders: tuple[Any, Engine]) -> None:
+def test_a_server_without_room_for_a_slot_is_refused_with_the_remedy(
+    own: Cluster, own_orders: tuple[Any, Engine]
+) -> None:
     Order, engine = own_orders
     with own.connect() as client:
         for i in range(3):
@@ -259,7 +261,7 @@ def test_a_slot_lost_behind_a_receiver_that_is_too_slow_is_made_anew_with_a_resy
         wait_until(keeping_little, lambda: reasons)
         keeping_little.execute("INSERT INTO orders VALUES (3)")
         listener.catch_up()
-    # Of what had been read nothing is lost with the slot.
+    # Events that had been read are not lost with the slot.
     assert [identity for _, identity in recorder.heard()][:1] == [(1,)]
     assert recorder.heard()[-1] == ("inserted", (3,))
     assert listener.stats().resyncs == 1

@@ -63,7 +63,7 @@ def test_restarts_under_load_lose_nothing(own: Cluster, recorder: Recorder) -> N
     engine.dispose()
 
 
-def test_of_a_server_restored_from_a_backup_nothing_new_is_skipped_and_a_resync_says_that_it_is_another(
+def test_a_server_restored_from_a_backup_is_told_by_a_resync_and_none_of_its_events_is_skipped(
     own: Cluster, recorder: Recorder
 ) -> None:
     engine = create_engine(own.url(driver="psycopg"))

@@ -1,4 +1,4 @@
-"""A consumer that lost its connection, but lives, while another one may have taken over: never do both deliver."""
+"""A consumer that lost its connection, but lives, and another one that may have taken over: never both deliver."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def stand_by(second: Listener) -> Journal:
 
 
 def wait_for_pause(listener: Listener, client: psycopg.Connection[Any]) -> None:
-    """Wait until it has noticed its loss, while a receiver is at work still."""
+    """Wait until a listener has noticed its loss, while a receiver is at work still."""
     wait_until(client, lambda: listener._queue.interrupted)
 
 
@@ -77,7 +77,7 @@ def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -
 
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
-def test_one_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
+def test_a_consumer_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
     client: psycopg.Connection[Any],
     Order: Any,
     proxy: Proxy,
@@ -112,7 +112,7 @@ def test_one_that_is_cut_off_calls_no_receiver_while_another_one_is_active(
 
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
-def test_one_whose_connection_falls_silent_stops_before_the_server_gives_the_slot_away(
+def test_a_consumer_whose_connection_falls_silent_stops_before_the_server_gives_the_slot_away(
     client: psycopg.Connection[Any],
     database: str,
     Order: Any,
@@ -141,7 +141,7 @@ def test_one_whose_connection_falls_silent_stops_before_the_server_gives_the_slo
 
 
 @pytest.mark.parametrize("max_queue", [1, 50_000])
-def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_active(
+def test_a_consumer_whose_stream_was_ended_and_begins_again_delivers_each_event_once(
     client: psycopg.Connection[Any],
     Order: Any,
     first: MakeListener,
@@ -165,7 +165,7 @@ def test_one_whose_stream_was_ended_calls_no_receiver_while_another_one_is_activ
     assert send_receipt.heard["first"] == [*range(1, 300)]
 
 
-def test_it_goes_on_where_it_was_in_the_middle_of_a_transaction_if_nobody_else_consumed(
+def test_a_consumer_goes_on_in_the_middle_of_a_transaction_if_nobody_else_consumed(
     client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener
 ) -> None:
     send_receipt = Receiver(blocks_at=3)
@@ -192,7 +192,7 @@ def test_it_goes_on_where_it_was_in_the_middle_of_a_transaction_if_nobody_else_c
     assert set(send_receipt.redelivered["first"][4:]) == {None}
 
 
-def test_it_stops_while_another_one_is_active_and_what_it_held_is_not_lost(
+def test_a_consumer_may_be_stopped_while_it_is_cut_off_and_its_events_are_not_lost(
     client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     send_receipt = Receiver()
@@ -222,7 +222,7 @@ def test_it_stops_while_another_one_is_active_and_what_it_held_is_not_lost(
     assert gathered == [("second", [1, 2, 3])]
 
 
-def test_what_it_had_gathered_is_delivered_by_the_other_one_alone(
+def test_a_gathered_batch_is_delivered_by_the_other_consumer_alone(
     client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     heard: list[tuple[str, list[int]]] = []
@@ -250,7 +250,7 @@ def test_what_it_had_gathered_is_delivered_by_the_other_one_alone(
     assert heard == [("second", [1, 2, 3]), ("first", [4, 5])]
 
 
-def test_retries_wait_until_it_is_active_again(
+def test_retries_wait_until_the_consumer_is_active_again(
     client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     heard: list[tuple[str, int]] = []
@@ -320,7 +320,7 @@ def test_a_connection_that_comes_and_goes_while_a_receiver_blocks_fills_no_memor
     assert isinstance([item for item in told if isinstance(item, (Connected, Disconnected))][-1], Connected)
 
 
-def test_of_an_event_it_was_at_it_calls_no_further_receiver(
+def test_a_consumer_cut_off_within_an_event_calls_no_further_receiver(
     client: psycopg.Connection[Any], Order: Any, proxy: Proxy, first: MakeListener, durable: MakeListener
 ) -> None:
     blocking, later = Receiver(blocks_at=1), Receiver(blocks_at=0)

@@ -1,4 +1,4 @@
-"""What the walsender sends is parsed as PostgreSQL documents it; anything else is refused, never a crash."""
+"""Messages of the walsender are parsed as PostgreSQL documents them; any other bytes are refused, never a crash."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_the_ends_of_a_transaction_come_out_as_they_were_sent(commit_lsn: int, e
         b"k" + struct.pack("!QqB", 1, 2, 0),
     ],
 )
-def test_what_is_cut_off_is_never_taken_for_something_else(whole: bytes) -> None:
+def test_a_message_that_is_cut_off_is_refused(whole: bytes) -> None:
     header = 1 + 24 + 1  # of less nobody can say what it is
     for length in range(header if whole[:1] == b"w" else 1, len(whole)):
         with pytest.raises(PayloadError, match="cut off"):
