@@ -23,7 +23,7 @@ from sqlalchemy import Engine, create_engine, select, text
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
-from support import resync_reasons
+from support import created_database, resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched
 
@@ -243,27 +243,23 @@ def same(loaded: Any, heard: Any) -> bool:
 
 @pytest.fixture(scope="module")
 def types(cluster: Cluster) -> Iterator[Types]:
-    name = "test_values"
-    with cluster.connect() as connection:
-        connection.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-    cases = dict(CASES)
-    with cluster.connect(name) as client:
-        client.execute('CREATE SCHEMA "odd schema"')
-        if client.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'").fetchone():
-            client.execute("CREATE EXTENSION hstore")
-            client.execute("CREATE EXTENSION citext")
-            cases["hstore"] = (
-                pg.HSTORE(),
-                [r"""hstore(ARRAY['a', 'b c', E'q"\\\\'], ARRAY['1', NULL, 'ä, =>'])""", "''"],
-            )
-            cases["citext"] = (pg.CITEXT(), _TEXTS)
-    types = Types(cases)
-    engine = create_engine(cluster.url(name, "psycopg"))
-    types.Base.metadata.create_all(engine)
-    engine.dispose()
-    yield types
-    with cluster.connect() as connection:
-        connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    with created_database(cluster, "test_values") as name:
+        cases = dict(CASES)
+        with cluster.connect(name) as client:
+            client.execute('CREATE SCHEMA "odd schema"')
+            if client.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'").fetchone():
+                client.execute("CREATE EXTENSION hstore")
+                client.execute("CREATE EXTENSION citext")
+                cases["hstore"] = (
+                    pg.HSTORE(),
+                    [r"""hstore(ARRAY['a', 'b c', E'q"\\\\'], ARRAY['1', NULL, 'ä, =>'])""", "''"],
+                )
+                cases["citext"] = (pg.CITEXT(), _TEXTS)
+        types = Types(cases)
+        engine = create_engine(cluster.url(name, "psycopg"))
+        types.Base.metadata.create_all(engine)
+        engine.dispose()
+        yield types
 
 
 @pytest.fixture(scope="module", params=DRIVERS)

@@ -7,12 +7,13 @@ import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from postgres import Cluster
+from support import wait_until
 
 from sqlalchemy_watch.listener.handover.queue import CaughtUp, EventQueue, Notification
 from sqlalchemy_watch.listener.notify.source import NotifySource, _Reader
@@ -25,6 +26,7 @@ class Source:
 
     def __init__(self) -> None:
         self.readers: list[threading.Thread] = []
+        self._has_read = threading.Condition()
         #: Answer of a step of the dispatcher.
         self.waits = True
         self.failure: Exception | None = None
@@ -34,7 +36,9 @@ class Source:
         self.thread = threading.Thread(target=self._run, daemon=True)
 
     def step(self, deadline: float | None) -> bool:
-        self.readers.append(threading.current_thread())
+        with self._has_read:
+            self.readers.append(threading.current_thread())
+            self._has_read.notify_all()
         self.ready.set()
         if self.failure is not None:
             raise self.failure
@@ -42,6 +46,11 @@ class Source:
             self.woken.wait()
             self.woken.clear()
         return self.waits
+
+    def wait_for_reader(self, thread: threading.Thread) -> None:
+        """Wait until this thread is the last one to have read."""
+        with self._has_read:
+            assert self._has_read.wait_for(lambda: self.readers[-1] is thread, 5)
 
     def _run(self) -> None:
         try:
@@ -60,12 +69,6 @@ def source() -> Iterator[Source]:
     assert not source.thread.is_alive()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    moment = threading.Event()
-    while not condition():
-        moment.wait(0.001)
-
-
 def test_dispatcher_that_is_idle_gets_its_turn(source: Source) -> None:
     assert source.ready.wait(5)
     assert source.turns.read(None)
@@ -75,7 +78,7 @@ def test_dispatcher_that_is_idle_gets_its_turn(source: Source) -> None:
 def test_source_reads_once_the_dispatcher_is_busy(source: Source) -> None:
     assert source.ready.wait(5)
     assert source.turns.read(None)
-    until(lambda: source.readers[-1] is source.thread)
+    source.wait_for_reader(source.thread)
 
 
 def test_source_reads_once_more_comes_than_the_dispatcher_can_read(source: Source) -> None:
@@ -100,7 +103,7 @@ def test_stop_ends_a_read_that_waits(source: Source) -> None:
     assert source.ready.wait(5)
     reading = threading.Thread(target=source.turns.read, args=[1.0], daemon=True)
     reading.start()
-    until(lambda: source.readers[-1] is reading)
+    source.wait_for_reader(reading)
     source.turns.stop()
     reading.join(5)
     assert not reading.is_alive()
@@ -110,11 +113,12 @@ def test_stop_ends_a_read_that_waits(source: Source) -> None:
 def test_notifications_read_before_a_turn_was_given_up_are_looked_at_first() -> None:
     """The dispatcher asks for its turn while the source puts an event into the queue: it must not wait for more."""
     queue: list[str] = []
-    asked, waited = threading.Event(), threading.Event()
+    reading, asked, waited = threading.Event(), threading.Event(), threading.Event()
     turns = Turns(asked.set, is_idle=lambda: not queue)
 
     def step(deadline: float | None) -> bool:
         if threading.current_thread() is thread:
+            reading.set()
             asked.wait()
             queue.append("event")
         else:
@@ -123,8 +127,8 @@ def test_notifications_read_before_a_turn_was_given_up_are_looked_at_first() -> 
 
     thread = threading.Thread(target=turns.run, args=[step], daemon=True)
     thread.start()
-    until(lambda: turns._source_reads)
     try:
+        assert reading.wait(5)
         assert turns.read(None)
         assert queue
         assert not waited.is_set()
@@ -134,18 +138,17 @@ def test_notifications_read_before_a_turn_was_given_up_are_looked_at_first() -> 
 
 
 def test_notifications_that_came_before_the_connection_are_looked_at_first() -> None:
-    waited = threading.Event()
+    reading, waited = threading.Event(), threading.Event()
     turns = Turns(lambda: None, is_idle=lambda: False)
 
     def step(deadline: float | None) -> bool:
-        if threading.current_thread() is not thread:
-            waited.set()
+        (reading if threading.current_thread() is thread else waited).set()
         return True
 
     thread = threading.Thread(target=turns.run, args=[step], daemon=True)
     thread.start()
     try:
-        until(lambda: turns._step is not None)
+        assert reading.wait(5)
         assert turns.read(None)
         assert not waited.is_set()
     finally:
@@ -168,7 +171,7 @@ def test_notifications_behind_the_answer_to_a_heartbeat_are_read_with_it(
         with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peeked:
             select.select([peeked], [], [], 10)
             client.execute("NOTIFY a_channel, 'behind'")
-            until(lambda: b"behind" in peeked.recv(65536, socket.MSG_PEEK))
+            wait_until(client, lambda: b"behind" in peeked.recv(65536, socket.MSG_PEEK))
         reader.step(time.monotonic())
     source._wake_in.close()
     source._wake_out.close()
