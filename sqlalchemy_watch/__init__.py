@@ -29,8 +29,8 @@ from .errors import (
     UnsupportedServerError,
     WatchError,
 )
-from .listener.dispatch.durable import RetryPolicy
 from .listener.listener import Listener
+from .listener.options import RetryPolicy
 from .listener.stats import Stats
 from .signals.events import Event
 from .signals.streams import EventStream

@@ -10,6 +10,7 @@ import typer
 from rich.table import Table
 
 from ..listener.dispatch import dead_letters
+from ..listener.options import check_group_name
 from ..listener.wal import slots as replication
 from .output import print_table
 from .target import Url, connect
@@ -61,7 +62,7 @@ def create_slot(
         if role is not None:
             dead_letters.grant(connection, role)
         if name is not None:
-            made = replication.ensure_slot(connection, replication.check_group_name(name))
+            made = replication.ensure_slot(connection, check_group_name(name))
             print(f"{'there is already' if made is None else 'created'} the slot {name}")
 
 

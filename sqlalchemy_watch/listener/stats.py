@@ -1,4 +1,4 @@
-"""What a listener tells about itself."""
+"""The numbers a listener tells about itself. Each part is written by one thread, and read by all."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from datetime import datetime
 
 
 @dataclass
-class Stats:
-    """Counters since `start`; a copy is what `Listener.stats()` gives."""
+class ReadingStats:
+    """Written by the source's thread, or by the dispatch thread while that reads."""
 
     #: Since when LISTEN has been in force; None while there is no connection.
     connected_since: datetime | None = None
@@ -16,10 +16,22 @@ class Stats:
     reconnects: int = 0
     #: Notifications that arrived on the channels listened to.
     notifications: int = 0
+    #: How full the server's NOTIFY queue was at the last heartbeat, 0 to 1; None before the first.
+    notify_queue_usage: float | None = None
+
+    # With durable delivery:
+    #: True if this process is the active consumer of its group, False if it stands by; None without a group.
+    active: bool | None = None
+    #: Up to where the group has acknowledged, as PostgreSQL writes positions (`16/B374D848`).
+    acknowledged: str | None = None
+
+
+@dataclass
+class DispatchStats:
+    """Written by the dispatch thread."""
+
     #: Events handed to receivers (each once, however many receivers it has).
     events: int = 0
-    #: Notifications dropped because the queue was full, or at `stop()`.
-    dropped: int = 0
     #: Notifications that were no payload of ours.
     garbage: int = 0
     #: Notifications of a same-named table in another schema.
@@ -28,25 +40,35 @@ class Stats:
     failed_receivers: int = 0
     #: `resync` signals sent.
     resyncs: int = 0
-    #: Notifications waiting for the dispatch thread.
-    queue_depth: int = 0
     #: Seconds between `emitted_at` and dispatch, of the newest event; None before the first. It compares
     #: the server's clock with this machine's.
     lag: float | None = None
-    #: How full the server's NOTIFY queue was at the last heartbeat, 0 to 1; None before the first.
-    notify_queue_usage: float | None = None
 
     # With durable delivery:
-    #: Whether this process is the active consumer of its group, or stands by; None without a group.
-    active: bool | None = None
-    #: Up to where the group has acknowledged, as PostgreSQL writes positions (`16/B374D848`).
-    acknowledged: str | None = None
-    #: Bytes of log written since that, at the last look.
-    lag_bytes: int | None = None
-    #: Bytes of log the server keeps for the slot, and what it thinks of that (`wal_status`).
-    wal_held_bytes: int | None = None
-    wal_status: str | None = None
     #: Calls of receivers that were tried again.
     retries: int = 0
     #: Events given up.
     dead_letters: int = 0
+
+
+@dataclass
+class SlotStats:
+    """Written by the thread that looks at the slot of a durable listener."""
+
+    #: Bytes of log written since what is acknowledged, at the last look.
+    lag_bytes: int | None = None
+    #: Bytes of log the server keeps for the slot.
+    wal_held_bytes: int | None = None
+    #: The server's word for that (`wal_status`).
+    wal_status: str | None = None
+
+
+@dataclass
+class Stats(ReadingStats, DispatchStats, SlotStats):
+    """Counters since `start`; `Listener.stats()` gives a copy."""
+
+    # Counted by the queue between the threads, and filled in when the copy is made.
+    #: Notifications dropped because the queue was full, or at `stop()`.
+    dropped: int = 0
+    #: Notifications waiting for the dispatch thread.
+    queue_depth: int = 0

@@ -337,7 +337,7 @@ def test_descriptors_beyond_1024_will_do(url: str) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
         files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1500)]
         with Listener(engine, User, heartbeat_interval=0.1) as listener:
-            assert listener._source._descriptor > 1024
+            assert listener._run._source._keeper._descriptor > 1024
             insert(1)
             listener.catch_up()
             time.sleep(0.3)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import psycopg
-from psycopg import sql
+from psycopg import generators, sql
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
@@ -48,8 +48,9 @@ def adopt_encoding(connection: psycopg.Connection[object]) -> str:
 
 
 def _set_encoding(connection: psycopg.Connection[object], name: str) -> None:
-    # By libpq itself: a walsender has no extended protocol.
-    connection.pgconn.exec_(sql.SQL("SET client_encoding = {}").format(sql.Literal(name)).as_bytes(None))
+    # Below psycopg's cursors: those refuse to work in an encoding that Python does not know.
+    connection.pgconn.send_query(sql.SQL("SET client_encoding = {}").format(sql.Literal(name)).as_bytes(None))
+    connection.wait(generators.execute(connection.pgconn))
 
 
 def converter(codec: str) -> Convert | None:

@@ -17,7 +17,8 @@ from ...signals.events import Event
 from ...signals.receivers import Batching, Delivery
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
-from ..handover.queue import BatchesDue, CaughtUp, Connected, Control, Disconnected, EventQueue, Notification, Resync
+from ..handover.items import BatchesDue, CaughtUp, Connected, Control, Disconnected, Notification, Resync
+from ..handover.queue import EventQueue
 from ..stats import Stats
 from .gather import Batch, Gatherer
 

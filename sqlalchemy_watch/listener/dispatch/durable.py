@@ -6,18 +6,19 @@ import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 
-from ...errors import ConfigurationError, PayloadError
+from ...errors import PayloadError
 from ...signals.events import Event, Message
 from ...signals.receivers import Delivery
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route
-from ..handover.queue import Committed, Control, Discarded, Notification, Resumed, RetryDue, WaitingQueue
-from ..server.watchdog import limited
+from ..handover.items import Committed, Control, Discarded, Notification, RetryDue
+from ..handover.queue import WaitingQueue
+from ..options import RetryPolicy
+from ..server.connect import Connect
 from . import dead_letters
 from .dispatcher import Dispatcher, called
 from .gather import Batch, Gatherer
@@ -26,49 +27,6 @@ log: logging.Logger = logging.getLogger(__name__)
 
 #: Told of an event that was given up: receiver, event, error.
 OnDeadLetter = Callable[[Any, Any, BaseException], None]
-
-
-@dataclass(frozen=True)
-class RetryPolicy:
-    """What happens to an event whose receiver raised.
-
-    :param max_attempts: calls before the event goes to the dead letters; None tries for ever.
-    :param first_delay: seconds before the second attempt; doubled for each further one.
-    :param max_delay: seconds, the longest wait.
-    :param in_order: whether the events behind wait. Otherwise the event is parked in the table of dead
-        letters and tried again from there, while the line moves on.
-    :raises ConfigurationError: for values out of range.
-    """
-
-    max_attempts: int | None = None
-    first_delay: float = 0.5
-    max_delay: float = 60.0
-    in_order: bool = True
-
-    def __post_init__(self) -> None:
-        if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
-            raise ConfigurationError(f"max_attempts must be an int of at least 1, or None, not {self.max_attempts!r}")
-        if type(self.in_order) is not bool:
-            raise ConfigurationError(f"in_order must be True or False, not {self.in_order!r}")
-        delays = (self.first_delay, self.max_delay)
-        if not all(type(delay) in (int, float) for delay in delays) or not 0 < self.first_delay <= self.max_delay:
-            raise ConfigurationError(
-                f"retry delays must be seconds with 0 < first_delay <= max_delay, not {self.first_delay!r} and "
-                f"{self.max_delay!r}"
-            )
-
-    @property
-    def needs_table(self) -> bool:
-        """Whether dead letters can come to be."""
-        return self.max_attempts is not None or not self.in_order
-
-    def delay(self, attempts: int) -> float:
-        """Seconds to wait after so many attempts."""
-        return min(self.first_delay * 2.0 ** min(attempts - 1, 30), self.max_delay)
-
-    def is_exhausted(self, attempts: int) -> bool:
-        """Whether an event is given up after so many attempts."""
-        return self.max_attempts is not None and attempts >= self.max_attempts
 
 
 class _Lost(Exception):
@@ -88,16 +46,12 @@ class DurableDispatcher(Dispatcher):
         self,
         group: str,
         policy: RetryPolicy,
-        connect: Callable[[], psycopg.Connection[Any]],
-        timeout: float,
+        connect: Connect,
         acknowledge: Callable[[int], bool],
         on_dead_letter: OnDeadLetter,
     ) -> None:
-        """Set what the base class does not know of; called once, before the thread starts.
-
-        :param timeout: seconds for a query.
-        """
-        self._group, self._policy, self._connect, self._timeout = group, policy, connect, timeout
+        """Set the parts that the base class does not know of; called once, before the thread starts."""
+        self._group, self._policy, self._connect = group, policy, connect
         self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
         self._acknowledged = 0
         #: Commits up to there may have been delivered by another consumer, whatever was known when they were read.
@@ -117,8 +71,6 @@ class DurableDispatcher(Dispatcher):
                 self._acknowledge_delivered()
             elif isinstance(item, RetryDue):
                 self._retry_next_parked()
-            elif isinstance(item, Resumed):
-                self._doubt(item.new_from)
             elif isinstance(item, Discarded):
                 self._forget()
             else:
@@ -166,8 +118,8 @@ class DurableDispatcher(Dispatcher):
         self._message = message = decoded.message
         message.origin, message.first_position = (notification, decoded.lost), self._next_position
         self._next_position += len(decoded.rows)
-        message.lsn = lsn = notification.lsn
-        message.redelivered = None if (lsn or 0) <= self._doubtful_to else notification.redelivered
+        message.lsn = notification.lsn
+        message.redelivered = None
         super()._deliver(notification, route, decoded)
 
     def _deliver_batches(self, batches: list[Batch]) -> None:
@@ -225,7 +177,7 @@ class DurableDispatcher(Dispatcher):
                     self._group, event._message.origin[0].channel, _payload_of(event), event.lsn or 0,
                     event.position or 0, receiver_name(receiver), _describe(error), attempts,
                 )  # fmt: skip
-                with self._limited() as connection:
+                with contextlib.closing(self._connect()) as connection:
                     dead_letters.park(connection, letter, retry_in)
                 break
             except Exception as failure:  # whatever it is: going on would acknowledge what nobody has
@@ -238,11 +190,6 @@ class DurableDispatcher(Dispatcher):
         if exhausted:
             self._gave_up(receiver, event, error)
 
-    @contextlib.contextmanager
-    def _limited(self) -> Iterator[psycopg.Connection[Any]]:
-        with limited(self._connect(), self._timeout) as (connection, _):
-            yield connection
-
     def _gave_up(self, receiver: Any, event: Any, error: BaseException) -> None:
         self._stats.dead_letters += 1
         log.error("gave up %s.%s for receiver %r: it is among the dead letters", event.model, event.label, receiver)
@@ -252,14 +199,14 @@ class DurableDispatcher(Dispatcher):
         """Try one letter, and let what has come meanwhile go before the next."""
         self._queue.retry_is_due = False
         try:
-            with self._limited() as connection:
+            with contextlib.closing(self._connect()) as connection:
                 letter = dead_letters.next_due(connection, self._group)
             if letter is None or self._stopped.done() or self._queue.interrupted:
                 return
             change = self._retry(letter)
             if self._abandoned:  # by `stop()`: it stays as it is
                 return
-            with self._limited() as connection:
+            with contextlib.closing(self._connect()) as connection:
                 change(connection)
         except Exception as error:
             log.warning("can't try the dead letters again (%s)", _describe(error).strip())
@@ -268,7 +215,7 @@ class DurableDispatcher(Dispatcher):
 
     def _retry(self, letter: dead_letters.DeadLetter) -> Callable[[psycopg.Connection[Any]], None]:
         """Call the letter's receiver; gives what is to become of the letter."""
-        notification = Notification(letter.channel, letter.payload.encode(), letter.lsn, True)
+        notification = Notification(letter.channel, letter.payload.encode(), letter.lsn)
         failure: tuple[Any, Any, BaseException] | None = None
         found = False
         words = "no such receiver is connected any more"
@@ -307,7 +254,7 @@ class DurableDispatcher(Dispatcher):
             raise PayloadError("it is of no watch that there is here")
         route, decoded = found
         message = decoded.message
-        message.lsn, message.redelivered = notification.lsn, notification.redelivered
+        message.lsn = notification.lsn
         message.origin, message.first_position = (notification, decoded.lost), position
         for row in decoded.rows:
             for sender, signals in route.destinations(row[0]):

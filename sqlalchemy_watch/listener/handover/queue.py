@@ -13,77 +13,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import TypeVar
 
-
-class Notification(NamedTuple):
-    """What came on a channel; the payload is untrusted."""
-
-    channel: str
-    payload: bytes
-    #: With durable delivery: where its transaction committed, and whether it was delivered before.
-    lsn: int | None = None
-    redelivered: bool | None = None
-
-
-@dataclass(frozen=True)
-class Resync:
-    """Something may have been missed here."""
-
-    reason: str
-
-
-@dataclass(frozen=True)
-class Connected:
-    """LISTEN is in force."""
-
-
-@dataclass(frozen=True)
-class Disconnected:
-    """The connection is gone."""
-
-    error: BaseException | None
-
-
-@dataclass(frozen=True)
-class CaughtUp:
-    """Everything committed before this was asked for lies in front of it."""
-
-    done: threading.Event
-
-
-class Committed(NamedTuple):
-    """A transaction ends: when what lies before it is dispatched, it can be acknowledged."""
-
-    end_lsn: int
-
-
-@dataclass(frozen=True)
-class Resumed:
-    """Of what waits, all that committed up to there may have been delivered by another consumer meanwhile."""
-
-    new_from: int
-
-
-@dataclass(frozen=True)
-class Discarded:
-    """What was taken before and is not acknowledged yet comes again, or was delivered by another consumer."""
-
-
-@dataclass(frozen=True)
-class RetryDue:
-    """A parked event is to be tried again."""
-
-
-@dataclass(frozen=True)
-class BatchesDue:
-    """Gathered events have waited long enough."""
-
-
-Urgent: TypeAlias = Connected | Disconnected | Resync | Resumed
-Control: TypeAlias = Urgent | CaughtUp | Committed | Discarded | RetryDue | BatchesDue
-Item: TypeAlias = Notification | Control
+from .items import BatchesDue, Connected, Control, Discarded, Disconnected, Item, Notification, Resync, RetryDue, Urgent
 
 T = TypeVar("T")
 
@@ -287,12 +219,9 @@ class WaitingQueue(EventQueue):
             self._paused = True
             self._note_change()
 
-    def resume(self, new_from: int) -> None:
-        """Go on where it was paused; what committed up to `new_from` may have been delivered by another process."""
+    def resume(self) -> None:
+        """Go on where it was paused."""
         with self._lock:
-            if self._paused:
-                self._urgent = deque(item for item in self._urgent if not isinstance(item, Resumed))
-                self._urgent.append(Resumed(new_from))
             self._paused = False
             self._note_change()
 

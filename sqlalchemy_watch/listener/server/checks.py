@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import uuid
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from ...catalog import problems
 from ...errors import UnsupportedServerError
 from ..decoding.routes import Route
 from .connect import Connect
-from .watchdog import Watchdog
+from .deadline import Unanswered
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -50,28 +51,25 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
         )
 
 
-def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect, timeout: float) -> None:
+def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect, seconds: float) -> None:
     """Raise behind a pooler that gives the server's session to others between transactions.
 
     A pooler makes up its own cancel key, so the process id libpq knows isn't the session's. Whether it pools
     sessions (then LISTEN works) or transactions shows when a second connection gets the same session, when
     this one is given another, or when what the second one sends does not reach this one while it is idle.
 
+    :param seconds: at most half of this time is waited for what the second connection sends.
     :raises UnsupportedServerError: behind a transaction pooler.
     """
     pid = _backend_pid(connection)
     if pid == connection.info.backend_pid:
         return
-    other = connect()
-    try:
-        with Watchdog(other, timeout):
-            other.autocommit = False
-            shared = _backend_pid(other) == pid
-            pooled = shared or _backend_pid(connection) != pid  # the other one holds its session meanwhile
-            other.rollback()
-            pooled = pooled or not _reaches(connection, other, min(timeout / 2, PROBE_SECONDS))
-    finally:
-        other.close()
+    with contextlib.closing(connect()) as other:
+        other.autocommit = False
+        shared = _backend_pid(other) == pid
+        pooled = shared or _backend_pid(connection) != pid  # the other one holds its session meanwhile
+        other.rollback()
+        pooled = pooled or not _reaches(connection, other, min(seconds / 2, PROBE_SECONDS))
     if pooled:
         raise UnsupportedServerError(
             "the connection goes through a transaction pooler (PgBouncer with pool_mode = transaction?), which loses "
@@ -98,9 +96,14 @@ def keep_alive_when_idle(connection: psycopg.Connection[Any]) -> None:
 
 
 def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
-    """Log a warning for each trigger of these tables that is missing, outdated or can't work."""
+    """Log a warning for each trigger of these tables that is missing, outdated or can't work.
+
+    :raises Unanswered: where the server does not answer.
+    """
     try:
         found = list(problems.describe_problems(connection, tables))
+    except Unanswered:
+        raise
     except Exception:  # looking is a courtesy; listening goes on
         log.exception("could not look at the triggers")
         return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
@@ -12,21 +13,26 @@ from sqlalchemy.engine import URL, make_url
 
 from ...aio import sync_engine_of
 from ...errors import ConfigurationError
-from .watchdog import Watchdog
+from .deadline import limit_queries
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
 
 APPLICATION_NAME = "sqlalchemy-watch"
 
-#: In seconds, where the engine's settings don't say; and for what is asked of a ready-made connection.
+#: Seconds that connecting may take, where the engine's settings do not say.
 CONNECT_TIMEOUT = 10
 
 
 class Connect(Protocol):
-    """Opens a connection as the engine would; with `replication`, to a walsender."""
+    """Opens a connection as the engine would; with `replication`, to a walsender.
 
-    def __call__(self, *, replication: bool = False) -> psycopg.Connection[Any]: ...
+    Each query of such a connection is limited in time, and ends once `stopping` is set.
+    """
+
+    def __call__(
+        self, *, replication: bool = False, stopping: threading.Event | None = None
+    ) -> psycopg.Connection[Any]: ...
 
 
 _LISTEN_URL_HINT = "pass listen_url='postgresql://...' to the Listener"
@@ -45,36 +51,52 @@ _IGNORED = frozenset(
 )  # fmt: skip
 
 
-def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None) -> Connect:
-    """A function that opens a connection as the engine would, `do_connect` hooks included, each time anew.
+def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None, *, seconds: float) -> Connect:
+    """Return a function that opens a connection as the engine would, `do_connect` hooks included, each time anew.
 
     :param listen_url: connect there instead: where the engine goes through a transaction pooler, or its
         settings can't be carried over to psycopg. The engine's hooks are then asked for user and password,
         unless the URL has a password.
+    :param seconds: the time that each query of such a connection may take.
     :raises ConfigurationError: where the engine is none, or not for PostgreSQL.
     """
+    open_connection = _opener(engine, listen_url)
+
+    def connect(*, replication: bool = False, stopping: threading.Event | None = None) -> psycopg.Connection[Any]:
+        connection = open_connection(replication)
+        limit_queries(connection, seconds, stopping)
+        return connection
+
+    return connect
+
+
+#: Opens a connection, to a walsender or not.
+_Opener = Callable[[bool], "psycopg.Connection[Any]"]
+
+
+def _opener(engine: Engine | AsyncEngine, listen_url: str | URL | None) -> _Opener:
     sync = sync_engine_of(engine)
     if not isinstance(sync, Engine):
         raise ConfigurationError(
             f"{engine!r} is neither an Engine nor an AsyncEngine: pass create_engine(...)'s result"
         )
     if listen_url is not None:
-        return _connector_to(make_url(listen_url).set(drivername="postgresql+psycopg"), sync)
+        return _opener_of_url(make_url(listen_url).set(drivername="postgresql+psycopg"), sync)
     if sync.dialect.name != "postgresql":
         raise ConfigurationError(f"only PostgreSQL can be listened to, and this engine is for {sync.dialect.name}")
     found = _arguments_of(sync)
     if found is None:
-        return lambda *, replication=False: _created(sync, replication)
+        return lambda replication: _created(sync, replication)
     fixed_args, fixed_parameters = found
 
-    def connect(*, replication: bool = False) -> psycopg.Connection[Any]:
+    def open_connection(replication: bool) -> psycopg.Connection[Any]:
         hook_args, hook_parameters = list(fixed_args), dict(fixed_parameters)
         made = _call_hooks(sync, hook_args, hook_parameters)
         if made is not None:
             return _checked(made, "a do_connect hook", replication)
         return _open(hook_args, translate(sync.dialect.driver, hook_parameters), replication)
 
-    return connect
+    return open_connection
 
 
 def _call_hooks(engine: Engine, args: list[Any], parameters: dict[str, Any]) -> Any:
@@ -85,11 +107,11 @@ def _call_hooks(engine: Engine, args: list[Any], parameters: dict[str, Any]) -> 
     return None
 
 
-def _connector_to(url: URL, engine: Engine) -> Connect:
-    """A function that connects to another URL than the engine does."""
+def _opener_of_url(url: URL, engine: Engine) -> _Opener:
+    """Return a function that connects to another URL than the engine does."""
     args, fixed = create_engine(url).dialect.create_connect_args(url)
 
-    def connect(*, replication: bool = False) -> psycopg.Connection[Any]:
+    def open_connection(replication: bool) -> psycopg.Connection[Any]:
         parameters = dict(fixed)
         if "password" not in fixed:
             hooked = dict(fixed)
@@ -99,7 +121,7 @@ def _connector_to(url: URL, engine: Engine) -> Connect:
             parameters.update({name: hooked[name] for name in ("user", "password") if name in hooked})
         return _open(args, parameters, replication)
 
-    return connect
+    return open_connection
 
 
 def _arguments_of(engine: Engine) -> tuple[list[Any], dict[str, Any]] | None:
@@ -138,9 +160,9 @@ def _checked(connection: Any, source: str, replication: bool) -> psycopg.Connect
             f"psycopg 3 connection: {_LISTEN_URL_HINT}"
         )
     connection.autocommit = True
+    limit_queries(connection, CONNECT_TIMEOUT)
     try:
-        with Watchdog(connection, CONNECT_TIMEOUT):
-            connection.execute(f"SET application_name = '{APPLICATION_NAME}'; SET client_encoding = 'UTF8'")
+        connection.execute(f"SET application_name = '{APPLICATION_NAME}'; SET client_encoding = 'UTF8'")
     except BaseException:
         connection.close()
         raise

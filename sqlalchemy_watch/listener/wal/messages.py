@@ -11,6 +11,11 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple, TypeAlias
 
 from ...errors import PayloadError
+from ...wire import DURABLE_PREFIX
+
+#: Prefixes of messages of the library's own: marks of `catch_up`, and the names of groups whose slot begins with a gap.
+TOKEN_PREFIX: Final = DURABLE_PREFIX + "token"
+RESYNC_PREFIX: Final = DURABLE_PREFIX + "resync"
 
 _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -24,7 +29,7 @@ _COMMIT = struct.Struct("!xQQ8x")
 _LENGTH = struct.Struct("!I")
 _STATUS = struct.Struct("!cQQQqB")
 
-#: Makes a named tuple of a tuple at a third of what calling its class costs: there are three to a transaction.
+#: Makes a named tuple of a tuple at a third of the cost of calling its class: there are three to a transaction.
 _new = tuple.__new__
 
 
@@ -36,7 +41,7 @@ class Begin(NamedTuple):
 
 
 class LogicalMessage(NamedTuple):
-    """What `pg_logical_emit_message` wrote, in the database's encoding; the content need not be text."""
+    """A message as `pg_logical_emit_message` wrote it, in the database's encoding; the content need not be text."""
 
     prefix: bytes
     content: bytes
@@ -100,11 +105,11 @@ def _parse_message(data: bytes) -> Received:
 
 
 def status_update(received: int, acknowledged: int, *, reply_wanted: bool) -> bytes:
-    """A standby status update.
+    """Return a standby status update.
 
     :param received: up to where everything has been read.
     :param acknowledged: up to where the server need not keep its log for us.
-    :param reply_wanted: whether the server is to answer at once with a keepalive.
+    :param reply_wanted: True to have the server answer at once with a keepalive.
     """
     now = int((datetime.now(UTC) - _POSTGRES_EPOCH).total_seconds() * 1_000_000)
     return _STATUS.pack(b"r", received, acknowledged, acknowledged, now, reply_wanted)

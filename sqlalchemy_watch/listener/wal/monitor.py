@@ -12,67 +12,115 @@ import psycopg
 
 from ..dispatch import dead_letters
 from ..handover.queue import WaitingQueue
+from ..options import Options
 from ..server.connect import Connect
-from ..server.watchdog import Watchdog
 from ..stats import Stats
 from . import slots
+from .protocol import Seen
 
 log: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds between looks at the table of dead letters, where this listener makes some.
 RETRY_INTERVAL = 1.0
 
-#: Seconds between looks for a slot that is being made.
-UNTIL_MADE = 0.2
+#: Seconds between looks for a slot that is being made, and between attempts while somebody waits for a look.
+SOON = 0.2
 
 #: Of the log a slot may hold (`max_slot_wal_keep_size`), the share from which on there is a warning.
 WARN_FROM = 0.5
 
+#: Only the server knows what a process of its own waits for; a walsender that decodes is busy, or waits for the disk.
+_SEEN = """
+SELECT a.pid IS NOT NULL,
+  a.pid IS NOT NULL AND coalesce(a.wait_event_type IN ('IO', 'LWLock', 'BufferPin', 'Buffer'), true)
+FROM (SELECT) AS one
+LEFT JOIN pg_catalog.pg_replication_slots AS s ON s.slot_name = %(group)s AND s.active_pid = %(pid)s
+LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
+"""
+
+
+class Look:
+    """A look at the slot that was asked for, and its outcome."""
+
+    def __init__(self, pid: int, answered: Callable[[], None]) -> None:
+        self.pid = pid
+        #: Called when `seen` is set, in the monitor's thread.
+        self.answered = answered
+        self.seen: Seen | None = None
+
 
 class SlotMonitor:
-    """Keeps the slot's part of `stats()` up to date, and warns well before the server drops the slot."""
+    """Keeps the slot's part of `stats()` up to date, and warns well before the server drops the slot.
+
+    :param on_look: called after each look.
+    """
 
     def __init__(
         self,
         connect: Connect,
-        group: str,
+        options: Options,
         queue: WaitingQueue,
         stats: Stats,
-        heartbeat: tuple[float, float],
-        needs_table: bool,
-        look_at_dispatcher: Callable[[], None],
+        on_look: Callable[[], None],
     ) -> None:
-        interval, self._timeout = heartbeat
-        self._connect, self._group, self._queue, self._stats = connect, group, queue, stats
-        self._interval = min(interval, RETRY_INTERVAL) if needs_table else interval
-        self._look_at_dispatcher = look_at_dispatcher
+        assert options.group is not None
+        self._connect, self._group, self._queue, self._stats = connect, options.group, queue, stats
+        interval = options.heartbeat_interval
+        self._interval = min(interval, RETRY_INTERVAL) if options.retry.needs_table else interval
+        self._on_look = on_look
         self._stopping: threading.Event = threading.Event()
+        #: Set to have it look at once, or end.
+        self._woken = threading.Event()
+        self._asked: Look | None = None
+        self._lock = threading.Lock()
         self._warned = False
         self.thread: threading.Thread = threading.Thread(target=self._run, name="sqlalchemy-watch-slot", daemon=True)
 
     def stop(self) -> None:
         """Let the thread end."""
         self._stopping.set()
+        self._woken.set()
+
+    def look_at(self, pid: int, answered: Callable[[], None]) -> Look:
+        """Have it see at once whether this process of the server reads the slot, and is busy decoding.
+
+        :param answered: called when it has seen that.
+        """
+        look = Look(pid, answered)
+        with self._lock:
+            self._asked = look
+        self._woken.set()
+        return look
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with contextlib.closing(self._connect()) as connection:
+                with contextlib.closing(self._connect(stopping=self._stopping)) as connection:
                     self._look_until_lost(connection)
             except Exception as error:  # the source says what is wrong with the server
                 log.debug("can't look at slot %r: %s", self._group, error)
-            self._stopping.wait(self._interval)
+            self._woken.wait(self._interval if self._asked is None else SOON)
 
     def _look_until_lost(self, connection: psycopg.Connection[Any]) -> None:
-        while True:
-            with Watchdog(connection, self._timeout):
-                is_there = self._look(connection)
-            self._look_at_dispatcher()
-            if self._stopping.wait(self._interval if is_there else min(self._interval, UNTIL_MADE)):
-                return
+        while not self._stopping.is_set():
+            self._woken.clear()
+            if self._asked is not None:
+                self._answer(connection, self._asked)
+            is_there = self._look(connection)
+            self._on_look()
+            self._woken.wait(self._interval if is_there else min(self._interval, SOON))
+
+    def _answer(self, connection: psycopg.Connection[Any], look: Look) -> None:
+        row = connection.execute(_SEEN, {"group": self._group, "pid": look.pid}).fetchone()
+        assert row is not None
+        with self._lock:
+            if self._asked is look:
+                self._asked = None
+        look.seen = Seen(*row)
+        look.answered()
 
     def _look(self, connection: psycopg.Connection[Any]) -> bool:
-        """Gives whether there is the slot; one that is being made has no position yet."""
+        """Return True if there is the slot; one that is being made has no position yet."""
         found = [slot for slot in slots.read_slots(connection, self._group) if slot.acknowledged is not None]
         for slot in found:
             stats = self._stats

@@ -1,37 +1,28 @@
-"""One walsender connection: starting it, reading, status updates and heartbeats, and its end."""
+"""One connection to a walsender: carries bytes to the protocol and back, and waits. No decision is made here."""
 
 from __future__ import annotations
 
-import contextlib
-import math
-import select
-import socket
-import threading
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 from psycopg.pq import ExecStatus
+from psycopg.pq.abc import PGconn, PGresult
 
-from ..handover.queue import Item
-from ..server.watchdog import limited
-from . import slots
-from .messages import Begin, Commit, Keepalive, LogicalMessage, format_lsn, parse, status_update
-
-if TYPE_CHECKING:
-    from .source import WalSource
-
-#: Seconds between acknowledgements at the least, unless somebody waits for one.
-ACKNOWLEDGE_INTERVAL = 0.05
+from ..handover.items import Item
+from ..handover.queue import WaitingQueue
+from ..source import Poller, Wake
+from .messages import parse_lsn
+from .monitor import Look, SlotMonitor
+from .protocol import WalCore
+from .slots import PUBLICATION
+from .takeover import Log, parse_history
 
 #: Seconds that the server gets at the end to note the last acknowledgement; in the middle of a large transaction
 #: it sends the rest of that first.
 FINISH_SECONDS = 0.5
-
-#: The share of the time for an answer to a heartbeat after which the server is asked otherwise what keeps it.
-PROBE_AFTER = 0.25
 
 #: Messages whose items are put into the queue together.
 TAKEN_AT_ONCE = 64
@@ -42,89 +33,181 @@ BUSY_RATE = 4_000
 RATE_SECONDS = 0.02
 LINGER_SECONDS = 0.001
 
-
-_IS_DECODING = """
-SELECT coalesce(a.wait_event_type IN ('IO', 'LWLock', 'BufferPin', 'Buffer'), true)
-FROM pg_catalog.pg_replication_slots AS s JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
-WHERE s.slot_name = %s AND a.pid = %s
-"""
+_START = "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {}, messages 'true')"
 
 
-class Stream:
-    """One walsender connection."""
+def read_log(connection: psycopg.Connection[Any]) -> Log:
+    """Ask a walsender whose log it sends."""
+    row = connection.execute("IDENTIFY_SYSTEM").fetchone()
+    assert row is not None
+    system, timeline, written = str(row[0]), int(row[1]), str(row[2])
+    ancestors: Mapping[int, int] = {}
+    if timeline > 1:
+        try:
+            history = connection.execute(f"TIMELINE_HISTORY {timeline}").fetchone()
+        except psycopg.DatabaseError as error:
+            if error.sqlstate is None:
+                raise
+            history = None  # the server has no such file: nothing is known to be shared
+        if history is not None:
+            text = history[1]
+            ancestors = parse_history(text if isinstance(text, str) else bytes(text).decode(errors="replace"))
+    return Log(system, timeline, parse_lsn(written), ancestors)
 
-    def __init__(self, connection: psycopg.Connection[Any], source: WalSource) -> None:
-        self._pgconn = connection.pgconn
-        self._source = source
-        self._received = 0
-        self._sent_acknowledged = -1
-        self._sent_at = 0.0
-        self._asked_at: float | None = None
-        #: Set where the server says that it has no time to answer.
-        self._probe: threading.Event | None = None
-        self._heard_at = self._counted_at = time.monotonic()
-        #: Transactions since that was counted, and whether there were many.
-        self._commits = 0
-        self._is_busy = False
 
-    def start(self, slot: str, acknowledged: int) -> None:
-        """START_REPLICATION.
+def start_replication(connection: psycopg.Connection[Any], slot: str, seconds: float) -> None:
+    """Have a walsender send the slot's log, from where that is acknowledged.
 
-        :raises psycopg.errors.ObjectInUse: while another consumer is active.
+    :raises psycopg.errors.ObjectInUse: while another consumer is active.
+    """
+    pgconn = connection.pgconn
+    names = sql.Literal('"' + PUBLICATION + '"')
+    pgconn.send_query(sql.SQL(_START).format(sql.Identifier(slot), names).as_bytes(None))
+    pgconn.flush()
+    result = _next_result(pgconn, seconds)
+    if result is None or result.status == ExecStatus.COPY_BOTH:
+        return
+    while _next_result(pgconn, seconds) is not None:
+        pass
+    raise errors.error_from_result(result)
+
+
+def _next_result(pgconn: PGconn, seconds: float) -> PGresult | None:
+    """Return the next result of a command; libpq's own waiting for it has no limit, and stops every thread."""
+    deadline = time.monotonic() + seconds
+    while pgconn.is_busy():
+        if not _is_readable(pgconn, deadline - time.monotonic()):
+            raise psycopg.OperationalError(f"no answer from the server within {seconds:g} s")
+        pgconn.consume_input()
+    return pgconn.get_result()
+
+
+def _is_readable(pgconn: PGconn, seconds: float) -> bool:
+    return bool(Poller([pgconn.socket]).wait(max(0.0, seconds)))
+
+
+class WalSession:
+    """Reads a slot over one connection, once that is started, until stopped or lost.
+
+    :param seconds: the time for the server to say why it ended the stream.
+    :param on_sent: told of each position that is acknowledged to the server, whether or not it arrives there.
+    """
+
+    def __init__(
+        self,
+        connection: psycopg.Connection[Any],
+        core: WalCore,
+        queue: WaitingQueue,
+        wake: Wake,
+        monitor: SlotMonitor,
+        seconds: float,
+        on_sent: Callable[[int], None],
+    ) -> None:
+        self._pgconn, self._core, self._queue = connection.pgconn, core, queue
+        self._wake, self._monitor, self._seconds, self._on_sent = wake, monitor, seconds, on_sent
+        self._socket = self._pgconn.socket
+        self._reading = Poller([wake.fileno(), self._socket])
+        self._paused = Poller([wake.fileno()], ending=[self._socket])
+        #: The monitor is looking.
+        self._look: Look | None = None
+        self._rate = _Rate()
+
+    def run(self, is_stopping: Callable[[], bool]) -> None:
+        """Read until stopped, and then let go of the slot.
+
+        :raises psycopg.Error: where the connection is lost.
+        :raises Silent: where the server is silent for too long.
         """
-        command = sql.SQL(
-            "START_REPLICATION SLOT {} LOGICAL {} (proto_version '1', publication_names {}, messages 'true')"
-        )
-        text = command.format(sql.Identifier(slot), sql.SQL(format_lsn(acknowledged)), _quoted_list(slots.PUBLICATION))
-        self._pgconn.send_query(text.as_bytes(None))
-        self._pgconn.flush()
-        result = self._get_result()
-        if result is None or result.status == ExecStatus.COPY_BOTH:
-            return
-        while self._get_result() is not None:
-            pass
-        raise _error(result)
-
-    def _get_result(self) -> Any:
-        """The next result of a command; libpq's own waiting for it has no limit, and stops every other thread too."""
-        deadline = time.monotonic() + self._source._timeout
-        while self._pgconn.is_busy():
-            if not self._readable(deadline - time.monotonic()):
-                raise psycopg.OperationalError(f"no answer from the server within {self._source._timeout:g} s")
-            self._pgconn.consume_input()
-        return self._pgconn.get_result()
-
-    def run(self) -> None:
-        """Read until stopped.
-
-        :raises psycopg.Error: where the connection is lost, or silent for too long.
-        """
-        while not self._source._stopping.is_set():
+        while not is_stopping():
             self._take_all()
             self._send_due()
             self._wait()
-            self._let_more_come()
+            if self._rate.is_busy(time.monotonic(), self._core.commits) and not self._queue.full:
+                # To wake two threads for each transaction takes more of the processor than handling it.
+                time.sleep(LINGER_SECONDS)
+                self._pgconn.consume_input()
         self._finish()
 
-    def _let_more_come(self) -> None:
-        """Under load: to wake two threads for each transaction takes more of the processor than handling it."""
-        now = time.monotonic()
-        if now - self._counted_at >= RATE_SECONDS:
-            self._is_busy = self._commits >= BUSY_RATE * (now - self._counted_at)
-            self._commits, self._counted_at = 0, now
-        if self._is_busy and not self._source._queue.full:
-            time.sleep(LINGER_SECONDS)
+    def _take_all(self) -> None:
+        """Take the messages that libpq has, as far as the queue has space."""
+        while not self._queue.full:
+            taken: list[Item] = []
+            try:
+                is_all = self._take_some(taken)
+            finally:  # whatever counts as taken is not sent again
+                if taken:
+                    self._queue.put(taken)
+            if is_all:
+                return
+            self._send_due()
+
+    def _take_some(self, taken: list[Item]) -> bool:
+        """Take messages, up to a bound; return True if those were all."""
+        get, receive, now = self._pgconn.get_copy_data, self._core.receive, time.monotonic()
+        heard = False
+        for _ in range(TAKEN_AT_ONCE):
+            size, data = get(1)
+            if size <= 0:
+                if heard:
+                    self._core.liveness.hear(now)
+                if size < 0:
+                    raise self._ended()
+                return True
+            heard = True
+            taken += receive(data, now)
+        self._core.liveness.hear(now)
+        return False
+
+    def _ended(self) -> psycopg.Error:
+        result = _next_result(self._pgconn, self._seconds)
+        if result is None:
+            return psycopg.OperationalError("the server ended the stream")
+        return errors.error_from_result(result)
+
+    def _send_due(self) -> None:
+        core, now = self._core, time.monotonic()
+        core.liveness.pause(self._queue.full, now)
+        if self._look is not None and self._look.seen is not None:
+            seen, self._look = self._look.seen, None
+            core.liveness.see(seen, now)
+        core.acknowledge(self._queue.acknowledged)
+        status = core.send(now)
+        if status is not None:
+            self._send(status)
+        if core.liveness.wants_look(now):
+            self._look = self._monitor.look_at(self._pgconn.backend_pid, self._wake.set)
+
+    def _send(self, status: bytes) -> None:
+        self._on_sent(self._core.sent)
+        self._pgconn.put_copy_data(status)
+        self._pgconn.flush()
+
+    def _wait(self) -> None:
+        core, now = self._core, time.monotonic()
+        self._wake.is_wanted = True  # before looking, so that nothing is missed in between
+        core.acknowledge(self._queue.acknowledged)
+        if core.has_news:
+            self._wake.is_wanted = False  # it looks in a moment anyway
+        is_full = self._queue.lacks_space()
+        ready = (self._paused if is_full else self._reading).wait(max(0.0, core.deadline(now) - now))
+        if self._wake.fileno() in ready:
+            self._wake.drain()
+        if self._socket in ready:
+            if is_full:
+                raise psycopg.OperationalError("the server ended the connection")
             self._pgconn.consume_input()
 
     def _finish(self) -> None:
-        """Send what was acknowledged last, and wait until the server has read it and let go of the slot.
+        """Send the last acknowledgement, and wait until the server has read it and let go of the slot.
 
         A connection closed while something unread lies in it is reset, and what the server has not read is lost.
         """
-        self._send_status(reply_wanted=False)
+        now = time.monotonic()
+        self._core.acknowledge(self._queue.acknowledged)
+        self._send(self._core.status(now))
         self._pgconn.put_copy_end()
         self._pgconn.flush()
-        deadline = time.monotonic() + FINISH_SECONDS
+        deadline = now + FINISH_SECONDS
         ended = False
         while time.monotonic() < deadline:
             size = 0 if ended else self._pgconn.get_copy_data(1)[0]
@@ -132,169 +215,21 @@ class Stream:
             if ended and not self._pgconn.is_busy():
                 return
             if size == 0:
-                if not self._readable(deadline - time.monotonic()):
+                if not _is_readable(self._pgconn, deadline - time.monotonic()):
                     return
                 self._pgconn.consume_input()
 
-    def _take_all(self) -> None:
-        """Take what libpq has, as far as the queue has space."""
-        while not self._source._queue.full:
-            taken: list[Item] = []
-            try:
-                ended = self._take_some(taken)
-            finally:  # what counts as taken is not sent again
-                if taken:
-                    self._source._queue.put(taken)
-            if ended:
-                return
 
-    def _take_some(self, taken: list[Item]) -> bool:
-        """Take what libpq has, up to a bound; gives whether that was all."""
-        source, get, now = self._source, self._pgconn.get_copy_data, time.monotonic()
-        for _ in range(TAKEN_AT_ONCE):
-            size, data = get(1)
-            if size == 0:
-                return True
-            if size < 0:
-                result = self._get_result()
-                raise psycopg.OperationalError("the server ended the stream") if result is None else _error(result)
-            self._heard_at, self._asked_at, self._probe = now, None, None
-            received = parse(data)
-            if isinstance(received, LogicalMessage):
-                taken += source.take_message(received)
-            elif isinstance(received, Begin):
-                source.begin(received)
-            elif isinstance(received, Commit):
-                taken += source.take_commit(received)
-                self._received = max(self._received, received.end_lsn)
-                self._commits += 1
-            elif isinstance(received, Keepalive):
-                self._received = max(self._received, received.wal_end)
-                if received.reply_wanted:
-                    self._send_status(reply_wanted=False)
-        return False
+class _Rate:
+    """Whether there are many transactions per second."""
 
-    def _send_due(self) -> None:
-        now = time.monotonic()
-        source = self._source
-        paused = source._queue.full
-        if self._asked_at is not None and not paused:
-            self._asked_at = self._still_waiting(self._asked_at, now)
-        if paused and now - self._heard_at >= source._interval:
-            source.check_slot(self._pgconn.backend_pid)  # here the answer would come behind what isn't read
-            self._heard_at = now = time.monotonic()
-        if self._acknowledgeable != self._sent_acknowledged and now - self._sent_at >= ACKNOWLEDGE_INTERVAL:
-            self._send_status(reply_wanted=False)
-        if (
-            now - max(self._heard_at, self._asked_at or 0.0) >= source._interval
-            or now - self._sent_at >= source._status_interval
-        ):
-            self._send_status(reply_wanted=True)
-            self._asked_at = self._asked_at or now
+    def __init__(self) -> None:
+        self._counted_at, self._counted = time.monotonic(), 0
+        self._is_busy = False
 
-    def _still_waiting(self, asked_at: float, now: float) -> float:
-        """Since when the answer to a heartbeat is waited for.
-
-        :raises psycopg.OperationalError: where it is no longer waited for.
-        """
-        waited, limit = now - asked_at, self._source._timeout
-        if waited > limit:
-            # Where the server says that it is decoding, it answers when it has time for that.
-            if self._probe is None or not self._probe.is_set() or now - self._heard_at > self._source.longest_silence:
-                raise psycopg.OperationalError(f"no answer to the heartbeat within {limit:g} s")
-            asked_at, self._probe = now, None
-        elif waited > limit * PROBE_AFTER and self._probe is None:
-            self._probe = self._ask_whether_decoding()
-        return asked_at
-
-    def _ask_whether_decoding(self) -> threading.Event:
-        """Gives what is set as soon as the server says that the walsender works its way through the log.
-
-        It then looks at what it is sent only after half of `wal_sender_timeout`. In a thread of its own: on a network
-        that is dead, not even the attempt to connect ends soon.
-        """
-        source, pid, decoding = self._source, self._pgconn.backend_pid, threading.Event()
-
-        def ask() -> None:
-            with contextlib.suppress(Exception), limited(source._connect(), source._timeout) as (connection, _):
-                if connection.execute(_IS_DECODING, [source._group, pid]).fetchone() == (True,):
-                    decoding.set()
-
-        threading.Thread(target=ask, name="sqlalchemy-watch-probe", daemon=True).start()
-        return decoding
-
-    @property
-    def _acknowledgeable(self) -> int:
-        # With nothing under way, writes to unwatched tables are acknowledged too: the slot must not hold the
-        # disk for nothing.
-        source = self._source
-        acknowledged = source._queue.acknowledged
-        return max(acknowledged, self._received) if source.all_taken else acknowledged
-
-    def _send_status(self, *, reply_wanted: bool) -> None:
-        acknowledged = self._acknowledgeable
-        self._source._known_end = max(self._source._known_end, acknowledged)  # whether or not it arrives
-        self._pgconn.put_copy_data(status_update(self._received, acknowledged, reply_wanted=reply_wanted))
-        self._pgconn.flush()
-        self._sent_acknowledged, self._sent_at = acknowledged, time.monotonic()
-        self._source._stats.acknowledged = format_lsn(acknowledged)
-
-    def _wait(self) -> None:
-        source = self._source
-        now = time.monotonic()
-        seconds = min(source._interval, source._status_interval) - (now - self._sent_at)
-        source._wake_wanted = True  # before looking, so that nothing is missed in between
-        if self._acknowledgeable != self._sent_acknowledged:
-            source._wake_wanted = False
-            seconds = ACKNOWLEDGE_INTERVAL - (now - self._sent_at)
-        if self._asked_at is not None:
-            limit = source._timeout * (PROBE_AFTER if self._probe is None else 1.0)
-            seconds = min(seconds, limit - (now - self._asked_at))
-        full = source._queue.lacks_space()
-        watched = [source._wake_out] if full else [source._wake_out, self._pgconn.socket]
-        ready = _poll(watched, max(0.0, seconds), ending=[self._pgconn.socket] if full else [])
-        if source._wake_out.fileno() in ready:
-            _drain(source._wake_out)
-        if self._pgconn.socket in ready:
-            if full:
-                raise psycopg.OperationalError("the server ended the connection")
-            self._pgconn.consume_input()
-
-    def _readable(self, seconds: float) -> bool:
-        return bool(_poll([self._pgconn.socket], max(0.0, seconds)))
-
-
-def sender_timeout(connection: psycopg.Connection[Any]) -> float:
-    """After how many seconds of silence the server ends the connection."""
-    row = connection.execute(
-        "SELECT setting::bigint / 1000.0 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
-    ).fetchone()
-    return float(row[0]) if row is not None and row[0] else math.inf  # 0 is no limit
-
-
-def _poll(watched: list[Any], seconds: float, ending: Sequence[int] = ()) -> set[int]:
-    """Which of them are readable, or, of `ending`, at an end whatever there is to read before."""
-    if hasattr(select, "poll"):
-        poll = select.poll()
-        for file in watched:
-            poll.register(file, select.POLLIN)
-        for descriptor in ending:
-            poll.register(descriptor, getattr(select, "POLLRDHUP", 0))
-        return {fd for fd, _ in poll.poll(seconds * 1000)}
-    return {f if isinstance(f, int) else f.fileno() for f in select.select(watched, [], [], seconds)[0]}
-
-
-def _drain(wakes: socket.socket) -> None:
-    try:
-        while wakes.recv(4096):
-            pass
-    except OSError:
-        pass
-
-
-def _quoted_list(name: str) -> sql.Composable:
-    return sql.Literal('"' + name + '"')
-
-
-def _error(result: Any) -> psycopg.Error:
-    return errors.error_from_result(result)
+    def is_busy(self, now: float, commits: int) -> bool:
+        """Return True if there are, given the number of transactions so far."""
+        if now - self._counted_at >= RATE_SECONDS:
+            self._is_busy = commits - self._counted >= BUSY_RATE * (now - self._counted_at)
+            self._counted_at, self._counted = now, commits
+        return self._is_busy

@@ -5,16 +5,14 @@ A consumer group is a slot: the server keeps its log from where the group last a
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import errors, sql
 
-from ...errors import ConfigurationError, SlotError, UnsupportedServerError, one_line
-from ...wire import DURABLE_PREFIX
-from .messages import parse_lsn
+from ...errors import SlotError, UnsupportedServerError, one_line
+from .messages import RESYNC_PREFIX, parse_lsn
 
 #: Of no tables: pgoutput wants a publication, and logical messages belong to none.
 PUBLICATION = "sqlalchemy_watch"
@@ -38,14 +36,6 @@ WHERE s.slot_type = 'logical' AND (CAST(%(name)s AS text) IS NULL OR s.slot_name
 ORDER BY s.slot_name
 """
 
-
-#: The channel of messages that name a group whose slot begins with a gap.
-RESYNC = "resync"
-
-SLOT_LOST = (
-    "the server gave up the log that the slot needed, or took over without the slot, or the publication was missing, "
-    "or the slot was dropped: events in between are lost"
-)
 
 _IS_PHYSICAL = "SELECT FROM pg_catalog.pg_replication_slots WHERE slot_name = %s AND slot_type = 'physical'"
 
@@ -81,19 +71,6 @@ class Slot:
     def is_lost(self) -> bool:
         """Whether the server has given up the log that the slot needs."""
         return self.wal_status == "lost"
-
-
-def check_group_name(name: str) -> str:
-    """The name, if a slot can have it.
-
-    :raises ConfigurationError: otherwise.
-    """
-    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,63}", name):
-        raise ConfigurationError(
-            f"durable={name!r}: a consumer group is a replication slot, whose name has 1 to 63 lower-case letters, "
-            f"digits and underscores"
-        )
-    return name
 
 
 def read_slots(connection: psycopg.Connection[Any], name: str | None = None) -> list[Slot]:
@@ -181,7 +158,7 @@ def _create(connection: psycopg.Connection[Any], name: str, statements: str) -> 
         name=sql.Literal(name),
         plugin=sql.Literal(PLUGIN),
         options=sql.SQL(", false, false, true" if failover else ""),
-        prefix=sql.Literal(DURABLE_PREFIX + RESYNC),
+        prefix=sql.Literal(RESYNC_PREFIX),
     )
     cursor = connection.cursor()
     try:

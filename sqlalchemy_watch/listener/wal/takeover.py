@@ -1,7 +1,8 @@
-"""Whose log it is that is read: the server's system and timeline, and what it shares with a log read before.
+"""Whether the events that were read before still are this process's to deliver, once it has the slot again.
 
-A server that was promoted, or recovered to a point in time, goes on in a timeline of its own. Up to where that
-begins its log is the one before it, byte for byte; behind that, positions stand for something else.
+Pure: no connection, no clock. With its connection a consumer loses the slot to whoever stands by, and a server that was
+promoted, or recovered to a point in time, goes on in a timeline of its own. Up to where that begins its log is the one
+before it, byte for byte; behind that, positions stand for something else.
 """
 
 from __future__ import annotations
@@ -9,21 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import psycopg
-from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGconn, PGresult
-
 from .messages import parse_lsn
 
 
 @dataclass(frozen=True)
 class Log:
-    """The log of a server, as it is now."""
+    """The log of a server, at one time."""
 
     system: str
     timeline: int
+    #: Up to where it was written.
     written: int
-    #: Where the timelines before this one were left.
+    #: The timelines before this one, and where each was left.
     ancestors: Mapping[int, int]
 
     @property
@@ -32,33 +30,16 @@ class Log:
         return max(self.ancestors.values(), default=0)
 
     def continues(self, other: Log) -> bool:
-        """Whether it is the same log, as far as one can see."""
+        """Return True if it is the same log, as far as one can see."""
         return (self.system, self.timeline) == (other.system, other.timeline)
 
     def shared_with(self, before: Log) -> int:
-        """Up to where this log and one of another timeline are the same; 0 where they have nothing in common."""
+        """Return up to where this log and one of another timeline are the same; 0 where they have nothing in common."""
         return self.ancestors.get(before.timeline, 0) if self.system == before.system else 0
 
 
-def read_log(pgconn: PGconn) -> Log:
-    """Ask a walsender.
-
-    :raises psycopg.OperationalError: where it does not answer.
-    """
-    result = pgconn.exec_(b"IDENTIFY_SYSTEM")
-    if result.status != ExecStatus.TUPLES_OK:
-        raise psycopg.OperationalError(result.error_message.decode(errors="replace"))
-    timeline = int(_text(result, 1))
-    ancestors: Mapping[int, int] = {}
-    if timeline > 1:
-        history = pgconn.exec_(b"TIMELINE_HISTORY %d" % timeline)
-        if history.status == ExecStatus.TUPLES_OK:  # otherwise nothing is known to be shared
-            ancestors = parse_history(_text(history, 1))
-    return Log(_text(result, 0), timeline, parse_lsn(_text(result, 2) or "0/0"), ancestors)
-
-
 def parse_history(text: str) -> dict[int, int]:
-    """Timelines and where they were left, from a history file: a line for each, `1\\t0/3000148\\treason`."""
+    """Return timelines and where they were left, from a history file: a line for each, `1\\t0/3000148\\treason`."""
     found: dict[int, int] = {}
     for line in text.splitlines():
         words = line.split(None, 2)
@@ -67,5 +48,61 @@ def parse_history(text: str) -> dict[int, int]:
     return found
 
 
-def _text(result: PGresult, column: int) -> str:
-    return bytes(result.get_value(0, column) or b"").decode(errors="replace")
+@dataclass(frozen=True)
+class Before:
+    """What the process knows from the time before."""
+
+    #: The log when it last had the slot, or first looked at it; None where it has done neither.
+    log: Log | None = None
+    #: Up to where everything has been dispatched.
+    acknowledged: int = 0
+    #: The commit of the newest transaction of which something was read.
+    newest: int = 0
+    #: As far as this process has moved the slot: any further, and another process has.
+    moved_to: int = 0
+    #: True if another process may have been the active consumer since this one was.
+    others_since: bool = True
+    #: True if this process has made the slot, and read nothing from it.
+    slot_is_new: bool = False
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What becomes of the events that were read and are not acknowledged."""
+
+    #: True to deliver them; False to forget them, since the slot holds them, or another consumer has delivered them.
+    goes_on: bool
+    #: Up to where everything counts as dispatched.
+    acknowledged: int
+    moved_to: int
+    #: True to say that the server may lack what was delivered last.
+    resync: bool
+
+
+def take_up(before: Before, log: Log, slot_end: int) -> Decision:
+    """Decide how to go on.
+
+    :param log: of the server that has the slot now.
+    :param slot_end: up to where the slot says that it is acknowledged.
+    """
+    goes_on, resync = True, False
+    acknowledged, moved_to = before.acknowledged, before.moved_to
+    if before.log is not None and not _holds(log, before.log, acknowledged):
+        shared = 0 if log.continues(before.log) else log.shared_with(before.log)
+        if not before.slot_is_new:
+            moved_to = min(moved_to, shared)
+        if not shared or max(acknowledged, before.newest + 1) > shared:
+            # Positions stand for something else from there on, and what they stood for is undone.
+            goes_on, acknowledged = False, min(acknowledged, shared)
+            resync = not before.slot_is_new  # a slot made anew says it itself
+        elif before.others_since:
+            # How far the other one was on the server before, nobody knows, unless it has moved the slot here.
+            resync = slot_end <= log.begins
+    if slot_end > moved_to:
+        goes_on, moved_to = False, slot_end
+    return Decision(goes_on, max(acknowledged, slot_end), moved_to, resync)
+
+
+def _holds(log: Log, before: Log, acknowledged: int) -> bool:
+    """Return True if everything that was dispatched is in the log: a server restored to an earlier time lacks some."""
+    return log.continues(before) and log.written >= acknowledged

@@ -14,7 +14,8 @@ from support import insert, resync_reasons
 
 from sqlalchemy_watch import RetryPolicy, wire
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
-from sqlalchemy_watch.listener.handover.queue import Committed, Item, Notification, WaitingQueue
+from sqlalchemy_watch.listener.handover.items import Committed, Item, Notification
+from sqlalchemy_watch.listener.handover.queue import WaitingQueue
 
 from ..conftest import MakeListener
 

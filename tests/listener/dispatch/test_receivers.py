@@ -20,6 +20,7 @@ from sqlalchemy_watch import Listener
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNEXPECTED
 
 from ..conftest import MakeListener
+from ..insides import dispatcher_of
 from ..journal import Journal
 
 
@@ -86,7 +87,7 @@ def test_failure_inside_the_dispatcher_is_a_resync_even_if_logging_fails_too(
     log.addHandler(handler := Broken())
     try:
         with monkeypatch.context() as patched:
-            patched.setattr(listener._dispatcher, "_handle_notification", None)
+            patched.setattr(dispatcher_of(listener), "_handle_notification", None)
             insert(client, "users", 1)
             journal.wait_for_count("resync", 1)
     finally:
@@ -102,7 +103,7 @@ def test_failure_while_the_dispatch_thread_waits_does_not_silence_the_listener(
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    dispatcher = listener._dispatcher
+    dispatcher = dispatcher_of(listener)
     assert dispatcher is not None
     with monkeypatch.context() as patched:
         patched.setattr(dispatcher, "_read", None)
@@ -127,7 +128,7 @@ def test_receiver_that_blocks_is_told_of_and_nothing_is_lost(
 
     User.watch.inserted.connect(wait_for_the_mainframe)
     try:
-        with records_of("sqlalchemy_watch.listener.listener") as records:
+        with records_of("sqlalchemy_watch.listener.run") as records:
             insert(client, "users", 1, 2, 3)
             message = records.get(timeout=5).getMessage()
         assert "no event was dispatched for" in message

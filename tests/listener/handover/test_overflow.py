@@ -15,7 +15,8 @@ from sqlalchemy.orm import DeclarativeBase
 from support import end_listeners, insert, wait_until
 
 from sqlalchemy_watch import Watch
-from sqlalchemy_watch.listener.handover.queue import MAX_BYTES, OVERFLOW, EventQueue, Notification, Resync
+from sqlalchemy_watch.listener.handover.items import Notification, Resync
+from sqlalchemy_watch.listener.handover.queue import MAX_BYTES, OVERFLOW, EventQueue
 
 from ..conftest import MakeListener
 from ..journal import Journal

@@ -23,6 +23,7 @@ from sqlalchemy_watch import CatchUpTimeout, Listener, Watch, Watched, wire
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED, UNREADABLE
 
 from ..conftest import MakeListener
+from ..insides import own_channel_of
 from ..journal import Journal
 from ..proxy import Proxy
 
@@ -232,14 +233,14 @@ def test_forged_answer_is_neither_a_heartbeat_nor_a_catch_up(
     # The stranger knows the listener's own channel, and the receiver holds the genuine answer up.
     release = threading.Event()
     User.watch.inserted.connect(lambda sender, event: release.wait(), weak=False)
-    own: Any = listener._source
+    own_channel = own_channel_of(listener)
     client.execute("INSERT INTO users VALUES (1)")
     stop = threading.Event()
 
     def forge() -> None:
         while not stop.is_set():
             for payload in ("beat", "", ",", "0" * 32):
-                stranger.execute("SELECT pg_notify(%s, %s)", [own._own_channel, payload])
+                stranger.execute("SELECT pg_notify(%s, %s)", [own_channel, payload])
 
     forger = threading.Thread(target=forge)
     forger.start()
@@ -265,12 +266,12 @@ def test_forged_heartbeat_does_not_hide_that_nothing_else_is_heard(
 ) -> None:
     # The listener's own round trips fail from now on; the forged ones arrive all the same.
     listener = listening(proxy.port)
-    own: Any = listener._source
+    own_channel = own_channel_of(listener)
     stop = threading.Event()
 
     def forge() -> None:
         while not stop.wait(0.01):
-            stranger.execute("SELECT pg_notify(%s, 'beat')", [own._own_channel])
+            stranger.execute("SELECT pg_notify(%s, 'beat')", [own_channel])
 
     forger = threading.Thread(target=forge)
     forger.start()
@@ -289,7 +290,7 @@ def test_own_channel_is_not_told_to_others(
     journal: Journal,
 ) -> None:
     listener.catch_up()
-    channel = listener._source._own_channel  # type: ignore[union-attr]
+    channel = own_channel_of(listener)
     for connection in (client, stranger):  # even a superuser sees no more than this
         assert connection.execute("SELECT * FROM pg_listening_channels()").fetchall() == []
         queries = connection.execute("SELECT query FROM pg_stat_activity").fetchall()

@@ -15,7 +15,8 @@ from support import end_listeners, insert, records_of, wait_until
 
 from sqlalchemy_watch import Listener, ListenerStartError
 from sqlalchemy_watch.catalog import problems
-from sqlalchemy_watch.listener.backoff import BACKOFF_MAX, Backoff
+from sqlalchemy_watch.listener.run import Run
+from sqlalchemy_watch.listener.source import BACKOFF_MAX, Backoff
 
 from ..conftest import MakeListener
 from ..journal import Journal, Writer
@@ -91,14 +92,14 @@ def test_burst_right_before_a_rst_is_dispatched(
         return []
 
     monkeypatch.setattr(problems, "describe_problems", look_at_much)
-    listener = listening(proxy.port)
     held, go_on = threading.Event(), threading.Event()
 
-    def hold() -> None:
+    def hold(run: Run) -> None:
         held.set()
         go_on.wait()
 
-    monkeypatch.setattr(listener._source, "_on_heartbeat", hold)
+    monkeypatch.setattr(Run, "_look_at_dispatcher", hold)
+    listening(proxy.port)
     try:
         assert held.wait(5)
         passed = proxy.passed
@@ -328,17 +329,21 @@ def test_idle_session_timeout_does_not_end_the_listener(
 
 
 def test_error_of_any_kind_while_reading_leads_to_a_new_connection(
+    cluster: Cluster,
     client: psycopg.Connection[Any],
-    listener: Listener,
+    listening: MakeListener,
     journal: Journal,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    failed = threading.Event()
 
-    def fail(*args: object) -> None:
-        monkeypatch.undo()
-        raise RuntimeError("a bug")
+    def fail_once(run: Run) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError("a bug")
 
-    monkeypatch.setattr(listener._source, "_on_heartbeat", fail)
+    monkeypatch.setattr(Run, "_look_at_dispatcher", fail_once)
+    listener = listening(cluster.port)
     journal.wait_for_count("resync", 1)
     insert(client, "users", 1)
     listener.catch_up()

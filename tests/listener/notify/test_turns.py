@@ -15,9 +15,13 @@ import pytest
 from postgres import Cluster
 from support import wait_until
 
-from sqlalchemy_watch.listener.handover.queue import CaughtUp, EventQueue, Notification
-from sqlalchemy_watch.listener.notify.source import NotifySource, _Reader
+from sqlalchemy_watch.listener.handover.items import CaughtUp, Notification
+from sqlalchemy_watch.listener.handover.queue import EventQueue
+from sqlalchemy_watch.listener.heartbeat import Heartbeat
+from sqlalchemy_watch.listener.notify.protocol import NotifyProtocol
+from sqlalchemy_watch.listener.notify.session import NotifySession
 from sqlalchemy_watch.listener.notify.turns import Turns
+from sqlalchemy_watch.listener.source import Tokens, Wake
 from sqlalchemy_watch.listener.stats import Stats
 
 
@@ -159,20 +163,17 @@ def test_notifications_that_came_before_the_connection_are_looked_at_first() -> 
 def test_notifications_behind_the_answer_to_a_heartbeat_are_read_with_it(
     cluster: Cluster, database: str, client: psycopg.Connection[Any]
 ) -> None:
-    queue = EventQueue(10)
-    source = NotifySource(
-        lambda: cluster.connect(database), ["a_channel"], [], queue, Stats(), (30.0, 10.0), lambda _: None, lambda: None
-    )
+    queue, tokens, wake = EventQueue(10), Tokens(), Wake()
+    protocol = NotifyProtocol({b"a_channel": "a_channel"}, b"own_channel", Heartbeat(30.0, 10.0, time.monotonic()))
     with cluster.connect(database) as connection:
-        connection.execute(f"LISTEN a_channel; LISTEN {source._own_channel}".encode())
-        reader = _Reader(connection, source)
-        source.send_token(threading.Event(), time.monotonic() + 20)
-        reader._send_due()
+        connection.execute("LISTEN a_channel; LISTEN own_channel")
+        session = NotifySession(connection, protocol, tokens, wake, queue, Stats(), lambda: None)
+        tokens.add(threading.Event())
+        session._send_due()
         with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peeked:
             select.select([peeked], [], [], 10)
             client.execute("NOTIFY a_channel, 'behind'")
             wait_until(client, lambda: b"behind" in peeked.recv(65536, socket.MSG_PEEK))
-        reader.step(time.monotonic())
-    source._wake_in.close()
-    source._wake_out.close()
+        session.step(time.monotonic())
+    wake.close()
     assert [type(queue.get()) for _ in range(len(queue))] == [CaughtUp, Notification]

@@ -17,7 +17,7 @@ from support import end_listeners
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerStartError
 from sqlalchemy_watch.catalog import problems
-from sqlalchemy_watch.listener.notify import source as notify
+from sqlalchemy_watch.listener.notify import session
 
 from ..clusters import create_tables, removed_afterwards
 from ..journal import Journal
@@ -155,11 +155,11 @@ def test_ssl_context_is_refused_with_the_remedy(guarded: Cluster) -> None:
         Listener(engine, User).start()
 
 
-@pytest.mark.parametrize("reads_at_once", [1, notify.READS_AT_ONCE])
+@pytest.mark.parametrize("reads_at_once", [1, session.READS_AT_ONCE])
 def test_burst_over_tls_is_read_to_its_end(
     guarded: Cluster, tls: TlsProxy, journal: Journal, monkeypatch: pytest.MonkeyPatch, reads_at_once: int
 ) -> None:
-    monkeypatch.setattr(notify, "READS_AT_ONCE", reads_at_once)
+    monkeypatch.setattr(session, "READS_AT_ONCE", reads_at_once)
     # No poll() tells of bytes that OpenSSL has decrypted already, and there is no heartbeat to help. Looking at the
     # triggers would leave libpq with a buffer that takes any record whole.
     monkeypatch.setattr(problems, "describe_problems", lambda connection, tables: [])

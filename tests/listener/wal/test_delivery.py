@@ -18,6 +18,7 @@ from support import insert, wait_until
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, context, muted
 
 from ..conftest import MakeListener
+from ..insides import dispatcher_of, queue_of
 
 
 def shown(event: Any) -> tuple[Any, ...]:
@@ -309,8 +310,7 @@ def test_two_groups_are_independent(
     mailer, indexer = durable(durable=f"{group}_mailer"), durable(durable=f"{group}_indexer")
     for name, listener in (("mailer", mailer), ("indexer", indexer)):
         listener.start()
-        assert listener._dispatcher is not None
-        listener._dispatcher.thread.name = name
+        dispatcher_of(listener).thread.name = name
     insert(client, "orders", range(1, 4))
     indexer.catch_up()
     assert heard["indexer"] == [1, 2, 3]
@@ -345,7 +345,7 @@ def test_a_transaction_in_the_middle_of_which_the_listener_stops_is_delivered_ag
     assert reached.wait(10)
     stopping = threading.Thread(target=listener.stop)
     stopping.start()
-    wait_until(client, lambda: listener._queue.closed)
+    wait_until(client, lambda: queue_of(listener).closed)
     go_on.set()
     stopping.join()
     assert heard == [1, 2, 3, 11, 12, 13, 14, 15]

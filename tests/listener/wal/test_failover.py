@@ -15,7 +15,7 @@ from sqlalchemy import URL, create_engine
 from support import insert, wait_until
 
 from sqlalchemy_watch import Listener
-from sqlalchemy_watch.listener.wal import slots
+from sqlalchemy_watch.listener.wal.protocol import SLOT_LOST
 from sqlalchemy_watch.listener.wal.source import SERVER_CHANGED
 
 from ..clusters import Standby, create_tables, removed_afterwards
@@ -325,7 +325,7 @@ def test_a_failover_to_a_server_without_the_slot_is_one_resync(pair: Pair, parte
             wait_until(client, READ)
             insert(client, "orders", *range(21, 31))
         consumer.listener.catch_up()
-        assert consumer.heard == [*range(1, 21), slots.SLOT_LOST, *range(21, 31)]
+        assert consumer.heard == [*range(1, 21), SLOT_LOST, *range(21, 31)]
         assert consumer.listener.stats().resyncs == 1
 
 

@@ -16,6 +16,7 @@ from support import resync_reasons, wait_until
 
 from sqlalchemy_watch import Listener, SlotError, UnsupportedServerError, status
 from sqlalchemy_watch.listener.wal import slots
+from sqlalchemy_watch.listener.wal.protocol import SLOT_LOST
 
 from ..clusters import removed_afterwards
 from ..conftest import MakeListener
@@ -220,7 +221,7 @@ def test_the_resync_for_a_lost_slot_comes_again_until_it_is_acknowledged_whoever
         else:
             listener.catch_up()
             listener.stop()
-    assert resynced == [("stops at once", slots.SLOT_LOST), ("stays", slots.SLOT_LOST)]
+    assert resynced == [("stops at once", SLOT_LOST), ("stays", SLOT_LOST)]
 
 
 def test_the_resync_for_a_lost_slot_is_its_own_groups_alone_and_its_reason_nobody_elses(

@@ -12,9 +12,11 @@ from sqlalchemy import Engine
 from support import insert, wait_until
 
 from sqlalchemy_watch import Listener, RetryPolicy
-from sqlalchemy_watch.listener.handover.queue import CaughtUp, Connected, Disconnected, WaitingQueue
+from sqlalchemy_watch.listener.handover.items import CaughtUp, Connected, Disconnected
+from sqlalchemy_watch.listener.handover.queue import WaitingQueue
 
 from ..conftest import MakeListener
+from ..insides import dispatcher_of, queue_of
 from ..journal import Journal
 from ..proxy import Proxy
 
@@ -52,8 +54,7 @@ def first(engine_through_proxy: Engine, Base: Any, group: str) -> Iterator[MakeL
 
 def start(listener: Listener, name: str) -> Listener:
     listener.start()
-    assert listener._dispatcher is not None
-    listener._dispatcher.thread.name = name
+    dispatcher_of(listener).thread.name = name
     return listener
 
 
@@ -66,7 +67,7 @@ def stand_by(second: Listener) -> Journal:
 
 def wait_for_pause(listener: Listener, client: psycopg.Connection[Any]) -> None:
     """Wait until a listener has noticed its loss, while a receiver is at work still."""
-    wait_until(client, lambda: listener._queue.interrupted)
+    wait_until(client, lambda: queue_of(listener).interrupted)
 
 
 def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -> None:
@@ -211,7 +212,7 @@ def test_a_consumer_may_be_stopped_while_it_is_cut_off_and_its_events_are_not_lo
     wait_for_pause(one, client)
     send_receipt.go_on.set()
     journal.wait_for_count("disconnected", 1)
-    dispatcher = one._dispatcher
+    dispatcher = dispatcher_of(one)
     assert dispatcher is not None
     one.stop()
     assert not dispatcher.thread.is_alive()
@@ -291,7 +292,7 @@ def test_catch_up_returns_though_another_one_was_active_meanwhile(
     assert send_receipt.begun.wait(10)
     waiting = threading.Thread(target=one.catch_up, daemon=True)
     waiting.start()
-    wait_until(client, lambda: any(isinstance(item, CaughtUp) for item in list(one._queue._items)))
+    wait_until(client, lambda: any(isinstance(item, CaughtUp) for item in list(queue_of(one)._items)))
     journal = Journal().attach(one)
     take_over(proxy, client, other)
     send_receipt.go_on.set()
@@ -311,7 +312,7 @@ def test_a_connection_that_comes_and_goes_while_a_receiver_blocks_fills_no_memor
     for i in range(1000):
         queue.pause()
         queue.put_urgent(Disconnected(ConnectionError(str(i))))
-        queue.resume(i)
+        queue.resume()
         queue.put_urgent(Connected())
     told = []
     while (item := queue.get_urgent()) is not None:

@@ -1,0 +1,117 @@
+"""LISTEN, as far as no socket is needed: which notifications are ours, and the round trip that proves it is in force.
+
+Pure: times are those of `time.monotonic()`. A round trip is a query that notifies a channel of the listener's own: the
+notification that comes back proves that LISTEN is in force, not merely that a socket is open. `catch_up` uses the same
+round trip: notifications come in commit order, so everything before it was committed before it. Its payload is a
+secret of the process: nobody else can make one up.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+
+from ..handover.items import Notification
+from ..heartbeat import Heartbeat
+
+
+class Arrived(Protocol):
+    """A notification as libpq gives it."""
+
+    @property
+    def relname(self) -> bytes:
+        """The channel."""
+
+    @property
+    def extra(self) -> bytes:
+        """The payload."""
+
+
+class Returned(NamedTuple):
+    """The tokens that travelled with a round trip are back: their place among the notifications matters."""
+
+    tokens: Sequence[str]
+
+
+Part: TypeAlias = list[Notification] | Returned
+
+
+class NotifyProtocol:
+    """One connection that LISTENs, as a state machine.
+
+    :param channels: those listened to, by their name in the server's encoding.
+    :param own_channel: the one for round trips.
+    :param convert: payloads to UTF-8; None where they are in UTF-8 already.
+    """
+
+    def __init__(
+        self,
+        channels: Mapping[bytes, str],
+        own_channel: bytes,
+        heartbeat: Heartbeat,
+        convert: Callable[[bytes], bytes] | None = None,
+    ) -> None:
+        self._channels, self._own_channel, self._convert = channels, own_channel, convert
+        self._heartbeat = heartbeat
+        #: Of the round trip under way: its payload, and the tokens that travel with it.
+        self._secret: bytes | None = None
+        self._tokens: Sequence[str] = ()
+        #: Whether its notification, and the result of its query, are back.
+        self._is_proved = self._is_answered = False
+
+    def wants_trip(self, now: float, has_tokens: bool) -> bool:
+        """Return True if a round trip is due: by the heartbeat, or for somebody who waits."""
+        return self._secret is None and (has_tokens or self._heartbeat.is_due(now))
+
+    def begin_trip(self, tokens: Sequence[str], now: float) -> tuple[bytes, bytes]:
+        """Return the channel to notify, and the payload."""
+        self._secret = uuid.uuid4().hex.encode()
+        self._tokens = tokens
+        self._is_proved = self._is_answered = False
+        self._heartbeat.ask(now)
+        return self._own_channel, self._secret
+
+    def receive(self, arrived: Iterable[Arrived], now: float) -> Iterator[Part]:
+        """Return the notifications that are ours, in runs, and the tokens that came back in between."""
+        ours: list[Notification] = []
+        for notify in arrived:
+            channel = self._channels.get(notify.relname)
+            if channel is not None:
+                payload = notify.extra if self._convert is None else self._convert(notify.extra)
+                ours.append(Notification(channel, payload))
+            elif notify.relname == self._own_channel and notify.extra == self._secret:
+                if ours:
+                    yield ours
+                    ours = []
+                self._is_proved = True
+                yield Returned(self._tokens)
+                self._tokens = ()
+        if ours:
+            # An answer comes behind a backlog; only silence is a loss.
+            self._heartbeat.postpone(now)
+            yield ours
+
+    def answer(self) -> None:
+        """Note that the query of the round trip has ended."""
+        self._is_answered = True
+
+    def end_trip(self, now: float) -> bool:
+        """Return True if both are back, and the round trip is over with that: a result alone does not prove LISTEN."""
+        if self._secret is None or not (self._is_proved and self._is_answered):
+            return False
+        self._secret = None
+        self._heartbeat.hear(now)
+        return True
+
+    def check(self, now: float) -> None:
+        """Raise where a round trip takes too long.
+
+        :raises Silent: with the number of seconds that were waited.
+        """
+        self._heartbeat.check(now)
+
+    @property
+    def deadline(self) -> float:
+        """The time at which a round trip is due, or takes too long."""
+        return self._heartbeat.deadline

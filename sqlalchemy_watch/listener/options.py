@@ -1,0 +1,107 @@
+"""The options of a listener, checked when it is made."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from ..errors import ConfigurationError
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """What happens to an event whose receiver raised.
+
+    :param max_attempts: calls before the event goes to the dead letters; None tries for ever.
+    :param first_delay: seconds before the second attempt; doubled for each further one.
+    :param max_delay: seconds, the longest wait.
+    :param in_order: whether the events behind wait. Otherwise the event is parked in the table of dead
+        letters and tried again from there, while the line moves on.
+    :raises ConfigurationError: for values out of range.
+    """
+
+    max_attempts: int | None = None
+    first_delay: float = 0.5
+    max_delay: float = 60.0
+    in_order: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
+            raise ConfigurationError(f"max_attempts must be an int of at least 1, or None, not {self.max_attempts!r}")
+        if type(self.in_order) is not bool:
+            raise ConfigurationError(f"in_order must be True or False, not {self.in_order!r}")
+        delays = (self.first_delay, self.max_delay)
+        if not all(type(delay) in (int, float) for delay in delays) or not 0 < self.first_delay <= self.max_delay:
+            raise ConfigurationError(
+                f"retry delays must be seconds with 0 < first_delay <= max_delay, not {self.first_delay!r} and "
+                f"{self.max_delay!r}"
+            )
+
+    @property
+    def needs_table(self) -> bool:
+        """True if dead letters can come to be."""
+        return self.max_attempts is not None or not self.in_order
+
+    def delay(self, attempts: int) -> float:
+        """Return the seconds to wait after so many attempts."""
+        return min(self.first_delay * 2.0 ** min(attempts - 1, 30), self.max_delay)
+
+    def is_exhausted(self, attempts: int) -> bool:
+        """Return True if an event is given up after so many attempts."""
+        return self.max_attempts is not None and attempts >= self.max_attempts
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of a listener, under the names that `Listener` gives them.
+
+    :raises ConfigurationError: for values out of range, and for those that do not go together.
+    """
+
+    max_queue: int
+    #: In seconds.
+    heartbeat_interval: float
+    #: In seconds; also the time for each query.
+    heartbeat_timeout: float
+    #: The consumer group; None without durable delivery.
+    group: str | None
+    retry: RetryPolicy
+
+    def __post_init__(self) -> None:
+        for name in ("heartbeat_interval", "heartbeat_timeout"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ConfigurationError(f"{name} must be a number of seconds above 0, not {value!r}")
+        if isinstance(self.max_queue, bool) or not isinstance(self.max_queue, int) or self.max_queue < 1:
+            raise ConfigurationError(f"max_queue must be an int of at least 1, not {self.max_queue!r}")
+        if self.group is not None:
+            check_group_name(self.group)
+
+
+def check_group_name(name: str) -> str:
+    """Return the name of a consumer group, if a replication slot can have it.
+
+    :raises ConfigurationError: otherwise.
+    """
+    if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9_]{1,63}", name):
+        raise ConfigurationError(
+            f"durable={name!r}: a consumer group is a replication slot, whose name has 1 to 63 lower-case letters, "
+            f"digits and underscores"
+        )
+    return name
+
+
+def retry_policy(group: str | None, max_attempts: int | None, retry: RetryPolicy | None) -> RetryPolicy:
+    """Return the policy that the two options stand for.
+
+    :raises ConfigurationError: where both are given, or one without a group.
+    """
+    if group is None and (retry is not None or max_attempts is not None):
+        raise ConfigurationError(
+            "max_attempts and retry are for durable delivery: add durable='a_group', or remove them"
+        )
+    if retry is not None and not isinstance(retry, RetryPolicy):
+        raise ConfigurationError(f"retry must be a RetryPolicy, not {retry!r}: retry=RetryPolicy(max_attempts=5)")
+    if retry is not None and max_attempts is not None:
+        raise ConfigurationError("max_attempts is part of retry=RetryPolicy(max_attempts=...): give one of them")
+    return retry or RetryPolicy(max_attempts=max_attempts)

@@ -1,0 +1,302 @@
+"""The consumer's half of streaming replication: bytes in, items and status updates out.
+
+Pure: no socket, no thread, no clock. Times are those of `time.monotonic()`, positions in the log are integers.
+
+A transaction is acknowledged when its last receiver has returned. Whatever is sent again after a lost connection, and
+has been taken already, is passed over.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from ..handover.items import CaughtUp, Committed, Item, Notification, Resync, Settable
+from ..heartbeat import Heartbeat, Silent
+from ..stats import ReadingStats
+from .messages import (
+    RESYNC_PREFIX,
+    TOKEN_PREFIX,
+    Begin,
+    Commit,
+    Keepalive,
+    LogicalMessage,
+    format_lsn,
+    parse,
+    status_update,
+)
+
+SLOT_LOST = (
+    "the server gave up the log that the slot needed, or took over without the slot, or the publication was missing, "
+    "or the slot was dropped: events in between are lost"
+)
+
+#: Seconds between acknowledgements at the least, unless somebody waits for one.
+ACKNOWLEDGE_INTERVAL = 0.05
+
+#: The share of the time for an answer to a heartbeat after which the monitor is asked what keeps the server.
+LOOK_AFTER = 0.25
+
+_TOKEN = TOKEN_PREFIX.encode()
+_RESYNC = RESYNC_PREFIX.encode()
+
+
+class Position:
+    """How far the log has been read by this process, over all its connections."""
+
+    def __init__(self, begins: int = 0) -> None:
+        """Begin with the transactions that commit at `begins` or later; those before have been dispatched."""
+        #: The commit of the newest transaction that was taken in full, and of the next one the messages taken.
+        self._taken_commit = begins - 1
+        self._taken_partly: tuple[int, int] = (0, 0)
+        #: The end of the newest one that was taken in full.
+        self.end: int = 0
+        self.in_transaction: bool = False
+        self.commit_lsn: int = 0
+        self._messages = 0
+
+    def reconnect(self) -> None:
+        """Note that transactions come whole again, from the first that is not acknowledged."""
+        self.in_transaction = False
+
+    def begin(self, commit_lsn: int) -> None:
+        """Note that a transaction begins."""
+        self.in_transaction = True
+        self.commit_lsn = commit_lsn
+        self._messages = 0
+
+    def take_message(self) -> bool:
+        """Return True if this message of the transaction has not been taken before."""
+        self._messages += 1
+        lsn, count = self._taken_partly
+        if self.commit_lsn <= self._taken_commit or (lsn == self.commit_lsn and self._messages <= count):
+            return False
+        self._taken_partly = (self.commit_lsn, self._messages)
+        return True
+
+    def take_commit(self, commit: Commit) -> bool:
+        """Return True if the end of the transaction has not been taken before."""
+        self.in_transaction = False
+        if commit.commit_lsn <= self._taken_commit:
+            return False
+        self._taken_commit, self.end = commit.commit_lsn, commit.end_lsn
+        return True
+
+    @property
+    def newest(self) -> int:
+        """The commit of the newest transaction of which something was taken; 0 where nothing was."""
+        return max(self._taken_commit, self._taken_partly[0], 0)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Which messages of the log are this consumer's, and how they are read."""
+
+    group: bytes
+    #: The channels by the prefix of their messages.
+    channels: Mapping[bytes, str]
+    #: Finds the token of that name; None for another process's.
+    find_token: Callable[[str], Settable | None]
+    #: To UTF-8; None where the log is in UTF-8 already.
+    convert: Callable[[bytes], bytes] | None = None
+
+
+class Seen(NamedTuple):
+    """What the monitor has seen of the slot, over a connection of its own."""
+
+    #: True while the slot is read by this consumer's walsender.
+    is_ours: bool
+    #: True while the walsender works its way through the log, and has no time to answer.
+    is_decoding: bool
+
+
+@dataclass(slots=True)
+class Liveness:
+    """Whether the server is still there: by its answers, and where it can't answer by what the monitor sees.
+
+    A walsender that decodes a large transaction looks at what it is sent only after half of `wal_sender_timeout`. And
+    while nothing is read, since the queue is full, an answer would come behind all that is not read.
+    """
+
+    heartbeat: Heartbeat
+    #: Seconds for which a walsender that decodes may say nothing.
+    longest_silence: float = math.inf
+    #: True while nothing is read.
+    is_paused: bool = False
+    #: When the monitor was asked; None while it is not.
+    _looking_since: float | None = field(default=None, init=False)
+    _seen: Seen | None = field(default=None, init=False)
+
+    def hear(self, now: float) -> None:
+        """Note a sign of the server."""
+        self.heartbeat.hear(now)
+        self._looking_since = self._seen = None
+
+    def pause(self, is_paused: bool, now: float) -> None:
+        """Note that nothing is read any more, or that reading goes on."""
+        if self.is_paused and not is_paused:
+            self.heartbeat.postpone(now)
+            self._looking_since = self._seen = None
+        self.is_paused = is_paused
+
+    def wants_look(self, now: float) -> bool:
+        """Return True once each time that the monitor is to be asked."""
+        if self._looking_since is not None or now < self._look_at:
+            return False
+        self._looking_since = now
+        return True
+
+    def see(self, seen: Seen, now: float) -> None:
+        """Note the monitor's answer.
+
+        :raises Silent: where the slot is no longer this consumer's.
+        """
+        if not seen.is_ours:
+            raise Silent("the server ended the stream meanwhile")
+        self._seen = seen
+        if self.is_paused:
+            self.heartbeat.heard_at = now
+            self._looking_since = self._seen = None
+
+    def check(self, now: float) -> None:
+        """Raise where neither the server nor the monitor has answered in time.
+
+        :raises Silent: with what was waited for.
+        """
+        heartbeat = self.heartbeat
+        if self.is_paused:
+            if self._looking_since is not None and now - self._looking_since >= heartbeat.timeout:
+                raise Silent(f"the slot could not be looked at within {heartbeat.timeout:g} s")
+        elif heartbeat.is_overdue(now):
+            is_decoding = self._seen is not None and self._seen.is_decoding
+            if not is_decoding or now - heartbeat.heard_at > self.longest_silence:
+                heartbeat.check(now)
+            heartbeat.postpone(now)
+            self._looking_since = self._seen = None
+
+    @property
+    def deadline(self) -> float:
+        """The time at which to ask the server, to ask the monitor, or to check."""
+        if self.is_paused:
+            return self._look_at if self._looking_since is None else self._looking_since + self.heartbeat.timeout
+        return (
+            self.heartbeat.deadline if self._looking_since is not None else min(self._look_at, self.heartbeat.deadline)
+        )
+
+    @property
+    def _look_at(self) -> float:
+        heartbeat = self.heartbeat
+        if self.is_paused:
+            return heartbeat.heard_at + heartbeat.interval
+        return math.inf if heartbeat.asked_at is None else heartbeat.asked_at + heartbeat.timeout * LOOK_AFTER
+
+
+class WalCore:
+    """One connection to a walsender, as a state machine.
+
+    :param position: of the process, which outlives the connection.
+    :param status_interval: seconds between status updates at the most, or the server ends the connection.
+    """
+
+    def __init__(
+        self, contents: Contents, position: Position, liveness: Liveness, status_interval: float, stats: ReadingStats
+    ) -> None:
+        self._contents, self._position, self._stats = contents, position, stats
+        self.liveness: Liveness = liveness
+        self._status_interval = status_interval
+        self._tokens: list[Settable] = []
+        #: Up to where everything has been read, and dispatched.
+        self._received = self._acknowledged = 0
+        #: What the server was told last, and when.
+        self.sent: int = -1
+        self._sent_at = -math.inf
+        self._reply_is_owed = False
+        #: Transactions that were read.
+        self.commits: int = 0
+        position.reconnect()
+
+    def receive(self, data: bytes | memoryview, now: float) -> Iterable[Item]:
+        """Return the items to dispatch of one piece of COPY data.
+
+        :raises PayloadError: where it is cut off.
+        """
+        received = parse(data)
+        if isinstance(received, LogicalMessage):
+            return self._take_message(received) if received.transactional else ()
+        if isinstance(received, Begin):
+            self._position.begin(received.commit_lsn)
+            self._tokens = []
+        elif isinstance(received, Commit):
+            self.commits += 1
+            self._received = max(self._received, received.end_lsn)
+            if self._position.take_commit(received):
+                return (Committed(received.end_lsn), *map(CaughtUp, self._tokens))
+        elif isinstance(received, Keepalive):
+            self._received = max(self._received, received.wal_end)
+            self._reply_is_owed |= received.reply_wanted
+        return ()
+
+    def _take_message(self, message: LogicalMessage) -> Iterable[Item]:
+        contents, position = self._contents, self._position
+        channel = contents.channels.get(message.prefix)
+        if channel is not None:
+            if not position.take_message():
+                return ()
+            self._stats.notifications += 1
+            payload = message.content if contents.convert is None else contents.convert(message.content)
+            return (Notification(channel, payload, position.commit_lsn),)
+        if message.prefix == _TOKEN:
+            done = contents.find_token(message.content.decode(errors="replace"))
+            if done is not None:
+                self._tokens.append(done)
+        elif message.prefix == _RESYNC and message.content == contents.group and position.take_message():
+            return (Resync(SLOT_LOST),)
+        return ()
+
+    def acknowledge(self, lsn: int) -> None:
+        """Note that everything up to there has been dispatched."""
+        self._acknowledged = lsn
+
+    @property
+    def has_news(self) -> bool:
+        """True if the server is to be told of an acknowledgement."""
+        return self._acknowledgeable != self.sent
+
+    @property
+    def _acknowledgeable(self) -> int:
+        # With nothing under way, writes to unwatched tables are acknowledged too: the slot must not hold the
+        # disk for nothing.
+        if self._position.in_transaction or self._position.end > self._acknowledged:
+            return self._acknowledged
+        return max(self._acknowledged, self._received)
+
+    def send(self, now: float) -> bytes | None:
+        """Return the status update that is due, if one is.
+
+        :raises Silent: where the server has not answered in time.
+        """
+        liveness = self.liveness
+        liveness.check(now)
+        heartbeat = liveness.heartbeat
+        last_sign = max(heartbeat.heard_at, heartbeat.asked_at or 0.0)
+        if now - last_sign >= heartbeat.interval or now - self._sent_at >= self._status_interval:
+            heartbeat.ask(now)
+            return self.status(now, reply_wanted=True)
+        if self._reply_is_owed or (self.has_news and now - self._sent_at >= ACKNOWLEDGE_INTERVAL):
+            return self.status(now)
+        return None
+
+    def status(self, now: float, *, reply_wanted: bool = False) -> bytes:
+        """Return a status update, due or not."""
+        self.sent, self._sent_at, self._reply_is_owed = self._acknowledgeable, now, False
+        self._stats.acknowledged = format_lsn(self.sent)
+        return status_update(self._received, self.sent, reply_wanted=reply_wanted)
+
+    def deadline(self, now: float) -> float:
+        """Return the time at which `send` is to be called again, at the latest."""
+        interval = min(self.liveness.heartbeat.interval, self._status_interval)
+        if self.has_news:
+            interval = min(interval, ACKNOWLEDGE_INTERVAL)
+        return max(now, min(self._sent_at + interval, self.liveness.deadline))

@@ -1,0 +1,28 @@
+"""Insides of a running listener that tests look at where nothing else tells."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy_watch import Listener
+
+
+def queue_of(listener: Listener) -> Any:
+    """Return the queue between the two threads."""
+    return _run_of(listener)._queue
+
+
+def dispatcher_of(listener: Listener) -> Any:
+    """Return the object whose thread calls receivers."""
+    return _run_of(listener)._dispatcher
+
+
+def own_channel_of(listener: Listener) -> str:
+    """Return the channel that nobody else can know."""
+    name: str = _run_of(listener)._source._own_channel
+    return name
+
+
+def _run_of(listener: Listener) -> Any:
+    assert listener._run is not None
+    return listener._run
