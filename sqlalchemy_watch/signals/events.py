@@ -43,7 +43,7 @@ class EventKind:
 class Message:
     """What the rows of one notification have in common."""
 
-    __slots__ = ("at", "context", "first_position", "kind", "lsn", "origin", "redelivered", "txid")
+    __slots__ = ("at", "context", "first_position", "kind", "lsn", "origin", "txid")
 
     def __init__(
         self,
@@ -58,11 +58,10 @@ class Message:
         self.at: int = at
         self.context: Mapping[str, Any] = context
         #: With durable delivery: where the transaction committed in the server's log, the number of the first row
-        #: within it, whether it was delivered before, and, for the dead letters, the notification and the numbers of
-        #: rows in it that could not be decoded.
+        #: within it, and, for the dead letters, the notification and the numbers of rows in it that could not be
+        #: decoded.
         self.lsn: int | None = None
         self.first_position: int | None = None
-        self.redelivered: bool | None = None
         self.origin: Any = None
 
 
@@ -167,14 +166,6 @@ class Event(Generic[T]):
         """
         first = self._message.first_position
         return None if first is None else first + self._index
-
-    @property
-    def redelivered(self) -> bool | None:
-        """Whether the event was delivered before; None where that can't be known.
-
-        An earlier process may have been stopped before it could acknowledge. False is certain.
-        """
-        return self._message.redelivered
 
     @overload
     def load(self, session: Session | scoped_session[Any]) -> T | None: ...

@@ -10,8 +10,8 @@ from typing import Any
 
 import psycopg
 
-from ...errors import PayloadError
-from ...signals.events import Event, Message
+from ...errors import ConfigurationError, PayloadError
+from ...signals.events import Event
 from ...signals.receivers import Delivery
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route
@@ -54,9 +54,6 @@ class DurableDispatcher(Dispatcher):
         self._group, self._policy, self._connect = group, policy, connect
         self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
         self._acknowledged = 0
-        #: Commits up to there may have been delivered by another consumer, whatever was known when they were read.
-        self._doubtful_to = 0
-        self._message: Message | None = None
         self._lsn = -1
         self._next_position = 0
 
@@ -71,6 +68,8 @@ class DurableDispatcher(Dispatcher):
                 self._acknowledge_delivered()
             elif isinstance(item, RetryDue):
                 self._retry_next_parked()
+            elif isinstance(item, Resumed):
+                pass
             elif isinstance(item, Discarded):
                 self._forget()
             else:
@@ -87,13 +86,6 @@ class DurableDispatcher(Dispatcher):
             self._handle(item)
         if self._queue.is_lost:
             raise _Lost
-
-    def _doubt(self, new_from: int) -> None:
-        """Another consumer may have delivered what was taken before, without having acknowledged it."""
-        self._doubtful_to = new_from
-        gathered = [event._message for batch in self._gatherer.batches for event in batch.events]
-        for message in gathered if self._message is None else [self._message, *gathered]:
-            message.redelivered = None
 
     def _forget(self) -> None:
         """Of what was taken nothing more is delivered, and nothing is acknowledged: it comes again."""
@@ -114,12 +106,11 @@ class DurableDispatcher(Dispatcher):
         super()._handle_notification(notification)
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
-        # Counted whether or not there are receivers, so that redelivered events have the same positions.
-        self._message = message = decoded.message
+        # Counted whether or not there are receivers, so that events that come again have the same positions.
+        message = decoded.message
         message.origin, message.first_position = (notification, decoded.lost), self._next_position
         self._next_position += len(decoded.rows)
         message.lsn = notification.lsn
-        message.redelivered = None
         super()._deliver(notification, route, decoded)
 
     def _deliver_batches(self, batches: list[Batch]) -> None:
@@ -254,8 +245,8 @@ class DurableDispatcher(Dispatcher):
             raise PayloadError("it is of no watch that there is here")
         route, decoded = found
         message = decoded.message
-        message.lsn = notification.lsn
-        message.origin, message.first_position = (notification, decoded.lost), position
+        message.lsn, message.first_position = notification.lsn, position
+        message.origin = (notification, decoded.lost)
         for row in decoded.rows:
             for sender, signals in route.destinations(row[0]):
                 event: Event[Any] = Event(sender, message, *row)
