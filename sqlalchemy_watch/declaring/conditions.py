@@ -38,7 +38,8 @@ VIRTUAL_RULE = (
 
 _PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
 _PG.statement_compiler = _Compiler  # type: ignore[assignment]
-_PG._backslash_escapes = False  # _Compiler doubles them; SQLAlchemy's default differs between versions
+# _Compiler doubles them; SQLAlchemy's default differs between versions, and has no public name.
+_PG._backslash_escapes = False  # noqa: SLF001
 
 
 def is_virtual(column: Column[Any]) -> bool:
@@ -51,10 +52,16 @@ class UnknownColumn(AttributeError):
 
 
 class _Row:
-    """Stands for a row in the user's function: attributes are the table's columns under an alias."""
+    """Stands for a row in the user's function: attributes are the table's columns under an alias.
 
-    def __init__(self, owner: str, alias: str, columns: Mapping[str, Column[Any]], absent: str | None) -> None:
-        self._owner, self._alias, self._columns, self._absent, self._used = owner, alias, columns, absent, False
+    :param absent: why there is no such row, if there is none.
+    :param named: filled with the attributes that the function asks for.
+    """
+
+    def __init__(
+        self, owner: str, alias: str, columns: Mapping[str, Column[Any]], absent: str | None, named: set[str]
+    ) -> None:
+        self._owner, self._alias, self._columns, self._absent, self._named = owner, alias, columns, absent, named
 
     def __getattr__(self, attribute: str) -> ColumnElement[Any]:
         if attribute.startswith("__"):
@@ -69,7 +76,7 @@ class _Row:
             ) from None
         if is_virtual(column):
             raise ConfigurationError(f"{self._owner}: when uses {attribute!r}: {VIRTUAL_RULE}")
-        self._used = True
+        self._named.add(attribute)
         # Not a column of a table: a subquery would list that in its own FROM.
         return literal_column(f"{self._alias}.{_PG.identifier_preparer.quote(column.name)}", column.type)
 
@@ -99,8 +106,9 @@ def _compile(
 ) -> tuple[str, bool]:
     no_old = f"{owner}: when uses old, but {operation} rows have none: use new" if operation == "inserted" else None
     no_new = f"{owner}: when uses new, but {operation} rows have none: use old" if operation == "deleted" else None
-    old = _Row(owner, row_alias if operation == "deleted" else old_alias, columns, no_old)
-    new = _Row(owner, row_alias, columns, no_new)
+    named_of_old: set[str] = set()
+    old = _Row(owner, row_alias if operation == "deleted" else old_alias, columns, no_old, named_of_old)
+    new = _Row(owner, row_alias, columns, no_new, set())
     try:
         clause = when(old, new)
     except (UnknownColumn, ConfigurationError):
@@ -131,7 +139,7 @@ def _compile(
             f"{owner}: when returned {sql}, which is no condition, true or false: compare it with something, "
             f"or use exists() around a select()"
         )
-    return sql, old._used
+    return sql, bool(named_of_old)
 
 
 def _may_be_boolean(clause: Any) -> bool:
