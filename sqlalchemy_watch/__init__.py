@@ -33,9 +33,10 @@ from .listener.listener import Listener
 from .listener.options import RetryPolicy
 from .listener.stats import Stats
 from .signals.events import Event
+from .signals.filters import FilteredSignal
 from .signals.streams import EventStream
-from .signals.watch_signals import Details, FilteredSignal, WatchSignal, WatchSignals
-from .triggers.install import install, status, uninstall
+from .signals.watch_signals import Details, WatchSignal, WatchSignals
+from .triggers.install import describe_problems, install, status, uninstall
 from .watched import Watched, watch
 from .writers import context, muted
 

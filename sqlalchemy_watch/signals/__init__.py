@@ -2,6 +2,8 @@
 
 events          `Event`
 receivers       how each connected receiver is called
-watch_signals   the signals of a model
+batches         signals whose receivers get many events at once
 streams         asynchronous iterators over a signal
+filters         subscriptions to certain values, and the views that `filter_by()` makes
+watch_signals   the signals of a model
 """

@@ -25,7 +25,7 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
-    """What the events of one watch have in common, as far as a payload names its columns."""
+    """The common part of the events of one watch, as far as a payload names its columns."""
 
     operation: Operation
     label: str
@@ -41,7 +41,7 @@ class EventKind:
 
 
 class Message:
-    """What the rows of one notification have in common."""
+    """The common part of the rows of one notification."""
 
     __slots__ = ("at", "context", "first_position", "kind", "lsn", "origin", "txid")
 
@@ -66,7 +66,7 @@ class Message:
 
 
 class Extras(NamedTuple):
-    """What most rows don't have."""
+    """The parts that most rows lack."""
 
     old: Mapping[str, Any] | None
     changed: frozenset[str] | None
@@ -137,22 +137,22 @@ class Event(Generic[T]):
 
     @property
     def emitted_at(self) -> datetime:
-        """When the trigger ran, by the server's clock; aware, in UTC."""
+        """The time when the trigger ran, by the server's clock; aware, in UTC."""
         return EPOCH + timedelta(microseconds=self._message.at)
 
     @property
     def context(self) -> Mapping[str, Any]:
-        """What the writer set with `context(...)`; empty otherwise."""
+        """The mapping that the writer set with `context(...)`; empty otherwise."""
         return self._message.context
 
     @property
     def partial(self) -> bool:
-        """Whether extra columns were left out of `values`, because the row would not fit."""
+        """True if extra columns were left out of `values`, because the row would not fit."""
         return self._extras is not None and self._extras.partial
 
     @property
     def lsn(self) -> int | None:
-        """Where the transaction committed in the server's log; None without durable delivery.
+        """The place in the server's log where the transaction committed; None without durable delivery.
 
         It grows from transaction to transaction, and is the same when the event is delivered again.
         """
@@ -173,7 +173,7 @@ class Event(Generic[T]):
     async def load(self, session: AsyncSession | async_scoped_session[Any]) -> T | None: ...
 
     def load(self, session: Any) -> Any:
-        """The instance, or None where the row is gone; to be awaited with an AsyncSession.
+        """Return the instance, or None where the row is gone; to be awaited with an AsyncSession.
 
         :raises ConfigurationError: for a Core table, which has no class to load.
         """
@@ -186,10 +186,18 @@ class Event(Generic[T]):
         return session.get(self._model, self.identity)
 
     def get(self, attribute: str, default: Any = None) -> Any:
-        """The value of one attribute, or the default where it is not carried."""
+        """Return the value of one attribute, or the default where it is not carried."""
         return self.values.get(attribute, default)
 
     def __repr__(self) -> str:
         name = getattr(self._model, "__name__", None) or getattr(self._model, "key", self._model)
         values = ", ".join(f"{k}={v!r}" for k, v in self.values.items())
         return f"<Event {name}.{self.label}({values})>"
+
+
+def parts_of(event: Event[Any]) -> tuple[Message, tuple[Any, ...], int]:
+    """Return what an event was made of: the message, the values of the row, and its number within the message.
+
+    For the listener and the filters. A user has no use for it, and so it is no member of `Event`.
+    """
+    return event._message, event._row, event._index  # noqa: SLF001 - the class's own module

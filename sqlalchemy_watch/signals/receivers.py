@@ -1,25 +1,25 @@
-"""Receivers: how each connected one is called, with an event or with many, on which loop.
+"""Receivers: how each connected one is called, with an event or with many, and on which loop.
 
-`ReceiverSignal` is a blinker signal that knows this of its receivers, and keeps a plan of the calls so that
-dispatching a row does not look it up again.
+`ReceiverSignal` is a blinker signal that knows this of its receivers. `Deliveries` keeps the calls ready, so that
+dispatching a row looks nothing up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import inspect
 import os
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Hashable
-from functools import cached_property
 from types import FunctionType, MethodType
 from typing import Any, NamedTuple, Protocol, TypeVar, cast
 
 import blinker
 from blinker import ANY
+
+# blinker has no public way to the identity by which it tells receivers apart: a bound method is a new object at each
+# access.
 from blinker._utilities import make_id, make_ref
 from blinker.base import ANY_ID
 
@@ -27,7 +27,8 @@ from ..errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan.
+#: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan. Reentrant,
+#: because a garbage collection may disconnect receivers in the middle of anything, in the same thread.
 lock: threading.RLock = threading.RLock()
 
 if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread that it does not have
@@ -45,9 +46,27 @@ class Batching(Protocol):
         """Return its receivers for this sender."""
 
 
+class Named(Protocol):
+    """A signal, as far as errors need it."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+
+class Style(NamedTuple):
+    """How a receiver wants to be called."""
+
+    #: As `receiver(sender, event)`: it takes no keyword `event`.
+    positional: bool
+    is_async: bool
+
+
 class Delivery(NamedTuple):
     """How one connected receiver is called."""
 
+    #: By which blinker tells receivers apart.
+    receiver_id: Hashable
     receiver: Any
     weak: bool
     #: Called as `receiver(sender, event)`: it takes no keyword `event`.
@@ -57,15 +76,12 @@ class Delivery(NamedTuple):
     loop: asyncio.AbstractEventLoop | None
     #: Where events are gathered for the receivers of a `batches()`; then `receiver` is that signal itself.
     batch: Batching | None = None
+    #: The keys of the senders whose events alone are wanted; None for all senders.
+    senders: frozenset[Hashable] | None = None
 
     def resolve(self) -> Callable[..., Any] | None:
-        """The receiver, or None where it was garbage collected."""
+        """Return the receiver, or None where it was garbage collected."""
         return cast("Callable[..., Any] | None", self.receiver() if self.weak else self.receiver)
-
-
-class _Style(NamedTuple):
-    positional: bool
-    is_async: bool
 
 
 def _is_async(receiver: Callable[..., Any]) -> bool:
@@ -76,7 +92,7 @@ def _is_async(receiver: Callable[..., Any]) -> bool:
     )
 
 
-def _style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword: str) -> _Style:
+def _read_style(signal: Named, receiver: Callable[..., Any], keyword: str) -> Style:
     if not callable(receiver):
         raise ConfigurationError(f"signal {signal.name!r}: the receiver {receiver!r} is not callable")
     if inspect.isgeneratorfunction(receiver) or inspect.isasyncgenfunction(receiver):
@@ -88,15 +104,15 @@ def _style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword
     try:
         signature = inspect.signature(receiver)
     except (TypeError, ValueError):  # some builtins have none
-        return _Style(False, is_async)
+        return Style(False, is_async)
     try:
         signature.bind(None, **{keyword: None})
-        return _Style(False, is_async)
+        return Style(False, is_async)
     except TypeError:
         pass
     try:
         signature.bind(None, None)
-        return _Style(True, is_async)
+        return Style(True, is_async)
     except TypeError:
         raise ConfigurationError(
             f"signal {signal.name!r}: the receiver {receiver!r} can't be called as receiver(sender, {keyword}): "
@@ -104,31 +120,107 @@ def _style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword
         ) from None
 
 
-#: Looking at a signature takes longer than all else that connecting does; one receiver may have 100,000 filters.
-_known_styles: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], _Style]] = weakref.WeakKeyDictionary()
+#: Reading a signature takes longer than all else that connecting does, and one receiver may have 100,000 filters.
+_known_styles: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], Style]] = weakref.WeakKeyDictionary()
 
 
-def _known_style_of(signal: blinker.NamedSignal, receiver: Callable[..., Any], keyword: str) -> _Style:
+def style_of(signal: Named, receiver: Callable[..., Any], keyword: str) -> Style:
+    """Return how a receiver is called with a sender and this keyword.
+
+    :raises ConfigurationError: where it can't be called that way.
+    """
     is_method = type(receiver) is MethodType
     function = receiver.__func__ if is_method else receiver  # type: ignore[attr-defined]
     if type(function) is not FunctionType:
-        return _style_of(signal, receiver, keyword)
-    with lock:
-        styles = _known_styles.setdefault(function, {})
-        style = styles.get((keyword, is_method))
-        if style is None:
-            style = styles[(keyword, is_method)] = _style_of(signal, receiver, keyword)
-        return style
+        return _read_style(signal, receiver, keyword)
+    styles = _known_styles.get(function)
+    style = None if styles is None else styles.get((keyword, is_method))
+    if style is None:
+        style = _read_style(signal, receiver, keyword)
+        with lock:
+            _known_styles.setdefault(function, {})[(keyword, is_method)] = style
+    return style
 
 
-def _delivery(receiver: Callable[..., Any], weak: bool, style: _Style) -> Delivery:
-    loop = None
-    if style.is_async:
-        with contextlib.suppress(RuntimeError):  # then it is the listener's, if that is started in one
-            loop = asyncio.get_running_loop()
-    # Of a function all weak references are one object, so that many subscriptions take little memory.
-    found = receiver if not weak else make_ref(receiver)
-    return Delivery(found, weak, *style, loop)
+def loop_of(style: Style) -> asyncio.AbstractEventLoop | None:
+    """Return the running loop, for a coroutine receiver; None elsewhere, and where no loop runs."""
+    if not style.is_async:
+        return None
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:  # then it is the listener's, if that is started in one
+        return None
+
+
+def _sender_key(sender: Any) -> Hashable:
+    """Return a key that keeps no sender alive, and that no later object at the same address has."""
+    try:
+        key = weakref.ref(sender)
+        hash(key)
+    except TypeError:
+        return make_id(sender)
+    return key
+
+
+class Deliveries:
+    """Receivers of one signal or filter, in the order in which they were connected."""
+
+    __slots__ = ("_by_id", "_is_changed", "whole")
+
+    def __init__(self, *deliveries: Delivery) -> None:
+        self._by_id: dict[Hashable, Delivery] = {delivery.receiver_id: delivery for delivery in deliveries}
+        self._is_changed = False
+        #: The plan for all senders alike; None where it is to be made, or where it differs by sender.
+        self.whole: tuple[Delivery, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+    def __contains__(self, receiver_id: object) -> bool:
+        return receiver_id in self._by_id
+
+    def add(self, delivery: Delivery, sender: Any = ANY) -> None:
+        """Add a receiver for a sender, or for all; one that is there is called in the new way, at its old place."""
+        before = self._by_id.get(delivery.receiver_id)
+        if sender is not ANY and (before is None or before.senders is not None):
+            others = () if before is None else before.senders or ()
+            delivery = delivery._replace(senders=frozenset([_sender_key(sender), *others]))
+        self._set(delivery.receiver_id, delivery)
+
+    def remove(self, receiver_id: Hashable, sender: Any = ANY) -> None:
+        """Remove a receiver, or one of the senders that it was added for; one added for all senders stays then."""
+        before = self._by_id.get(receiver_id)
+        if before is None:
+            return
+        if sender is ANY:
+            self._set(receiver_id, None)
+        elif before.senders is not None:
+            left = before.senders - {_sender_key(sender)}
+            self._set(receiver_id, before._replace(senders=left) if left else None)
+
+    def _set(self, receiver_id: Hashable, delivery: Delivery | None) -> None:
+        if delivery is None:
+            self._by_id.pop(receiver_id, None)
+        else:
+            self._by_id[receiver_id] = delivery
+        self._is_changed = True
+        self.whole = None
+
+    def plan(self, sender: Any) -> tuple[Delivery, ...]:
+        """Return the receivers to call for this sender, in the order in which they were connected."""
+        plan = self.whole
+        if plan is not None:
+            return plan
+        with lock:
+            self._is_changed = False
+            # A copy: a garbage collection meanwhile may disconnect receivers, in this very thread.
+            plan = tuple(self._by_id.copy().values())
+            if not any(delivery.senders for delivery in plan):
+                if not self._is_changed:
+                    self.whole = plan
+                return plan
+        key = _sender_key(sender)
+        return tuple([delivery for delivery in plan if delivery.senders is None or key in delivery.senders])
 
 
 class ReceiverSignal(blinker.NamedSignal):
@@ -139,8 +231,7 @@ class ReceiverSignal(blinker.NamedSignal):
 
     def __init__(self, name: str, doc: str | None = None) -> None:
         super().__init__(name, doc)
-        self._deliveries: dict[Any, Delivery] = {}
-        self._plan: tuple[Delivery, ...] | None = ()
+        self._deliveries = Deliveries()
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         """Connect a receiver, to be called as `receiver(sender, event)`; returns it, so it decorates.
@@ -148,180 +239,44 @@ class ReceiverSignal(blinker.NamedSignal):
         :param receiver: a function, or a coroutine function: that runs on the event loop in which it was
             connected, or else the one in which the listener was started.
         :param sender: only events of this model class; by default all.
-        :param weak: whether the receiver is disconnected when nothing else refers to it; use False for
-            functions defined inside functions.
+        :param weak: disconnect the receiver when nothing else refers to it; use False for functions defined
+            inside functions.
         :raises ConfigurationError: where the receiver can't be called that way.
         """
-        delivery = _delivery(receiver, weak, _known_style_of(self, receiver, self.keyword))
+        style = style_of(self, receiver, self.keyword)
+        # Of a function all plain weak references are one object.
+        found = make_ref(receiver) if weak else receiver
+        delivery = Delivery(make_id(receiver), found, weak, *style, loop_of(style))
         with lock:
-            self._deliveries[make_id(receiver)] = delivery
+            self._deliveries.add(delivery, sender)
             super().connect(receiver, sender, weak)
-            self._plan = None
         return receiver
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
         """Disconnect a receiver; one that is not connected is ignored."""
         with lock:
             super().disconnect(receiver, sender)
+            if sender is not ANY:
+                self._remove(make_id(receiver), sender)
 
     def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
         # blinker's own hook: also called when a weakly connected receiver is garbage collected.
         with lock:
             super()._disconnect(receiver_id, sender_id)
-            if receiver_id not in self.receivers:
-                self._deliveries.pop(receiver_id, None)
-            self._plan = None
+            if sender_id == ANY_ID:
+                self._remove(receiver_id, ANY)
 
-    def _extra_deliveries(self) -> list[Delivery]:
-        return []
+    def _clear_state(self) -> None:
+        with lock:
+            super()._clear_state()
+            self._deliveries = Deliveries()
+
+    def _remove(self, receiver_id: Hashable, sender: Any) -> None:
+        self._deliveries.remove(receiver_id, sender)
 
     def plan(self, sender: Any) -> tuple[Delivery, ...]:
-        """The receivers to call for this sender, in the order in which they were connected."""
+        """Return the receivers to call for this sender, in the order in which they were connected."""
         if self.is_muted:
             return ()
-        plan = self._plan
-        if plan is not None:
-            return plan
-        with lock:
-            deliveries = []
-            everyone = True
-            # A copy: a garbage collection meanwhile may disconnect receivers, in this very thread.
-            for receiver_id in self.receivers.copy():
-                if receiver_id not in self._by_sender[ANY_ID]:
-                    everyone = False
-                    if receiver_id not in self._by_sender.get(make_id(sender), ()):
-                        continue
-                delivery = self._deliveries.get(receiver_id)
-                if delivery is not None:
-                    deliveries.append(delivery)
-            plan = (*deliveries, *self._extra_deliveries())
-            if everyone:  # a plan for all senders alike can be kept
-                self._plan = plan
-            return plan
-
-
-class SoleReceivers:
-    """Which compact signals a receiver is the only one of, so that one weak reference does for all of them."""
-
-    def __init__(self) -> None:
-        self._entries: dict[Hashable, tuple[Any, dict[CompactSignal, None]]] = {}
-
-    def add(self, receiver_id: Hashable, receiver: Callable[..., Any], signal: CompactSignal) -> None:
-        """Have the signal told when the receiver is garbage collected."""
-        entry = self._entries.get(receiver_id)
-        if entry is None:
-            entry = self._entries[receiver_id] = (make_ref(receiver, lambda _: self._lose(receiver_id)), {})
-        entry[1][signal] = None
-
-    def remove(self, receiver_id: Hashable, signal: CompactSignal) -> None:
-        """It is no longer connected there."""
-        entry = self._entries.get(receiver_id)
-        if entry is not None:
-            entry[1].pop(signal, None)
-            if not entry[1]:
-                del self._entries[receiver_id]
-
-    def _lose(self, receiver_id: Hashable) -> None:
-        if sys.is_finalizing():
-            return
-        with lock:
-            _, signals = self._entries.pop(receiver_id, (None, {}))
-            for signal in signals:
-                signal._disconnect(receiver_id, ANY_ID)
-
-
-class CompactSignal(ReceiverSignal):
-    """A signal that keeps blinker's dictionaries and sets only once it has more than one receiver, or a sender.
-
-    Of filtered signals there may be 100,000, mostly with a single receiver each: with all of a signal's state they
-    would take ten times the memory, and the garbage collector's time.
-    """
-
-    is_muted: bool = False
-    _is_compact = True
-    _sole_id: Hashable = None
-
-    def __init__(self, name: str, sole_receivers: SoleReceivers) -> None:
-        # Not that of the base class: `_expand` calls it.
-        self.name = name
-        self._sole_receivers = sole_receivers
-        self._plan = ()
-
-    def __getattr__(self, name: str) -> Any:
-        if name not in _STATE:
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        self._expand()
-        return object.__getattribute__(self, name)
-
-    @cached_property
-    def receiver_connected(self) -> blinker.Signal:
-        self._expand()
-        return blinker.Signal()
-
-    @cached_property
-    def receiver_disconnected(self) -> blinker.Signal:
-        self._expand()
-        return blinker.Signal()
-
-    def _expand(self) -> None:
-        """Become a signal like any other."""
-        with lock:
-            if not self._is_compact:
-                return
-            plan, receiver_id = self._plan or (), self._sole_id
-            receiver = plan[0].resolve() if plan else None  # held: it can't go meanwhile
-            # Not by __init__ on itself: the dispatch thread takes no lock, and goes on with the plan as it is.
-            model = object.__new__(type(self))
-            model._is_compact = False
-            super(CompactSignal, model).__init__(self.name)
-            self.__dict__.update((name, value) for name, value in vars(model).items() if name in _STATE)
-            self._is_compact = False
-            if receiver is None:
-                self._plan = None
-                return
-            self._sole_receivers.remove(receiver_id, self)
-            # Not by the class's own connect(), which would know neither the loop nor the plan.
-            self._deliveries[receiver_id] = plan[0]
-            blinker.NamedSignal.connect(self, receiver, ANY, plan[0].weak)
-            self._plan = None
-
-    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        with lock:
-            if not self._is_compact or self._plan or sender is not ANY:
-                self._expand()
-                return super().connect(receiver, sender, weak)
-            self._plan = (_delivery(receiver, weak, _known_style_of(self, receiver, self.keyword)),)
-            self._sole_id = make_id(receiver)
-            if weak:
-                self._sole_receivers.add(self._sole_id, receiver, self)
-            return receiver
-
-    connect.__doc__ = ReceiverSignal.connect.__doc__
-
-    def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
-        with lock:
-            if not self._is_compact:
-                super().disconnect(receiver, sender)
-            elif sender is ANY and make_id(receiver) == self._sole_id:
-                self._disconnect(self._sole_id, ANY_ID)
-
-    disconnect.__doc__ = ReceiverSignal.disconnect.__doc__
-
-    def _disconnect(self, receiver_id: Hashable, sender_id: Hashable) -> None:
-        with lock:
-            if self._is_compact:
-                self._sole_receivers.remove(receiver_id, self)
-                self._plan, self._sole_id = (), None
-            else:
-                super()._disconnect(receiver_id, sender_id)
-
-    @property
-    def in_use(self) -> bool:
-        """Whether anything is connected."""
-        return bool(self._plan) if self._is_compact else bool(self.receivers)
-
-
-#: What a compact signal does not have yet.
-_STATE = frozenset(
-    ["receivers", "_by_receiver", "_by_sender", "_weak_senders", "_deliveries", "_batches", "_batch_views"]
-)
+        plan = self._deliveries.whole
+        return self._deliveries.plan(sender) if plan is None else plan

@@ -13,14 +13,12 @@ from ..errors import ConfigurationError, EventsDropped
 from .events import Event, T
 
 
-class Streamed(Protocol[T]):
+class Streamed(Protocol):
     """The signal that a stream is connected to."""
 
-    name: str
-
     @property
-    def streams(self) -> weakref.WeakSet[EventStream[T]]:
-        """The streams that a listener ends with the watch's own signal."""
+    def name(self) -> str:
+        """Its name."""
 
     def connect(self, receiver: Callable[..., Any]) -> Any:
         """Connect the stream."""
@@ -30,13 +28,14 @@ class Streamed(Protocol[T]):
 
 
 class EventStream(AsyncIterator[Event[T]], Generic[T]):
-    """Made by `signal.stream()`. Connected from then on, so that nothing is missed before the first `await`.
+    """An asynchronous iterator over the events of a signal, made by `signal.stream()`.
 
-    `dropped` counts the events that did not fit. Use it as `async with` to disconnect early, or call
-    `aclose()`; it also disconnects when it is garbage collected.
+    It is connected from then on, so that nothing is missed before the first `await`. `dropped` counts the events
+    that did not fit. Use it as `async with` to disconnect early, or call `aclose()`; it also disconnects when it is
+    garbage collected.
     """
 
-    def __init__(self, signal: Streamed[T], max_queue: int) -> None:
+    def __init__(self, signal: Streamed, streams: weakref.WeakSet[EventStream[T]], max_queue: int) -> None:
         if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
             raise ConfigurationError(
                 f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}"
@@ -48,6 +47,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
                 f"signal {signal.name!r}: stream() needs a running event loop: call it inside a coroutine"
             ) from None
         self._signal = signal
+        self._streams = streams
         self._max_queue = max_queue
         self._lock = threading.Lock()
         #: Events, and gaps where some are missing: never two gaps side by side, so that both are bounded.
@@ -59,7 +59,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         #: How many events did not fit, in all.
         self.dropped: int = 0
         signal.connect(self._receive)
-        signal.streams.add(self)
+        streams.add(self)
 
     def _receive(self, sender: Any, event: Event[T]) -> None:
         with self._lock:
@@ -79,13 +79,13 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         gap.dropped += dropped
 
     def missed(self, reason: str) -> None:
-        """Called by the listener where it may have missed something itself."""
+        """Mark a gap: called by the listener where it may have missed something itself."""
         with self._lock:
             self._mark_gap(reason, 0)
         self._wake()
 
     def end(self) -> None:
-        """Called when the last listener of the signal stopped."""
+        """End after the events that wait: called when the last listener of the signal stopped."""
         self._ended = True
         self._wake()
 
@@ -122,7 +122,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         """Disconnect; iterating ends after the events that wait."""
         self._ended = True
         self._signal.disconnect(self._receive)
-        self._signal.streams.discard(self)
+        self._streams.discard(self)
         self._arrived.set()
 
     async def __aenter__(self) -> EventStream[T]:

@@ -169,7 +169,7 @@ def test_disconnecting_the_same_batches_again_ends_them(
         insert(client, "users", range(1, 11))
         listener.catch_up()
     assert batches.batches == []
-    assert not User.watch.inserted.in_use
+    assert User.watch.inserted.plan(User) == ()
 
 
 def test_durable_batches_are_acknowledged_when_they_are_delivered(

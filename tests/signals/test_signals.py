@@ -6,7 +6,6 @@ import asyncio
 import enum
 import functools
 import gc
-import inspect
 import threading
 import uuid
 from decimal import Decimal
@@ -15,14 +14,13 @@ from unittest.mock import AsyncMock
 
 import psycopg
 import pytest
-from blinker import NamedSignal
 from conftest import Recorder
-from sqlalchemy import Column, Engine, Integer, Table, TypeDecorator
+from sqlalchemy import Engine, Integer, TypeDecorator
 from sqlalchemy.dialects.postgresql import ARRAY, INTEGER
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import end_listeners, insert, resync_reasons
 
-from sqlalchemy_watch import ConfigurationError, EventsDropped, Listener, Watch, Watched, watch
+from sqlalchemy_watch import ConfigurationError, EventsDropped, Listener, Watch, Watched
 
 Client = psycopg.Connection[Any]
 
@@ -139,18 +137,6 @@ def test_values_that_cannot_be_hashed_match_no_filter_and_stop_nobody(
     assert (recorder.heard(), reasons) == ([("inserted", (2,))], [])
 
 
-def test_an_attribute_called_self_can_be_filtered_by(Base: type[DeclarativeBase]) -> None:
-    pins = Table("pins", Base.metadata, Column("self", Integer, primary_key=True))
-    signals = watch(pins, "updated")
-    assert signals.updated.filter_by(self=1) is signals.updated.filter_by(self=1)
-
-
-def test_truncated_has_nothing_to_filter_by(Base: type[DeclarativeBase]) -> None:
-    pins = Table("pins", Base.metadata, Column("id", Integer, primary_key=True))
-    with pytest.raises(ConfigurationError, match="can't filter by 'id'.*use another operation"):
-        watch(pins, "truncated").truncated.filter_by(id=1)
-
-
 def test_filtered_signals_are_connected_to_for_a_block_and_narrowed_by_sender(
     engine: Engine, client: Client, Item: Any, recorder: Recorder
 ) -> None:
@@ -222,136 +208,6 @@ def test_filters_that_can_never_match_raise_at_once(
 ) -> None:
     with pytest.raises(ConfigurationError, match=words):
         Item.watch[operation].filter_by(**keys)
-
-
-def test_the_same_filter_is_the_same_signal_and_goes_with_its_last_receiver(Item: Any, recorder: Recorder) -> None:
-    signal = Item.watch.updated
-    assert signal.filter_by(id=1) is signal.filter_by(id=1)
-    signal.filter_by(id=1).connect(recorder)
-    assert signal.filters
-    signal.filter_by(id=1).disconnect(recorder)
-    assert signal.filters == {}
-
-
-class Cyclic(Recorder):
-    """A receiver that is freed by the garbage collector alone, at any time and in any thread."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.itself = self
-
-
-def test_a_garbage_collection_that_disconnects_receivers_disturbs_no_dispatch(Item: Any) -> None:
-    from sqlalchemy_watch.signals.events import Event, EventKind, Message
-
-    signal = Item.watch.updated
-    message = Message(EventKind("updated", "updated", 1, ("id", "amount", "price")), 1, 0)
-    event: Event[Any] = Event(Item, message, (1, 2, 3))
-    keys: list[dict[str, Any]] = [{"id": 1}, {"amount": 2}, {"price": 3}, {"id": 1, "amount": 2}]
-    before = gc.get_threshold()
-    gc.set_threshold(3)
-    try:
-        for _ in range(500):
-            signal.connect(Cyclic())
-            signal.plan(Item)
-            for values in keys:
-                signal.filter_by(**values).connect(Cyclic())
-            signal.filtered_plans(Item, event)
-    finally:
-        gc.set_threshold(*before)
-    gc.collect()
-    assert signal.plan(Item) == ()
-    assert signal.filters == {}
-
-
-def test_filters_of_receivers_that_are_gone_are_forgotten(Item: Any) -> None:
-    receivers = [Recorder() for _ in range(100)]
-    for number, receiver in enumerate(receivers):
-        Item.watch.updated.filter_by(id=number).connect(receiver)
-    assert Item.watch.updated.filters
-    del receivers, receiver
-    gc.collect()
-    assert Item.watch.updated.filters == {}
-    assert len(Item.watch.updated._unused_filters) == 0
-    assert Item.watch.updated.sole_receivers._entries == {}
-
-
-def test_a_filtered_signal_is_the_same_while_it_has_receivers_or_somebody_holds_it(
-    Item: Any, recorder: Recorder
-) -> None:
-    held = Item.watch.updated.filter_by(id=1)
-    assert Item.watch.updated.filter_by(id=1) is held
-    held.connect(recorder)
-    assert Item.watch.updated.filter_by(id=1) is held
-    held.disconnect(recorder)
-    assert Item.watch.updated.filter_by(id=1) is held
-
-
-@pytest.mark.parametrize(
-    "use",
-    [
-        lambda signal: signal.connect(print),
-        lambda signal: signal.receivers,
-        lambda signal: signal.receiver_connected,
-        lambda signal: signal.batches(),
-        lambda signal: list(signal.receivers_for(None)),
-        lambda signal: signal.disconnect(print),
-    ],
-    ids=["a second receiver", "receivers", "receiver_connected", "batches", "receivers_for", "disconnect another"],
-)
-@pytest.mark.parametrize("weak", [True, False])
-def test_a_filtered_signal_with_one_receiver_is_a_signal_like_any_other(
-    engine: Engine, client: Client, Item: Any, use: Any, weak: bool
-) -> None:
-    heard: list[Any] = []
-
-    def hear(sender: Any, event: Any) -> None:
-        heard.append(event.identity)
-
-    signal = Item.watch.updated.filter_by(id=1)
-    assert isinstance(signal, NamedSignal)
-    assert not signal.has_receivers_for(Item)
-    signal.connect(hear, weak=weak)
-    use(signal)
-    with Listener(engine, Item) as listener:
-        client.execute("INSERT INTO items (id) VALUES (1), (2)")
-        client.execute("UPDATE items SET amount = 1")
-        listener.catch_up()
-        with signal.muted():
-            client.execute("UPDATE items SET amount = 2")
-            listener.catch_up()
-        assert signal.has_receivers_for(Item)
-        del hear
-        gc.collect()
-        client.execute("UPDATE items SET amount = 3")
-        listener.catch_up()
-    assert heard == [(1,)] * (1 if weak else 2)
-    signal.disconnect(print)
-    if weak:
-        assert Item.watch.updated.filters == {}
-
-
-def test_a_filtered_signal_tells_who_connects_and_disconnects(Item: Any, recorder: Recorder) -> None:
-    told: list[Any] = []
-
-    def note(source: Any, receiver: Any, **_: Any) -> None:
-        told.append(receiver)
-
-    signal = Item.watch.updated.filter_by(id=1)
-    signal.receiver_connected.connect(note)
-    signal.receiver_disconnected.connect(note)
-    signal.connect(recorder)
-    signal.disconnect(recorder)
-    assert told == [recorder, recorder]
-
-
-def test_a_filtered_signal_muted_with_one_receiver_stays_muted_with_two(Item: Any, recorder: Recorder) -> None:
-    signal = Item.watch.updated.filter_by(id=1)
-    signal.connect(recorder)
-    with signal.muted():
-        signal.connect(print)
-        assert signal.plan(Item) == ()
-    assert len(signal.plan(Item)) == 2
 
 
 class Async:
@@ -776,72 +632,3 @@ def test_events_are_immutable(engine: Engine, client: Client, Item: Any, recorde
         event.anything = 1
     with pytest.raises(TypeError):
         event.values["id"] = 2
-
-
-def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, recorder: Recorder) -> None:
-    """The dispatch thread takes no lock: in no moment may the plan lack the first receiver."""
-    signal = Item.watch.updated.filter_by(id=1)
-
-    class Receiver(Recorder):
-        @property
-        def __signature__(self) -> inspect.Signature:  # asked for in the middle of connecting
-            plans.append(signal.plan(Item))
-            return inspect.Signature.from_callable(recorder)
-
-    plans: list[Any] = []
-    receiver = Receiver()
-    signal.connect(receiver)
-    plans.clear()
-    signal.connect(recorder)
-    signal.connect(receiver)
-    assert len(signal.plan(Item)) == 2
-    assert plans
-    assert all(plan and plan[0].resolve() is receiver for plan in plans)
-
-
-class Seen:
-    """A value whose hash runs code of the test, whenever a filter by it is looked up."""
-
-    def __init__(self) -> None:
-        self.then: list[Any] = []
-
-    def __hash__(self) -> int:
-        if self.then:
-            self.then.pop()()
-        return 1
-
-
-class Anything(TypeDecorator[Any]):
-    impl = Integer
-    cache_ok = True
-
-
-@pytest.fixture
-def Thing(Base: type[DeclarativeBase]) -> Any:
-    class Thing(Watched, Base):
-        __tablename__ = "things"
-        __watch__ = (Watch("updated", extra_columns=("it",)),)
-        id: Mapped[int] = mapped_column(primary_key=True)
-        it: Mapped[Any] = mapped_column(Anything)
-
-    return Thing
-
-
-def test_filters_that_go_in_the_middle_of_connecting_take_no_other_along(Thing: Any, recorder: Recorder) -> None:
-    signal, value = Thing.watch.updated, Seen()
-    signal.filter_by(it=1).connect(Recorder(), weak=False)
-    first = signal.filters[("it",)][1]
-    second = signal.filter_by(it=value)
-    value.then.append(lambda: first.disconnect(first._plan[0].resolve()))
-    second.connect(recorder)
-    assert list(signal.filters[("it",)].values()) == [second]
-
-
-def test_filters_that_go_in_the_middle_of_disconnecting_disturb_nobody(Thing: Any, recorder: Recorder) -> None:
-    signal, value = Thing.watch.updated, Seen()
-    first, second = signal.filter_by(it=1), signal.filter_by(it=value)
-    first.connect(recorder)
-    second.connect(recorder)
-    value.then += [lambda: first.disconnect(recorder), lambda: None]
-    second.disconnect(recorder)
-    assert signal.filters == {}

@@ -181,6 +181,7 @@ class Dispatcher:
         if rows:
             stats.lag = time.time() - message.at / 1e6
         uniform = route.destinations(()) if route.is_uniform else None
+        positions = message.kind.positions
         call = self._call
         undecided = False
         for index, (values, extras) in enumerate(rows):
@@ -198,7 +199,7 @@ class Dispatcher:
                     if plan:
                         call(plan, sender, event)
                     if signal.filters:
-                        plans, unknown = signal.filtered_plans(sender, event)
+                        plans, unknown = signal.filtered_plans(sender, values, positions)
                         undecided |= unknown
                         for filtered in plans:
                             call(filtered, sender, event)

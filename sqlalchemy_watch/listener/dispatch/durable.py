@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from ...errors import ConfigurationError, PayloadError
-from ...signals.events import Event
+from ...signals.events import Event, parts_of
 from ...signals.receivers import Delivery
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route
@@ -164,8 +164,9 @@ class DurableDispatcher(Dispatcher):
         tries = 0
         while not self._stopped.done():
             try:
+                channel, payload = _origin_of(event)
                 letter = (
-                    self._group, event._message.origin[0].channel, _payload_of(event), event.lsn or 0,
+                    self._group, channel, payload, event.lsn or 0,
                     event.position or 0, receiver_name(receiver), _describe(error), attempts,
                 )  # fmt: skip
                 with contextlib.closing(self._connect()) as connection:
@@ -268,14 +269,15 @@ def receiver_name(receiver: Any) -> str:
     return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
 
 
-def _payload_of(event: Event[Any]) -> str:
-    """The payload of the one row."""
-    notification, lost = event._message.origin
+def _origin_of(event: Event[Any]) -> tuple[str, str]:
+    """Return the channel of an event, and the payload of its row alone."""
+    message, _, index = parts_of(event)
+    notification, lost = message.origin
     fields = json.loads(notification.payload)
-    fields["rows"] = [row for number, row in enumerate(fields["rows"]) if number not in lost]
-    fields["rows"] = fields["rows"][event._index : event._index + 1]
+    rows = [row for number, row in enumerate(fields["rows"]) if number not in lost]
+    fields["rows"] = rows[index : index + 1]
     fields.pop("resync", None)
-    return json.dumps(fields, ensure_ascii=False)
+    return notification.channel, json.dumps(fields, ensure_ascii=False)
 
 
 def _describe(error: BaseException) -> str:

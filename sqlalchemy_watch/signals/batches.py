@@ -1,0 +1,79 @@
+"""`BatchSignal`: receivers that would rather have many rows at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any, Generic, NamedTuple
+
+from blinker import ANY
+
+from ..errors import ConfigurationError
+from .events import T
+from .receivers import Delivery, F, ReceiverSignal, lock
+
+
+class BatchOptions(NamedTuple):
+    """The parameters of `batches()`, by which the same batches are found again."""
+
+    max_size: int
+    #: In seconds.
+    max_wait: float
+    latest_only: bool
+
+    def check(self, name: str) -> None:
+        """Refuse values out of range.
+
+        :param name: the signal's, for the error.
+        :raises ConfigurationError: for a `max_size` below 1, or a `max_wait` that is no number of seconds from 0 on.
+        """
+        size, wait = self.max_size, self.max_wait
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise ConfigurationError(f"signal {name!r}: max_size must be an int of at least 1, not {size!r}")
+        if isinstance(wait, bool) or not isinstance(wait, (int, float)) or not 0 <= wait < float("inf"):
+            raise ConfigurationError(f"signal {name!r}: max_wait must be seconds from 0 on, not {wait!r}")
+
+
+class BatchSignal(ReceiverSignal, Generic[T]):
+    """The signal that `batches()` makes; the listener gathers its events.
+
+    :param keep: called with the delivery to this signal whenever a receiver was connected.
+    :param release: called with that delivery when the last receiver is gone.
+    """
+
+    keyword = "events"
+
+    def __init__(
+        self,
+        name: str,
+        options: BatchOptions,
+        keep: Callable[[Delivery], None],
+        release: Callable[[Delivery], None],
+    ) -> None:
+        super().__init__(name)
+        self.max_size: int = options.max_size
+        #: In seconds.
+        self.max_wait: float = options.max_wait
+        self.latest_only: bool = options.latest_only
+        self._keep = keep
+        self._release = release
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
+        """Connect a receiver, to be called as `receiver(sender, events)`; returns it, so it decorates.
+
+        :param receiver: a function, or a coroutine function, as for the signal itself.
+        :param sender: only events of this model class; by default all.
+        :param weak: disconnect the receiver when nothing else refers to it.
+        :raises ConfigurationError: where the receiver can't be called that way.
+        """
+        with lock:
+            super().connect(receiver, sender, weak)
+            self._keep(self._delivery())
+        return receiver
+
+    def _remove(self, receiver_id: Hashable, sender: Any) -> None:
+        super()._remove(receiver_id, sender)
+        if not self._deliveries:
+            self._release(self._delivery())
+
+    def _delivery(self) -> Delivery:
+        return Delivery(id(self), self, False, False, False, None, self)
