@@ -426,7 +426,7 @@ def test_a_garbage_collection_at_any_moment_disturbs_no_dispatch(Item: Any) -> N
     before = gc.get_threshold()
     gc.set_threshold(3)
     try:
-        for number in range(500):
+        for number in range(100):
             signal.connect(Cyclic())
             signal.plan(Item)
             for values in keys:
@@ -447,7 +447,7 @@ def test_a_garbage_collection_at_any_moment_takes_no_live_receiver_along(Item: A
     before = gc.get_threshold()
     gc.set_threshold(2)
     try:
-        for _ in range(50):
+        for _ in range(15):
             for number, recorder in enumerate(kept):
                 signal.filter_by(id=number % 3).connect(Cyclic())
                 signal.filter_by(id=number % 3).connect(recorder)
@@ -474,6 +474,35 @@ def test_receivers_that_die_in_the_middle_of_connecting_take_no_other_along(Thin
     assert not mortals
     assert list(signal.filters) == [("it",)]
     assert list(signal.filters[("it",)]) == [value]
+
+
+@pytest.mark.parametrize("moment", range(10))
+@pytest.mark.parametrize("mortals", [1, 2])
+@pytest.mark.parametrize("change", ["connect", "disconnect"])
+def test_nothing_is_left_of_receivers_that_die_in_the_middle_of_a_change(
+    Thing: Any, recorder: Recorder, moment: int, mortals: int, change: str
+) -> None:
+    signal, value = Thing.watch.updated, Seen()
+    view, dying = signal.filter_by(it=value), [Recorder() for _ in range(mortals)]
+    for mortal in dying:
+        view.connect(mortal)
+    del mortal
+    if change == "disconnect":
+        view.connect(recorder)
+    value.then += [dying.clear, *[lambda: None] * moment]
+    getattr(view, change)(recorder)
+    value.then.clear()
+    dying.clear()
+    remaining = [delivery.resolve() for delivery in deliveries_of(signal, value)]
+    assert remaining == ([recorder] if change == "connect" else [])
+    assert len(signal._registry._subscribers) == len(remaining)
+    view.disconnect(recorder)
+    assert signal.filters == {}
+
+
+def deliveries_of(signal: Any, value: object) -> list[Any]:
+    plans, _ = signal.filtered_plans(None, (value,), {"it": 0})
+    return [delivery for plan in plans for delivery in plan]
 
 
 @pytest.mark.parametrize("moment", range(6))

@@ -6,10 +6,8 @@ same with one of them as with 100,000. A view holds nothing: it says which subsc
 
 from __future__ import annotations
 
-import sys
 import uuid
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +18,7 @@ from blinker._utilities import make_id, make_ref  # as in receivers
 
 from .batches import BatchOptions, BatchSignal
 from .events import T
-from .receivers import Deliveries, Delivery, F, Style, lock, loop_of, style_of
+from .receivers import Change, Deliveries, Delivery, F, Style, lock, loop_of, style_of
 from .streams import EventStream
 
 Keys = tuple[str, ...]
@@ -47,47 +45,6 @@ def freeze(value: Any) -> Hashable:
     if type(value) is tuple:
         return tuple(map(freeze, value))
     return cast(Hashable, value)
-
-
-class _Change:
-    """Guards the changes of a registry: receivers that die in the middle of one are removed at its end.
-
-    A garbage collection may come with any allocation, in the very thread that is changing something.
-    """
-
-    __slots__ = ("_depth", "_dying", "_remove")
-
-    def __init__(self, remove: Callable[[SubscriberKey], None]) -> None:
-        self._remove = remove
-        self._depth = 0
-        self._dying: deque[SubscriberKey] = deque()
-
-    def __enter__(self) -> None:
-        lock.acquire()
-        self._depth += 1
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._depth -= 1
-        try:
-            while self._dying and not self._depth:
-                self._depth = 1
-                try:
-                    self._remove(self._dying.popleft())
-                finally:
-                    self._depth = 0
-        finally:
-            lock.release()
-
-    def remove(self, key: SubscriberKey) -> None:
-        """Remove all subscriptions of a receiver: now, or at the end of the change under way."""
-        self._dying.append(key)
-        with self:
-            pass
-
-    def forget(self, key: SubscriberKey, reference: object) -> None:
-        """Remove a receiver that was garbage collected: the callback of its weak reference."""
-        if not sys.is_finalizing():
-            self.remove(key)
 
 
 class _Subscriber:
@@ -117,7 +74,7 @@ class FilterRegistry(Generic[T]):
         self.batches: weakref.WeakValueDictionary[Hashable, BatchSignal[T]] = weakref.WeakValueDictionary()
         #: With the values of each, so that a receiver that dies is removed without a search.
         self._subscribers: dict[SubscriberKey, _Subscriber] = {}
-        self._changing = _Change(self._remove_all)
+        self._changing = Change(self._remove_all)
 
     def connect(
         self, keys: Keys, values: Hashable, receiver: Callable[..., Any], style: Style, sender: Any, weak: bool

@@ -9,11 +9,13 @@ from __future__ import annotations
 import asyncio
 import inspect
 import os
+import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable
 from types import FunctionType, MethodType
-from typing import Any, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
 
 import blinker
 from blinker import ANY
@@ -26,6 +28,7 @@ from blinker.base import ANY_ID
 from ..errors import ConfigurationError
 
 F = TypeVar("F", bound=Callable[..., Any])
+K = TypeVar("K", bound=Hashable)
 
 #: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan. Reentrant,
 #: because a garbage collection may disconnect receivers in the middle of anything, in the same thread.
@@ -221,6 +224,50 @@ class Deliveries:
                 return plan
         key = _sender_key(sender)
         return tuple([delivery for delivery in plan if delivery.senders is None or key in delivery.senders])
+
+
+class Change(Generic[K]):
+    """Guards the changes of what is connected: receivers that die in the middle of one are removed at its end.
+
+    A garbage collection may come with any allocation, in the very thread that is changing something. Used in `with`
+    statements.
+
+    :param remove: called under the lock, with the key of a receiver that is gone.
+    """
+
+    __slots__ = ("_depth", "_dying", "_remove")
+
+    def __init__(self, remove: Callable[[K], None]) -> None:
+        self._remove = remove
+        self._depth = 0
+        self._dying: deque[K] = deque()
+
+    def __enter__(self) -> None:
+        lock.acquire()
+        self._depth += 1
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._depth -= 1
+        try:
+            while self._dying and not self._depth:
+                self._depth = 1
+                try:
+                    self._remove(self._dying.popleft())
+                finally:
+                    self._depth = 0
+        finally:
+            lock.release()
+
+    def remove(self, key: K) -> None:
+        """Remove a receiver: now, or at the end of the change under way."""
+        self._dying.append(key)
+        with self:
+            pass
+
+    def forget(self, key: K, reference: object) -> None:
+        """Remove a receiver that was garbage collected: the callback of its weak reference."""
+        if not sys.is_finalizing():
+            self.remove(key)
 
 
 class ReceiverSignal(blinker.NamedSignal):
