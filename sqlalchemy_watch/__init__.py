@@ -36,7 +36,7 @@ from .signals.events import Event
 from .signals.filters import FilteredSignal
 from .signals.streams import EventStream
 from .signals.watch_signals import Details, WatchSignal, WatchSignals
-from .triggers.install import describe_problems, install, status, uninstall
+from .triggers.install import install, status, uninstall
 from .watched import Watched, watch
 from .writers import context, muted
 

@@ -234,12 +234,12 @@ def _join(thread: threading.Thread, deadline: float, level: int) -> None:
             log.log(level, "thread %r did not end in time; it is %s", thread.name, _whereabouts(thread))
 
 
-_WAITING = frozenset([threading.__file__, concurrent.futures._base.__file__])
+_WAITING = frozenset([threading.__file__, concurrent.futures.Future.result.__code__.co_filename])
 
 
 def _whereabouts(thread: threading.Thread) -> str:
     """Return where a thread stands: not in the standard library, but in whatever waits with its help."""
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, for debuggers
     if frame is None:
         return "gone"
     stack = traceback.extract_stack(frame)

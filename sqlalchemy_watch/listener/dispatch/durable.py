@@ -10,7 +10,7 @@ from typing import Any
 
 import psycopg
 
-from ...errors import ConfigurationError, PayloadError
+from ...errors import PayloadError
 from ...signals.events import Event, parts_of
 from ...signals.receivers import Delivery
 from ..decoding.payload import Decoded
@@ -68,8 +68,6 @@ class DurableDispatcher(Dispatcher):
                 self._acknowledge_delivered()
             elif isinstance(item, RetryDue):
                 self._retry_next_parked()
-            elif isinstance(item, Resumed):
-                pass
             elif isinstance(item, Discarded):
                 self._forget()
             else:

@@ -184,7 +184,7 @@ def test_a_slow_receiver_is_not_cut_off_by_wal_sender_timeout(
 
 
 def test_a_standby_takes_over_within_seconds_and_hears_again_what_was_not_acknowledged(
-    client: psycopg.Connection[Any], Order: Any, durable: Make, group: str, recorder: Recorder
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, recorder: Recorder
 ) -> None:
     active, standby = durable(), durable()
     active.start()
