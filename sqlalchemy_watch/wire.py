@@ -33,6 +33,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import CompileError
 from sqlalchemy.types import TypeEngine
 
+from .declaring.dialect import POSTGRESQL
 from .declaring.spec import TableWatch
 
 VERSION: Final = 1
@@ -62,15 +63,13 @@ BUILD_FAILED: Final = "the trigger function could not build the notification"
 MUTED_SETTING: Final = "sqlalchemy_watch.muted"
 CONTEXT_SETTING: Final = "sqlalchemy_watch.context"
 
-_PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-
 
 def sql_type(type_: TypeEngine[Any]) -> str:
     """The column's type as PostgreSQL spells it, in lower case and without length, precision or collation.
 
     A DOMAIN is the type it is made of. Empty for other types of the user's own and those SQLAlchemy can't spell.
     """
-    impl: Any = type_.dialect_impl(_PG)
+    impl: Any = type_.dialect_impl(POSTGRESQL)
     if isinstance(impl, sqltypes.TypeDecorator):
         impl = impl.impl_instance
     if isinstance(impl, postgresql.DOMAIN):
@@ -78,7 +77,7 @@ def sql_type(type_: TypeEngine[Any]) -> str:
     if isinstance(impl, postgresql.base.NamedType):
         return ""
     try:
-        spelled = type_.compile(dialect=_PG).lower()
+        spelled = type_.compile(dialect=POSTGRESQL).lower()
     except CompileError:
         return ""
     if (single := re.match(r"float\((\d+)\)", spelled)) and int(single[1]) <= 24:

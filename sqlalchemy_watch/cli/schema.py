@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 from rich.text import Text
-from sqlalchemy.dialects import postgresql
 
 from ..catalog.status import WatchStatus
+from ..declaring.dialect import POSTGRESQL
 from ..declaring.targets import watches_of
 from ..triggers import install as triggers
 from ..triggers.ddl import create_statements, drop_statements
@@ -40,12 +40,11 @@ def ddl(
     drop: Annotated[bool, typer.Option("--drop", help="The statements that take the triggers away.")] = False,
 ) -> None:
     """Print the SQL that makes the triggers, as psql takes it; no database is needed."""
-    dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
     statements = drop_statements if drop else create_statements
     for watch in watches_of(load_target(target)):
         print(f"-- {watch.table_key}/{watch.label}")
         for statement in statements(watch):
-            print(f"{str(statement.compile(dialect=dialect)).strip()};\n")
+            print(f"{str(statement.compile(dialect=POSTGRESQL)).strip()};\n")
 
 
 def install(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sqlalchemy import Column, literal_column
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
@@ -14,20 +13,11 @@ from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.types import NullType, UserDefinedType
 
 from ..errors import ConfigurationError
+from .dialect import POSTGRESQL, PREPARER
 from .spec import Condition
 
 #: How statement-level functions call the row concerned and the previous one, and row-level ones.
 STATEMENT_ALIASES = ("r", "o")
-
-
-class _Compiler(postgresql.base.PGCompiler):
-    """Writes literals that are the same under either setting of standard_conforming_strings."""
-
-    def render_literal_value(self, value: Any, type_: Any) -> str:
-        rendered: str = super().render_literal_value(value, type_)  # type: ignore[no-untyped-call]
-        if not rendered.startswith("'") or "\\" not in rendered:
-            return rendered
-        return "E" + rendered.replace("\\", "\\\\")
 
 
 #: Why the values of such a column can be neither carried nor compared.
@@ -35,11 +25,6 @@ VIRTUAL_RULE = (
     "a virtual generated column has no value in a trigger: make it STORED (Computed(..., persisted=True)) "
     "or leave it out"
 )
-
-_PG = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-_PG.statement_compiler = _Compiler  # type: ignore[assignment]
-# _Compiler doubles them; SQLAlchemy's default differs between versions, and has no public name.
-_PG._backslash_escapes = False  # noqa: SLF001
 
 
 def is_virtual(column: Column[Any]) -> bool:
@@ -78,7 +63,7 @@ class _Row:
             raise ConfigurationError(f"{self._owner}: when uses {attribute!r}: {VIRTUAL_RULE}")
         self._named.add(attribute)
         # Not a column of a table: a subquery would list that in its own FROM.
-        return literal_column(f"{self._alias}.{_PG.identifier_preparer.quote(column.name)}", column.type)
+        return literal_column(f"{self._alias}.{PREPARER.quote(column.name)}", column.type)
 
 
 def compile_condition(
@@ -129,7 +114,7 @@ def _compile(
             f"{owner}: when has a bindparam() without a value: a trigger is given none, write it in"
         )
     try:
-        sql = str(clause.compile(dialect=_PG, compile_kwargs={"literal_binds": True}))
+        sql = str(clause.compile(dialect=POSTGRESQL, compile_kwargs={"literal_binds": True}))
     except (SQLAlchemyError, NotImplementedError) as error:
         raise ConfigurationError(
             f"{owner}: when can't be rendered with its values ({error}): write them as text('...') or literal_column()"

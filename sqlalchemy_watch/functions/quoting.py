@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from sqlalchemy.dialects import postgresql
-
-_preparer = postgresql.dialect(paramstyle="named").identifier_preparer  # type: ignore[no-untyped-call]
+from ..declaring.dialect import PREPARER
 
 
 def quote(identifier: str) -> str:
     """An identifier, quoted as PostgreSQL needs it (and percent signs left alone)."""
-    return _preparer.quote(identifier)
+    return PREPARER.quote(identifier)
 
 
 def qualified(schema: str | None, name: str) -> str:
     """A name with its schema, if one is declared."""
-    return quote(name) if schema is None else f"{_preparer.quote_schema(schema)}.{quote(name)}"
+    return quote(name) if schema is None else f"{PREPARER.quote_schema(schema)}.{quote(name)}"
 
 
 def literal(text: str) -> str:

@@ -119,8 +119,8 @@ def _register(element: type[WatchDDL], text: Callable[[TableWatch], str]) -> Non
     @compiles(element, "postgresql")
     def compile_(element: WatchDDL, compiler: Any, **kw: Any) -> str:
         statement = text(element.watch)
-        # Some drivers read percent signs even in a statement without parameters; the preparer knows which.
-        return statement.replace("%", "%%") if compiler.preparer._double_percents else statement
+        # Some drivers read percent signs even in a statement without parameters; the compiler knows which.
+        return str(compiler.sql_compiler.post_process_text(statement))
 
 
 _register(CreateFunction, create_function)

@@ -63,7 +63,8 @@ class ValueDecoders:
     def __init__(self, engine: Engine) -> None:
         self._driver = engine.dialect.driver
         self._json_loads = getattr(engine.dialect, "_json_deserializer", None) or json.loads
-        # An engine that never connects, for SQLAlchemy's own result processing over psycopg.
+        # An engine that never connects, for SQLAlchemy's own result processing over psycopg. It can't be the one
+        # dialect that text is written in: that knows no deserializer of this engine's, and is of no certain driver.
         own = create_engine("postgresql+psycopg://", json_deserializer=self._json_loads)
         self._dialect = own.dialect
         adapters = AdaptersMap(self._dialect.create_connect_args(own.url)[1].get("context", psycopg.adapters))
