@@ -39,14 +39,14 @@ class UnknownColumn(AttributeError):
 class _Row:
     """Stands for a row in the user's function: attributes are the table's columns under an alias.
 
-    :param absent: why there is no such row, if there is none.
-    :param named: filled with the attributes that the function asks for.
+    :param absent: the error for a row that the operation does not have.
+    :param used: the names of the columns that the function asks for are added here.
     """
 
     def __init__(
-        self, owner: str, alias: str, columns: Mapping[str, Column[Any]], absent: str | None, named: set[str]
+        self, owner: str, alias: str, columns: Mapping[str, Column[Any]], absent: str | None, used: set[str]
     ) -> None:
-        self._owner, self._alias, self._columns, self._absent, self._named = owner, alias, columns, absent, named
+        self._owner, self._alias, self._columns, self._absent, self._used = owner, alias, columns, absent, used
 
     def __getattr__(self, attribute: str) -> ColumnElement[Any]:
         if attribute.startswith("__"):
@@ -61,7 +61,7 @@ class _Row:
             ) from None
         if is_virtual(column):
             raise ConfigurationError(f"{self._owner}: when uses {attribute!r}: {VIRTUAL_RULE}")
-        self._named.add(attribute)
+        self._used.add(attribute)
         # Not a column of a table: a subquery would list that in its own FROM.
         return literal_column(f"{self._alias}.{PREPARER.quote(column.name)}", column.type)
 
@@ -91,9 +91,14 @@ def _compile(
 ) -> tuple[str, bool]:
     no_old = f"{owner}: when uses old, but {operation} rows have none: use new" if operation == "inserted" else None
     no_new = f"{owner}: when uses new, but {operation} rows have none: use old" if operation == "deleted" else None
-    named_of_old: set[str] = set()
-    old = _Row(owner, row_alias if operation == "deleted" else old_alias, columns, no_old, named_of_old)
+    used_of_old: set[str] = set()
+    old = _Row(owner, row_alias if operation == "deleted" else old_alias, columns, no_old, used_of_old)
     new = _Row(owner, row_alias, columns, no_new, set())
+    return _render(owner, _evaluate(owner, when, old, new)), bool(used_of_old)
+
+
+def _evaluate(owner: str, when: Callable[[Any, Any], Any], old: _Row, new: _Row) -> Any:
+    """The clause that the user's function makes of the two rows."""
     try:
         clause = when(old, new)
     except (UnknownColumn, ConfigurationError):
@@ -113,6 +118,10 @@ def _compile(
         raise ConfigurationError(
             f"{owner}: when has a bindparam() without a value: a trigger is given none, write it in"
         )
+    return clause
+
+
+def _render(owner: str, clause: Any) -> str:
     try:
         sql = str(clause.compile(dialect=POSTGRESQL, compile_kwargs={"literal_binds": True}))
     except (SQLAlchemyError, NotImplementedError) as error:
@@ -124,7 +133,7 @@ def _compile(
             f"{owner}: when returned {sql}, which is no condition, true or false: compare it with something, "
             f"or use exists() around a select()"
         )
-    return sql, bool(named_of_old)
+    return sql
 
 
 def _may_be_boolean(clause: Any) -> bool:
