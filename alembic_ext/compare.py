@@ -6,6 +6,7 @@ operations, is then in order as well.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -22,9 +23,10 @@ from sqlalchemy_watch.functions.body import function_body
 from sqlalchemy_watch.functions.quoting import quote
 
 from .operations import WatchOp
-from .plugin import log
 from .render import render_watch as render_watch  # so that Alembic finds it
 from .states import NOTHING, State, declared_state, installed_state
+
+log = logging.getLogger("alembic.autogenerate.sqlalchemy_watch")
 
 #: Schema (None for the default one) and name of a table, as Alembic keys them.
 Place = tuple[str | None, str]

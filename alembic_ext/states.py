@@ -16,9 +16,6 @@ from sqlalchemy_watch.functions.quoting import qualified, quote
 from sqlalchemy_watch.triggers import ddl
 
 _MODES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
-_TIMING_BITS = ((2, "BEFORE"), (64, "INSTEAD OF"))
-_EVENT_BITS = ((4, "INSERT"), (8, "DELETE"), (16, "UPDATE"), (32, "TRUNCATE"))
-_ROW_BIT = 1
 
 _NAME = r'(?:"(?:[^"]|"")*"|\w+)'
 _EVENT = rf"(?:INSERT|DELETE|TRUNCATE|UPDATE(?: OF {_NAME}(?:, {_NAME})*)?)"
@@ -150,11 +147,9 @@ def _function(found: InstalledFunction, schema: str | None) -> Function:
 def _trigger(found: InstalledFunction, trigger: InstalledTrigger, schema: str | None) -> Trigger:
     table, function = qualified(schema, trigger.relation.name), _function_name(found, schema)
     if trigger.plain:
-        bits = trigger.type_bits
-        timing = next((word for bit, word in _TIMING_BITS if bits & bit), "AFTER")
-        events = " OR ".join(word for bit, word in _EVENT_BITS if bits & bit)
-        level = "ROW" if bits & _ROW_BIT else "STATEMENT"
-        create = ddl.trigger_text(trigger.name, f"{timing} {events}", table, trigger.transition_tables, level, function)
+        events = f"{trigger.timing} {' OR '.join(trigger.events)}"
+        level = "ROW" if trigger.fires_per_row else "STATEMENT"
+        create = ddl.trigger_text(trigger.name, events, table, trigger.transition_tables, level, function)
     else:
         create = _SPELLED_TRIGGER.sub(
             lambda m: f"{m['head']} ON {table} {m['middle']} EXECUTE FUNCTION {function}{m['arguments']}",

@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from ..declaring.spec import TableWatch
 from ..functions.body import function_body, settings
-from ..functions.expressions import transition_tables
+from ..functions.expressions import TRIGGER_EVENTS, transition_tables
 from ..functions.mark import TEMPLATE_VERSION
 from .installed import InstalledFunction
-
-_EVENT_BITS = {"inserted": 4, "deleted": 8, "updated": 16, "truncated": 32}
-
-_ROW_BIT = 1
 
 
 def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
@@ -47,12 +43,9 @@ def trigger_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
         problems.append(
             "the trigger is disabled" if trigger.enabled == "D" else "the trigger's mode is not the default"
         )
-    row_bit = _ROW_BIT if watch.level == "row" and watch.operation != "truncated" else 0
-    if (
-        trigger.type_bits != _EVENT_BITS[watch.operation] | row_bit
-        or trigger.transition_tables != transition_tables(watch)
-        or not trigger.plain
-    ):
+    found_options = (trigger.timing, trigger.events, trigger.fires_per_row, trigger.transition_tables)
+    wanted_options = ("AFTER", (TRIGGER_EVENTS[watch.operation],), watch.fires_per_row, transition_tables(watch))
+    if found_options != wanted_options or not trigger.plain:
         problems.append("the trigger was created with other options")
     if found.name != watch.function_name:
         problems.append("the trigger calls another function")

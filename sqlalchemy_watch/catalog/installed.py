@@ -7,6 +7,11 @@ from typing import Any
 
 from ..functions.mark import MARK, read_mark
 
+#: The bits of `pg_trigger.tgtype`.
+_ROW_BIT = 1
+_TIMING_BITS = {"BEFORE": 2, "INSTEAD OF": 64}
+_EVENT_BITS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -33,6 +38,21 @@ class InstalledTrigger:
     plain: bool
     #: As `pg_get_triggerdef` spells it.
     definition: str
+
+    @property
+    def timing(self) -> str:
+        """`"AFTER"`, `"BEFORE"` or `"INSTEAD OF"`."""
+        return next((word for word, bit in _TIMING_BITS.items() if self.type_bits & bit), "AFTER")
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        """The statements that fire it, as CREATE TRIGGER names them."""
+        return tuple(word for word, bit in _EVENT_BITS.items() if self.type_bits & bit)
+
+    @property
+    def fires_per_row(self) -> bool:
+        """True if it fires for each row, not once for a statement."""
+        return bool(self.type_bits & _ROW_BIT)
 
 
 @dataclass(frozen=True)

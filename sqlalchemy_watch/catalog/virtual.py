@@ -45,7 +45,7 @@ def _is_in_condition(watch: TableWatch, column: str) -> bool:
     """
     if watch.condition is None:
         return False
-    by_row = watch.level == "row"
+    by_row = watch.fires_per_row
     sql = _LITERAL.sub("''", watch.condition.row_sql if by_row else watch.condition.statement_sql)
     aliases = "|".join(("new", "old") if by_row else STATEMENT_ALIASES)
     always_quoted = '"' + column.replace('"', '""') + '"'

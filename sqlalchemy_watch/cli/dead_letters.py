@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ..errors import ConfigurationError
 from ..listener.dispatch import dead_letters
-from .output import print_table
+from .output import print_json_lines, print_table
 from .target import Url, connect
 
 app: typer.Typer = typer.Typer(help="Events whose receivers kept failing.", no_args_is_help=True)
@@ -31,8 +31,7 @@ def list_letters(
     with connect(url) as connection:
         letters = dead_letters.read(connection, group)
     if as_json:
-        for letter in letters:
-            print(json.dumps(asdict(letter), default=str))
+        print_json_lines(map(asdict, letters))
         return
     table = Table("id", "group", "receiver", "channel", "row", "attempts", "failed at", "error", "next try")
     for letter in letters:

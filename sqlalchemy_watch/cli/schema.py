@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from ..declaring.dialect import POSTGRESQL
 from ..declaring.targets import watches_of
 from ..triggers import install as triggers
 from ..triggers.ddl import create_statements, drop_statements
-from .output import print_table
+from .output import print_json_lines, print_table
 from .target import Target, Url, load_target, make_engine
 
 _COLOURS = {"installed": "green", "outdated": "yellow", "missing": "red", "orphaned": "magenta"}
@@ -28,8 +27,7 @@ def status(
     """Show how each watch stands in the database; exit status 1 unless all are installed and can work."""
     items = triggers.status(make_engine(url), load_target(target))
     if as_json:
-        for item in items:
-            print(json.dumps(_fields(item)))
+        print_json_lines(map(_fields, items))
     else:
         _print_table(items)
     raise typer.Exit(0 if all(item.state == "installed" and not item.problems for item in items) else 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from rich.table import Table
 from ..listener.dispatch import dead_letters
 from ..listener.options import check_group_name
 from ..listener.wal import slots as replication
-from .output import print_table
+from .output import print_json_lines, print_table
 from .target import Url, connect
 
 app: typer.Typer = typer.Typer(help="The replication slots of consumer groups.", no_args_is_help=True)
@@ -28,8 +27,7 @@ def list_slots(
     with connect(url) as connection:
         found = replication.read_slots(connection)
     if as_json:
-        for slot in found:
-            print(json.dumps(asdict(slot)))
+        print_json_lines(map(asdict, found))
         return
     table = Table("group", "database", "consumer", "behind", "held", "lag", "wal_status", "until lost")
     for slot in found:

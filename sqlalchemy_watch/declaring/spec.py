@@ -259,6 +259,11 @@ class TableWatch:
         return naming.channel_name(self.schema, self.table, self.label)
 
     @property
+    def fires_per_row(self) -> bool:
+        """True if the trigger fires for each row, not once for a statement."""
+        return self.level == "row" and self.operation != "truncated"
+
+    @property
     def is_notified(self) -> bool:
         """Whether listeners without a consumer group hear it."""
         return self.delivery in ("notify", "both")

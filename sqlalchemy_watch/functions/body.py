@@ -55,10 +55,10 @@ def function_body(watch: TableWatch) -> str:
     if watch.operation == "truncated":
         single, others = _without_rows(watch)
     else:
-        single, others = (_row_level if watch.level == "row" else _statement_level)(watch)
+        single, others = (_row_level if watch.fires_per_row else _statement_level)(watch)
     others = _guarded(watch, others + _limit(watch))
     parts = [_declare(watch), _guarded(watch, single), _emit_single(watch), others, _emit_rest(watch)]
-    if watch.level == "row" and watch.operation != "truncated":
+    if watch.fires_per_row:
         parts.insert(0, _types(watch))
     text = "\n".join([mark_line(watch), "#variable_conflict use_column", *parts, "END"])
     return f"\n{text}\n"

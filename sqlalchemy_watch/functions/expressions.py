@@ -13,6 +13,9 @@ from .quoting import literal, qualified, quote
 NEW_ROWS: Final = "watch_new"
 OLD_ROWS: Final = "watch_old"
 
+#: The statement that fires the trigger of each operation.
+TRIGGER_EVENTS: Final = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE", "truncated": "TRUNCATE"}
+
 
 def source(watch: TableWatch, rows: str, indent: str) -> str:
     row, old = STATEMENT_ALIASES
@@ -135,7 +138,7 @@ def root_check(watch: TableWatch) -> str:
 
 def transition_tables(watch: TableWatch) -> tuple[str | None, str | None]:
     """The names of the old and the new transition table that the watch's trigger refers to."""
-    if watch.level == "row" or watch.operation == "truncated":
+    if watch.fires_per_row or watch.operation == "truncated":
         return None, None
     return (
         OLD_ROWS if watch.operation == "deleted" or watch.needs_old_rows else None,

@@ -10,7 +10,7 @@ from sqlalchemy.schema import ExecutableDDLElement
 
 from ..declaring.spec import TableWatch
 from ..functions.body import function_body, settings
-from ..functions.expressions import transition_tables
+from ..functions.expressions import TRIGGER_EVENTS, transition_tables
 from ..functions.quoting import qualified, quote
 
 
@@ -51,9 +51,6 @@ def drop_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
     return DropTrigger(watch), DropFunction(watch)
 
 
-_EVENTS = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE", "truncated": "TRUNCATE"}
-
-
 def _function(watch: TableWatch) -> str:
     return qualified(watch.schema, watch.function_name)
 
@@ -86,10 +83,10 @@ def revoke_execute(watch: TableWatch) -> str:
 def create_trigger(watch: TableWatch) -> str:
     return trigger_text(
         watch.trigger_name,
-        f"AFTER {_EVENTS[watch.operation]}",
+        f"AFTER {TRIGGER_EVENTS[watch.operation]}",
         _table(watch),
         transition_tables(watch),
-        "ROW" if watch.level == "row" and watch.operation != "truncated" else "STATEMENT",
+        "ROW" if watch.fires_per_row else "STATEMENT",
         _function(watch),
     )
 
