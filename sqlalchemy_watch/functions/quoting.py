@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..declaring.dialect import PREPARER
+from ..declaring.dialect import PREPARER, escape_backslashes
 
 
 def quote(identifier: str) -> str:
@@ -18,4 +18,4 @@ def qualified(schema: str | None, name: str) -> str:
 def literal(text: str) -> str:
     """A string literal, the same under either setting of standard_conforming_strings."""
     quoted = text.replace("'", "''")
-    return f"E'{quoted}'".replace("\\", "\\\\") if "\\" in text else f"'{quoted}'"
+    return escape_backslashes(f"'{quoted}'")
