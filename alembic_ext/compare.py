@@ -15,7 +15,7 @@ from alembic.operations import ops
 from alembic.util import to_list
 from sqlalchemy import Table
 
-from sqlalchemy_watch.catalog.matching import read_catalog
+from sqlalchemy_watch.catalog.matching import match_watches
 from sqlalchemy_watch.catalog.reading import fetcher
 from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.spec import application_of
@@ -43,8 +43,8 @@ def add_operations(
     declared = [table for _, table in tables.values() if table is not None]
     leaving = [existing for existing, table in tables.values() if existing is not None and table is None]
     applications = {application_of(metadata) for metadata in to_list(context.metadata, [])}
-    reading = read_catalog(fetcher(context.connection), declared, applications, leaving)
-    for function in reading.unreadable:
+    matching = match_watches(fetcher(context.connection), declared, applications, leaving)
+    for function in matching.unreadable:
         log.warning(
             "the function %s.%s has the mark of sqlalchemy_watch, but its first line can't be read: it is left alone; "
             "restore the line, or drop the function",
@@ -54,13 +54,13 @@ def add_operations(
     default = context.dialect.default_schema_name
     front: list[ops.MigrateOperation] = []
     behind: list[ops.MigrateOperation] = []
-    for item in reading.items:
+    for item in matching.items:
         if item.is_foreign:
             _warn_of_foreign(item)
             continue
         for problem in item.column_problems:
             log.warning("the watch %s/%s can't work: %s", item.table, item.label, problem)
-        schema, table = _place(item, reading.declared_schemas)
+        schema, table = _place(item, matching.declared_schemas)
         old = installed_state(item, schema, table)
         new = declared_state(item.watch) if item.watch is not None else NOTHING
         columns = altered.get((None if schema == default else schema, table), ())

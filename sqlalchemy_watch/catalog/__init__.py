@@ -1,10 +1,10 @@
-"""What is installed in a database, read from pg_catalog, and how it differs from what is declared.
+"""The installed triggers, read from pg_catalog, and how they differ from the declarations.
 
-problems    what `status` and a listener say of watches that can't work
-matching    each watch with what is installed for it, and what is left over
+problems    warnings for `status` and for a listener's log
+matching    each watch with its installed trigger and function, and the left-overs
 status      the state of one watch
-comparing   how function and trigger differ from the declaration
+comparing   differences of function and trigger, in words
 reading     the queries
 installed   tables, triggers and functions as they exist
-virtual     which watches need a column that triggers do not see
+virtual     columns that have no value in a trigger
 """

@@ -14,7 +14,7 @@ from .installed import InstalledFunction
 
 
 def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
-    """How the function differs from what the watch would make."""
+    """Describe how the function differs from the one that the watch would make."""
     problems = []
     if found.body != function_body(watch):
         mark = found.mark
@@ -34,7 +34,7 @@ def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
 
 
 def trigger_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
-    """How the trigger differs from what the watch would make."""
+    """Describe how the trigger differs from the one that the watch would make."""
     trigger = found.trigger
     if trigger is None:
         return ["there is no trigger"]

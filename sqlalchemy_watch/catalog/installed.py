@@ -1,4 +1,4 @@
-"""What exists in a database, as pg_catalog describes it: tables, triggers and trigger functions."""
+"""Tables, triggers and trigger functions as pg_catalog describes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _EVENT_BITS = {"INSERT": 4, "DELETE": 8, "UPDATE": 16, "TRUNCATE": 32}
 
 @dataclass(frozen=True)
 class Relation:
-    """A table as it exists."""
+    """A table that exists."""
 
     oid: int
     schema: str
@@ -27,16 +27,16 @@ class Relation:
 
 @dataclass(frozen=True)
 class InstalledTrigger:
-    """A trigger as it exists."""
+    """A trigger that exists."""
 
     name: str
     relation: Relation
     type_bits: int
     enabled: str
     transition_tables: tuple[str | None, str | None]
-    #: No WHEN, no column list, no arguments, no constraint trigger.
+    #: True without WHEN, column list and arguments, and where it is no constraint trigger.
     plain: bool
-    #: As `pg_get_triggerdef` spells it.
+    #: The whole statement, from `pg_get_triggerdef`.
     definition: str
 
     @property
@@ -57,7 +57,7 @@ class InstalledTrigger:
 
 @dataclass(frozen=True)
 class InstalledFunction:
-    """A trigger function as it exists, with one of its triggers, if it has any."""
+    """A trigger function that exists, with one of its triggers, if it has any."""
 
     schema: str
     name: str
@@ -65,17 +65,17 @@ class InstalledFunction:
     language: str
     security_definer: bool
     settings: tuple[str, ...]
-    #: What follows the name in `CREATE OR REPLACE FUNCTION name`, as `pg_get_functiondef` spells it.
+    #: The text that follows the name in `CREATE OR REPLACE FUNCTION name`, from `pg_get_functiondef`.
     definition: str
-    #: Who may call it, beside the owner, as GRANT spells it; None where nothing was granted or revoked.
+    #: The roles beside the owner that may call it, as GRANT spells them; None where nothing was granted or revoked.
     grants: tuple[str, ...] | None
-    #: Whether it is in the first schema of the search path.
+    #: True if it is in the first schema of the search path.
     in_default_schema: bool
     trigger: InstalledTrigger | None
 
     @property
     def name_key(self) -> tuple[str, str]:
-        """Schema and name, which no other trigger function has."""
+        """Schema and name, which are unique: trigger functions have no arguments."""
         return self.schema, self.name
 
     @property
@@ -93,5 +93,5 @@ class InstalledFunction:
 
     @property
     def looks_marked(self) -> bool:
-        """Whether it begins like one of ours, even where the mark no longer parses."""
+        """True if it begins like one of ours, even where the mark no longer parses."""
         return self.body.lstrip("\n").startswith(MARK)

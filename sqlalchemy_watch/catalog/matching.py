@@ -1,4 +1,4 @@
-"""Each declared watch with what stands in its place, and what is left over of those declared before."""
+"""Declared watches matched with installed triggers and functions; what matches no watch is left over."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ from .status import IS_VIEW, NO_TABLE, State, WatchStatus
 from .virtual import virtual_problems
 
 
-class Reading(NamedTuple):
-    """What the catalog says of an application's watches."""
+class Matching(NamedTuple):
+    """The watches of an application, and what is left over of it."""
 
     items: list[WatchStatus]
-    #: Functions that begin with our mark, which can't be read any further: nobody can say whose they are.
+    #: Functions whose mark can't be read to its end: nobody can say whose they are.
     unreadable: list[InstalledFunction]
-    #: The schema of each table that exists, by oid, as the declaration spells it.
+    #: The declared schema of each table that exists, by its oid.
     declared_schemas: dict[int, str | None]
 
 
 def read_status(fetch: Fetch, tables: Iterable[Table]) -> list[WatchStatus]:
-    """One item for each watch of these tables, and for each left-over."""
+    """Return one item for each watch of these tables, and for each left-over."""
     tables = list(tables)
-    items = read_catalog(fetch, tables, {application_of(table.metadata) for table in tables}).items
+    items = match_watches(fetch, tables, {application_of(table.metadata) for table in tables}).items
     return [replace(i, problems=(*i.problems, *i.column_problems)) if i.column_problems else i for i in items]
 
 
-def read_catalog(
+def match_watches(
     fetch: Fetch, tables: Sequence[Table], applications: Collection[str], leaving: Sequence[Table] = ()
-) -> Reading:
-    """How the watches of these tables stand.
+) -> Matching:
+    """Match the watches of these tables with what is installed.
 
-    :param applications: whose left-overs are ours, by the names in their marks.
+    :param applications: the names in the marks of left-overs that are ours.
     :param leaving: tables that are about to be dropped: their watches are left over.
     """
     watches = [((table.schema, table.name), watch) for table in tables for watch in watches_of_table(table)]
@@ -48,8 +48,8 @@ def read_catalog(
     relations = read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})
     pairs = [(watch, relations.get(place)) for place, watch in watches]
     needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
-    find = _Finder(functions)
-    items = [_watch_status(watch, relation, *find(watch, relation)) for watch, relation in pairs]
+    finder = _Finder(functions)
+    items = [_watch_status(watch, relation, *finder.find(watch, relation)) for watch, relation in pairs]
 
     matched = {item.installed.key for item in items if item.installed is not None}
     considered = {relations[place].oid: place[0] for place in places if place in relations}
@@ -59,11 +59,11 @@ def read_catalog(
         if _is_ours(function, applications, considered, relations):
             items.append(_orphan(function))
     unreadable = {f.name_key: f for f in functions if f.looks_marked and f.mark is None}
-    return Reading(_mark_shared(items, functions, needed), list(unreadable.values()), considered)
+    return Matching(_with_sharing(items, functions, needed), list(unreadable.values()), considered)
 
 
 class _Finder:
-    """Finds what stands in a watch's place: by the trigger, else by the function's name."""
+    """Finds the function in a watch's place: the one that its trigger calls, else the one of its name."""
 
     def __init__(self, functions: Iterable[InstalledFunction]) -> None:
         self._by_trigger: dict[tuple[int, str], InstalledFunction] = {}
@@ -73,10 +73,10 @@ class _Finder:
             if (trigger := function.trigger) is not None:
                 self._by_trigger[trigger.relation.oid, trigger.name] = function
 
-    def __call__(
+    def find(
         self, watch: TableWatch, relation: Relation | None
     ) -> tuple[InstalledFunction | None, InstalledFunction | None]:
-        """The function in its place, and the one under its name, if that is another."""
+        """Return the function in its place, and the one of its name, if that is another."""
         if relation is None:
             return None, None
         named = self._by_name.get((relation.schema, watch.function_name))
@@ -88,15 +88,15 @@ class _Finder:
 
 
 def _marked_place(function: InstalledFunction) -> tuple[str | None, str] | None:
-    """Where the table of a function that no trigger calls would be."""
+    """Return the table that the mark of a function names, if no trigger calls the function."""
     mark = function.mark if function.trigger is None else None
     return None if mark is None else (function.schema, mark[1]["table"])
 
 
-def _mark_shared(
+def _with_sharing(
     items: Sequence[WatchStatus], functions: Sequence[InstalledFunction], needed: Collection[tuple[str, str]]
 ) -> list[WatchStatus]:
-    """Say of each item whose function would go whether something else needs that function."""
+    """Return the items; those whose function would be dropped say if something else needs that function."""
     leaving = {item.installed.key: item.installed for item in items if item.installed and item.drops_function}
     staying = {f.name_key for f in functions if f.trigger is not None and f.key not in leaving}
     last = {f.name_key: f.key for f in leaving.values()}
@@ -145,13 +145,13 @@ def _is_ours(
     considered: Collection[int],
     relations: Mapping[tuple[str | None, str], Relation],
 ) -> bool:
-    """Whether a left-over belongs to this application: nothing of another one's may be reported."""
+    """Return True if a left-over belongs to this application: those of others are not to be reported."""
     mark = found.mark
     if mark is None or mark[1]["application"] not in applications:
         return False
     if found.trigger is not None:
         return found.trigger.relation.oid in considered
-    # Of a copy in another tenant's schema nobody here can say whether it is left over.
+    # A copy in another tenant's schema may be in use there.
     schema = mark[1]["schema"]
     if not (found.in_default_schema if schema is None else found.schema == schema):
         return False

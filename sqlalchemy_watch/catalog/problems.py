@@ -1,4 +1,4 @@
-"""Problems of the installed triggers, in words, as a listener logs them."""
+"""Problems of the installed triggers, in words: for `status`, and for a listener's log."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Tabl
 
 
 def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
-    """The items, where those of durable watches also say what hinders the server from delivering them."""
+    """Return the items; those of durable watches also say if the server can't deliver them."""
     if not any(item.watch is not None and item.watch.is_durable for item in items):
         return items
     level = fetch(_WAL_LEVEL, {})[0][0]

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from ..functions.mark import MARK
 from .installed import InstalledFunction, InstalledTrigger, Relation
 
-#: Runs a query with named parameters (`:name`) and gives its rows.
+#: Runs a query with named parameters (`:name`) and returns its rows.
 Fetch = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
 
 _TABLES = """
@@ -27,16 +27,16 @@ WHERE CASE WHEN t.schema IS NULL THEN pg_catalog.pg_table_is_visible(c.oid) ELSE
 
 _FUNCTIONS = """
 SELECT pn.nspname, p.proname, p.prosrc, l.lanname, p.prosecdef, coalesce(p.proconfig, '{}'),
-  t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
-  t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable AND t.tgconstraint = 0 AS plain,
   pg_catalog.substr(pg_catalog.pg_get_functiondef(p.oid), pg_catalog.length('CREATE OR REPLACE FUNCTION '
     || pg_catalog.quote_ident(pn.nspname) || '.' || pg_catalog.quote_ident(p.proname)) + 1),
-  pg_catalog.pg_get_triggerdef(t.oid),
   CASE WHEN p.proacl IS NOT NULL THEN ARRAY(
     SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
       || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
     FROM pg_catalog.aclexplode(p.proacl) AS a WHERE a.grantee <> p.proowner ORDER BY 1) END,
-  coalesce(pn.nspname = pg_catalog.current_schema(), false)
+  coalesce(pn.nspname = pg_catalog.current_schema(), false),
+  t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
+  t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable AND t.tgconstraint = 0,
+  pg_catalog.pg_get_triggerdef(t.oid)
 FROM pg_catalog.pg_proc AS p
 JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
@@ -51,7 +51,7 @@ ORDER BY pn.nspname, p.proname, t.tgname, cn.nspname, c.relname
 
 
 def fetcher(connection: Connection) -> Fetch:
-    """Runs the catalog's queries on a SQLAlchemy connection."""
+    """Return a function that runs the catalog's queries on a SQLAlchemy connection."""
 
     def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
         return connection.execute(text(sql), dict(parameters)).all()
@@ -60,7 +60,7 @@ def fetcher(connection: Connection) -> Fetch:
 
 
 def psycopg_fetcher(connection: psycopg.Connection[Any]) -> Fetch:
-    """Runs the catalog's queries on a psycopg connection, which spells parameters in another way."""
+    """Return a function that runs them on a psycopg connection, which spells parameters in another way."""
 
     def fetch(sql: str, parameters: Mapping[str, Any]) -> Any:
         translated = re.sub(r"(?<![:\w]):(\w+)", r"%(\1)s", sql.replace("%", "%%"))
@@ -70,7 +70,7 @@ def psycopg_fetcher(connection: psycopg.Connection[Any]) -> Fetch:
 
 
 def read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> dict[tuple[str | None, str], Relation]:
-    """The tables that exist, by schema and name; those without a schema are looked up on the search path."""
+    """Return the tables that exist, by schema and name; one without a schema is looked up on the search path."""
     if not places:
         return {}
     rows = fetch(_TABLES, {"schemas": [schema for schema, _ in places], "names": [name for _, name in places]})
@@ -78,20 +78,28 @@ def read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> 
 
 
 def read_functions(fetch: Fetch, names: Sequence[str]) -> list[InstalledFunction]:
-    """The trigger functions that carry our mark, and those that have one of these names."""
+    """Return the trigger functions that carry our mark, and those that have one of these names."""
     rows = fetch(_FUNCTIONS, {"mark": MARK, "names": list(names)})
     return [_function(row) for row in rows]
 
 
 def _function(row: Sequence[Any]) -> InstalledFunction:
+    (
+        schema, name, body, language, security_definer, settings, definition, grants, in_default_schema,
+        trigger_name, table_oid, table_schema, table, type_bits, enabled, old_table, new_table, plain,
+        trigger_definition,
+    ) = row  # fmt: skip
     trigger = None
-    if row[6] is not None:
-        relation = Relation(row[7], row[8], row[9])
-        trigger = InstalledTrigger(row[6], relation, row[10], _char(row[11]), (row[12], row[13]), row[14], row[16])
-    grants = None if row[17] is None else tuple(row[17])
-    return InstalledFunction(row[0], row[1], row[2], row[3], row[4], tuple(row[5]), row[15], grants, row[18], trigger)
+    if trigger_name is not None:
+        relation = Relation(table_oid, table_schema, table)
+        trigger = InstalledTrigger(
+            trigger_name, relation, type_bits, _char(enabled), (old_table, new_table), plain, trigger_definition
+        )
+    grants = None if grants is None else tuple(grants)
+    return InstalledFunction(
+        schema, name, body, language, security_definer, tuple(settings), definition, grants, in_default_schema, trigger
+    )
 
 
 def _char(value: Any) -> str:
-    """asyncpg gives the type "char" as bytes."""
-    return value.decode() if isinstance(value, bytes) else value
+    return value.decode() if isinstance(value, bytes) else value  # asyncpg returns the type "char" as bytes

@@ -1,4 +1,4 @@
-"""`WatchStatus`: how a watch, or a left-over, stands in the database."""
+"""`WatchStatus`: the state of a watch, or of a left-over, in the database."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ IS_VIEW = "it is a view, which can't have such triggers"
 
 @dataclass(frozen=True)
 class WatchStatus:
-    """How a watch, or a left-over, stands in the database.
+    """The state of a watch, or of a left-over, in the database.
 
     `state` is `"installed"`, `"outdated"` (the database has it in another form), `"missing"` (declared,
-    not there) or `"orphaned"` (there and ours, not declared). `problems` says in words what differs, and
-    why a watch can't work though it is installed.
+    not there) or `"orphaned"` (there and ours, not declared). `problems` describes the differences, and the
+    reasons for which a watch can't work though it is installed.
     """
 
     state: State
@@ -33,36 +33,36 @@ class WatchStatus:
     problems: tuple[str, ...] = ()
     watch: TableWatch | None = field(default=None, repr=False)
     installed: InstalledFunction | None = field(default=None, repr=False)
-    #: Whether another watch or another trigger needs the installed function.
+    #: True if another watch or another trigger needs the installed function.
     shares_function: bool = field(default=False, repr=False)
-    #: What stands under the watch's name, where its trigger calls another function.
+    #: The function that has the watch's name, where its trigger calls another one.
     displaced: InstalledFunction | None = field(default=None, repr=False)
-    #: Why the watch can't work, whatever is installed: of columns that it needs.
+    #: Problems of the columns that the watch needs: it can't work, whatever is installed.
     column_problems: tuple[str, ...] = field(default=(), repr=False)
 
     @property
     def drops_function(self) -> bool:
-        """Whether nothing that is declared keeps the installed function under its name."""
+        """True if no declaration keeps the installed function under its name."""
         return self.installed is not None and (self.watch is None or self.installed.name != self.watch.function_name)
 
     @property
     def is_foreign(self) -> bool:
-        """Whether something that is not ours, or that nobody can read, stands in its place."""
+        """True if something in its place is not ours, or has a mark that can't be read."""
         return any(f is not None and f.mark is None for f in (self.installed, self.displaced))
 
     @property
     def function_differs(self) -> bool:
-        """Whether the function has to be created or replaced."""
+        """True if the function has to be created or replaced."""
         return self.watch is None or self.installed is None or bool(function_problems(self.watch, self.installed))
 
     @property
     def trigger_differs(self) -> bool:
-        """Whether replacing the function alone would not do."""
+        """True if the trigger has to be created or changed."""
         return self.watch is None or self.installed is None or bool(trigger_problems(self.watch, self.installed))
 
     @property
     def trigger_has_other_shape(self) -> bool:
-        """Whether switching the trigger on would not do."""
+        """True if the trigger has to be created anew: switching it on is not enough."""
         trigger = self.installed.trigger if self.installed is not None else None
         if self.watch is None or self.installed is None or trigger is None:
             return True

@@ -1,7 +1,7 @@
-"""Virtual generated columns, which have no value in a trigger: what a watch needs of them.
+"""Virtual generated columns, which have no value in a trigger, and the watches that need one.
 
-The declaration does not tell: `Computed(...)` without `persisted` is STORED or VIRTUAL, as SQLAlchemy's version
-and the server's have it. So the catalog is asked.
+A declaration does not always tell: `Computed(...)` without `persisted` is STORED or VIRTUAL by the versions of
+SQLAlchemy and of the server. So the catalog is asked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LITERAL = re.compile(r"'(?:[^']|'')*'")
 
 
 def virtual_problems(watch: TableWatch, columns: Iterable[str]) -> tuple[str, ...]:
-    """What is wrong with a watch, in words.
+    """Describe the virtual columns that a watch needs.
 
     :param columns: the virtual generated columns of its table.
     """
@@ -29,7 +29,7 @@ def virtual_problems(watch: TableWatch, columns: Iterable[str]) -> tuple[str, ..
 
 
 def _needed(watch: TableWatch, columns: Iterable[str]) -> tuple[str, ...]:
-    """Those of the columns that the watch carries, compares, or has in its condition."""
+    """Return those of the columns that the watch carries, compares, or has in its condition."""
     if watch.operation == "truncated":  # names no rows
         return ()
     named = {column.name for column in (*watch.key, *watch.extra, *watch.trigger_columns)}
@@ -39,9 +39,9 @@ def _needed(watch: TableWatch, columns: Iterable[str]) -> tuple[str, ...]:
 
 
 def _is_in_condition(watch: TableWatch, column: str) -> bool:
-    """Whether the condition names the column of the old row, or of the new one.
+    """Return True if the condition names the column of the old row, or of the new one.
 
-    Looked for in the text, since part of that may be the user's own.
+    It is looked for in the text, a part of which may be the user's own.
     """
     if watch.condition is None:
         return False
