@@ -1,6 +1,6 @@
 """Alembic sees watches: `alembic revision --autogenerate` writes their triggers into the migration.
 
-plugin       what Alembic loads; imports nothing that can fail
+plugin       the module that Alembic loads; imports nothing that can fail
 compare      declarations and database become operations
 states       a watch as it is declared, and as the database holds it, as statements
 operations   the operation, from one state to another

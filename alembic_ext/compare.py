@@ -1,4 +1,4 @@
-"""Declarations and database become operations: what `status` finds, in the order a migration needs.
+"""Declarations and database become operations, in the order that a migration needs.
 
 Removals first, then Alembic's own operations, then the rest; a downgrade, the reversed list of the reversed
 operations, is then in order as well.
@@ -35,7 +35,7 @@ Place = tuple[str | None, str]
 def add_operations(
     context: AutogenContext, upgrade: ops.UpgradeOps, tables: Mapping[Place, tuple[Table | None, Table | None]]
 ) -> None:
-    """Put what the watches need in front of Alembic's operations, and behind them.
+    """Put the operations that watches need in front of Alembic's, and behind them.
 
     :param tables: those that Alembic compares: as they exist, and as they are declared.
     """
@@ -76,7 +76,7 @@ def add_operations(
 
 
 def _place(item: WatchStatus, schemas: Mapping[int, str | None]) -> Place:
-    """The item's table; its schema as the declaration spells it."""
+    """Return the item's table, its schema as the declaration spells it."""
     if item.watch is not None:
         return item.watch.schema, item.watch.table
     assert item.installed is not None
@@ -100,7 +100,7 @@ def _warn_of_foreign(item: WatchStatus) -> None:
 
 
 def _altered_columns(operations: Iterable[ops.MigrateOperation]) -> dict[Place, list[str]]:
-    """The columns that are dropped, retyped or renamed, by table."""
+    """Return the columns that are dropped, retyped or renamed, by table."""
     altered: dict[Place, list[str]] = {}
     for operation in operations:
         if isinstance(operation, ops.ModifyTableOps):
@@ -118,10 +118,10 @@ def _altered_column(operation: ops.MigrateOperation) -> str | None:
 
 
 def _names_one(item: WatchStatus, columns: Sequence[str]) -> bool:
-    """Whether the function names one of the columns, as it is or as it is to be.
+    """Return True if the function names one of the columns, as it is or as it is to be.
 
-    A condition is text of the user's own, so the names are looked for in the text: one too many is aside
-    for a moment, in which the table is locked anyway.
+    A condition is text of the user's own, so the names are looked for in the text. A trigger that steps aside
+    without need does no harm: the table is locked anyway.
     """
     bodies = [item.installed.body] if item.installed is not None else []
     bodies += [function_body(item.watch)] if item.watch is not None else []

@@ -14,8 +14,8 @@ class WatchOp(MigrateOperation):
 
     :param table: as the declaration, or the function's mark, names it (`Table.key`).
     :param label: the signal's name.
-    :param reason: why, in words.
-    :param aside: whether this makes way for another operation, or comes back after it.
+    :param reason: the differences, in words.
+    :param aside: True if this makes way for another operation, or comes back after it.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class WatchOp(MigrateOperation):
 
     @property
     def verb(self) -> str:
-        """What it does, in a word or two."""
+        """The name of the change, in a word or two."""
         if self.aside:
             return "step aside" if self.new.trigger is None else "step back"
         if self.new == NOTHING:
@@ -44,5 +44,5 @@ class WatchOp(MigrateOperation):
         return (f"{self.verb.replace(' ', '_')}_watch", self.table, self.label, self.reason)
 
     def statements(self) -> list[str]:
-        """The SQL of it, in order, one statement each."""
+        """Return the SQL statements, in order."""
         return self.old.leave(self.new) + self.new.enter(self.old)

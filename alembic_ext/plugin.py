@@ -1,7 +1,7 @@
-"""What the entry points name: loaded by every `import alembic`, wherever this library is installed.
+"""The module that the entry points name: loaded by every `import alembic`, wherever this library is installed.
 
 So it imports nothing that can fail: a failure here would break every alembic command, also of projects that
-watch nothing. All else waits for the first comparison.
+watch nothing. Other imports wait for the first comparison.
 
 Alembic 1.20.1 wants a module that has `setup`, the versions before it iterate over what the entry point
 names: `plugin` is a module, and iterates over itself.
@@ -59,14 +59,14 @@ def _see_table(
     existing: Table | None,
     declared: Table | None,
 ) -> PriorityDispatchResult:
-    """Alembic compares this table: the user's `include_name` and `include_object` let it pass."""
+    """Remember a table that Alembic compares: the user's `include_name` and `include_object` let it pass."""
     seen: dict[tuple[str | None, str], tuple[Any, Any]] = vars(context).setdefault(_ELEMENT, {})
     seen[schema, name] = existing, declared
     return _go_on()
 
 
 def _compare(context: AutogenContext, upgrade: UpgradeOps, schemas: set[str | None]) -> PriorityDispatchResult:
-    """All tables are compared: add what their watches need."""
+    """Add the operations that watches need, after all tables are compared."""
     if vars(context).get(_DONE) or not _is_supported(context):
         return _go_on()
     vars(context)[_DONE] = True

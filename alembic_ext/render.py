@@ -1,7 +1,7 @@
 """The operation as lines of a migration: plain `op.execute(...)`, which need this library no more.
 
-What can't travel unharmed stands in another spelling of the same. `text()` reads `:name` as a parameter; a
-percent sign is doubled for some drivers, and in `--sql` mode never halved again; a tab becomes spaces there.
+Characters that would not arrive unharmed are spelled in another way. `text()` reads `:name` as a parameter. A
+percent sign is doubled for some drivers, and in `--sql` mode never halved again. A tab becomes spaces there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .operations import WatchOp
 
 @renderers.dispatch_for(WatchOp)
 def render_watch(context: AutogenContext, operation: WatchOp) -> list[str]:
-    """A comment that says what it is, then one `op.execute` for each statement."""
+    """Return a comment that names the change, then one `op.execute` for each statement."""
     prefix = context.opts["alembic_module_prefix"] or ""
     comment = f"# watch: {operation.verb} {operation.table!r}, signal {operation.label!r}"
     calls = [f"{prefix}execute({_argument(sql)})" for sql in operation.statements()]
@@ -25,13 +25,13 @@ def render_watch(context: AutogenContext, operation: WatchOp) -> list[str]:
 
 
 def _argument(sql: str) -> str:
-    """The statement as Python literals, one a line: no editor, and no re-indenting, changes what is inside."""
+    """Return the statement as Python literals, one a line, which no editor and no re-indenting changes."""
     lines = [repr(line) for line in re.findall(r"[^\n]*\n|[^\n]+", escape_colons(without_percent(sql)))]
     return lines[0] if len(lines) == 1 else "".join(["\n", *(f"    {line}\n" for line in lines)])
 
 
 def escape_colons(sql: str) -> str:
-    r"""The text that `text()` turns into this SQL, under SQLAlchemy 2.0 as under 2.1.
+    r"""Return the text that `text()` turns into this SQL, under SQLAlchemy 2.0 as under 2.1.
 
     A cast (`::name`) is left as it is. Colons that touch a backslash, or each other in other ways, depend on
     details of the expressions that `text()` is read with: then all of them are escaped.
@@ -41,7 +41,7 @@ def escape_colons(sql: str) -> str:
     return re.sub(r"(?<!:):(?=\w)", r"\:", sql)
 
 
-#: A dollar-quoted literal, a quoted name, a literal. What is between them is ASCII of ours and of PostgreSQL.
+#: A dollar-quoted literal, a quoted name, a literal. The text between them is ASCII of ours and of PostgreSQL.
 _QUOTED = re.compile(
     r"""(?P<tag>\$\w*\$)(?P<body>.*?)(?P=tag) | "(?P<name>(?:[^"]|"")+)" | (?P<e>E?)'(?P<literal>(?:[^']|'')*)'""",
     re.DOTALL | re.VERBOSE,
@@ -50,7 +50,7 @@ _HARMED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f%]")
 
 
 def without_percent(sql: str) -> str:
-    """The same statement, with neither a percent sign nor a control character in it."""
+    """Return the same statement with neither a percent sign nor a control character in it."""
     return _QUOTED.sub(_respelled, sql) if _HARMED.search(sql) else sql
 
 

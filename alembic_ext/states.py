@@ -19,7 +19,7 @@ _MODES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALW
 
 _NAME = r'(?:"(?:[^"]|"")*"|\w+)'
 _EVENT = rf"(?:INSERT|DELETE|TRUNCATE|UPDATE(?: OF {_NAME}(?:, {_NAME})*)?)"
-#: What `pg_get_triggerdef` gives: always with the table's schema, and at times with the function's.
+#: A statement from `pg_get_triggerdef`: always with the table's schema, and at times with the function's.
 _SPELLED_TRIGGER = re.compile(
     rf"^(?P<head>CREATE (?:CONSTRAINT )?TRIGGER {_NAME} (?:BEFORE|AFTER|INSTEAD OF) {_EVENT}(?: OR {_EVENT})*)"
     rf" ON {_NAME}\.{_NAME} (?P<middle>.*) EXECUTE FUNCTION {_NAME}(?:\.{_NAME})?"
@@ -37,7 +37,7 @@ class Function:
     grants: tuple[str, ...] | None = ()
 
     def permissions(self) -> list[str]:
-        """What has to follow its creation."""
+        """Return the statements that have to follow its creation."""
         if self.grants is None:
             return []
         lines = [] if "PUBLIC" in self.grants else [f"REVOKE ALL ON FUNCTION {self.name}() FROM PUBLIC"]
@@ -47,7 +47,7 @@ class Function:
 
 @dataclass(frozen=True)
 class Trigger:
-    """A trigger; `create` is None for one that is known to be absent, here at least."""
+    """A trigger; `create` is None for one that does not exist in this database."""
 
     name: str
     table: str
@@ -55,7 +55,7 @@ class Trigger:
     mode: str = "O"
 
     def switch(self) -> str:
-        """Brings it into its mode."""
+        """Return the statement that brings it into its mode."""
         return f"ALTER TABLE {self.table} {_MODES[self.mode]} TRIGGER {quote(self.name)}"
 
     @property
@@ -68,13 +68,13 @@ class Trigger:
 
 @dataclass(frozen=True)
 class State:
-    """What there is of a watch; two functions where the trigger calls another than the one of its name."""
+    """The parts of a watch; two functions where the trigger calls another one than that of its name."""
 
     functions: tuple[Function, ...] = ()
     trigger: Trigger | None = None
 
     def leave(self, new: State) -> list[str]:
-        """What has to go."""
+        """Return the statements that drop what the new state does not have."""
         lines = []
         trigger = self.trigger
         if trigger is not None and trigger != new.trigger and not trigger.differs_in_mode_alone(new.trigger):
@@ -83,7 +83,7 @@ class State:
         return lines + [f"DROP FUNCTION IF EXISTS {f.name}()" for f in self.functions if f.name not in kept]
 
     def enter(self, old: State) -> list[str]:
-        """What has to come."""
+        """Return the statements that create what the old state does not have."""
         lines = []
         trigger, present = self.trigger, {function.name: function for function in old.functions}
         for function in self.functions:
@@ -102,7 +102,7 @@ NOTHING = State()
 
 
 def declared_state(watch: TableWatch) -> State:
-    """What the declaration asks for."""
+    """Return the state that the declaration asks for."""
     return State(
         (Function(qualified(watch.schema, watch.function_name), ddl.create_function(watch)),),
         Trigger(watch.trigger_name, qualified(watch.schema, watch.table), ddl.create_trigger(watch)),
@@ -110,7 +110,7 @@ def declared_state(watch: TableWatch) -> State:
 
 
 def installed_state(item: WatchStatus, schema: str | None, table: str) -> State:
-    """What the database holds; of a declared watch, what does not differ is spelled as the declaration does.
+    """Return the state in the database; parts of a declared watch that do not differ are spelled as declared.
 
     :param schema: of the table, as it is declared.
     """

@@ -64,14 +64,14 @@ class ListenerStartError(ListenerError):
 
 
 class CatchUpTimeout(ListenerError, TimeoutError):
-    """What was committed before `Listener.catch_up` was not dispatched within its timeout."""
+    """Changes committed before `Listener.catch_up` were not dispatched within its timeout."""
 
 
 class EventsDropped(WatchError):
     """Raised once into a stream at the place where events are missing; the stream goes on afterwards.
 
-    `dropped` is how many events the stream itself dropped (0 where the listener missed something),
-    `reason` says why.
+    `dropped` is the number of events that the stream itself dropped (0 where the listener missed something),
+    and `reason` says why.
     """
 
     def __init__(self, reason: str, dropped: int = 0) -> None:
@@ -83,7 +83,7 @@ class EventsDropped(WatchError):
 class PayloadError(WatchError):
     """A notification is garbage, or of a version this library does not know."""
 
-    #: Whether it tells of rows all the same, so that a resync follows.
+    #: True if it tells of rows all the same, so that a resync follows.
     tells_of_rows: bool = False
 
 

@@ -44,7 +44,7 @@ _ENDPOINTS_KEY = "sqlalchemy_watch_endpoints"
 
 
 class Endpoint(NamedTuple):
-    """A signal that a table's watch feeds, and whose it is: a mapper, or the Table itself."""
+    """A signal that a table's watch feeds, and its owner: a mapper, or the Table itself."""
 
     owner: Mapper[Any] | Table
     signal: WatchSignal[Any]
@@ -146,12 +146,12 @@ def _refuse_second(target: Any, name: str) -> None:
 
 
 def signals_of(target: Any) -> WatchSignals[Any] | None:
-    """The signals of a class or Table; None where it isn't watched."""
+    """Return the signals of a class or Table; None where it isn't watched."""
     return _signals.get(target)
 
 
 def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:
-    """Every signal that watches of these tables feed."""
+    """Return every signal that watches of these tables feed."""
     found = {}
     for table in tables:
         for (key, _), endpoints in endpoints_in(table.metadata).items():
@@ -161,7 +161,7 @@ def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:
 
 
 def endpoints_in(metadata: MetaData) -> dict[tuple[str, str], list[Endpoint]]:
-    """The signals that each watch of this MetaData feeds, by `Table.key` and label."""
+    """Return the signals that each watch of this MetaData feeds, by `Table.key` and label."""
     return cast(dict[tuple[str, str], list[Endpoint]], metadata.info.setdefault(_ENDPOINTS_KEY, {}))
 
 
@@ -185,7 +185,7 @@ def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any
 def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSignals[Any]:
     class_ = mapper.class_
     filings: list[_Filing] = []
-    chain = hierarchy.tables_of(mapper) if watches else ()
+    chain = hierarchy.parts_of(mapper) if watches else ()
     delivery = getattr(class_, "__watch_delivery__", None)
     discriminators = [hierarchy.discriminator(mapper, part) for part in chain]
     for spec in watches:
@@ -247,7 +247,7 @@ def _signal(owner: str, filed: list[TableWatch]) -> WatchSignal[Any]:
 
 
 def _check_attributes(owner: str, chain: tuple[hierarchy.Part, ...], spec: Watch) -> None:
-    """Every attribute named must be a column of a table that says the operation."""
+    """Raise unless every attribute named is a column of a table whose trigger fires for the operation."""
     parts = [p for p in chain if p.is_root or spec.operation == "updated"]
     columns = {attribute: column for part in reversed(parts) for attribute, column in part.columns.items()}
     _check_columns(owner, [p.table.key for p in parts], columns, spec)
@@ -334,7 +334,7 @@ def _delivery(owner: str, table: Table, spec: Watch, default: object) -> Deliver
 
 
 def _attribute(reference: Any, columns: Mapping[str, Column[Any]]) -> str | None:
-    """The attribute name a reference stands for: a name, an instrumented attribute, a Column."""
+    """Return the attribute name of a reference: a name, an instrumented attribute or a Column."""
     if isinstance(reference, str):
         return reference if reference in columns else None
     if isinstance(reference, InstrumentedAttribute):

@@ -1,4 +1,4 @@
-"""The wire format, which the trigger functions write and the listener reads: it stands here alone.
+"""The wire format, which the trigger functions write and the listener reads. It is defined here alone.
 
 A payload is one JSON object. Field names come once, rows are arrays, unknown fields are ignored::
 
@@ -8,8 +8,8 @@ A payload is one JSON object. Field names come once, rows are arrays, unknown fi
      "rows": [[7, 3, "1", 2], [8, 4], {"partial": [9]}]}
 
 - `at` is `clock_timestamp()` in microseconds since 1970. With `wal`, the position in the server's log, it
-  makes every notification of a transaction differ: PostgreSQL drops identical ones and keeps the first. What
-  is only logged needs no `wal`.
+  makes every notification of a transaction differ: PostgreSQL drops identical ones and keeps the first.
+  Messages that are only logged need no `wal`.
 - A row holds the values of `columns`, then, where the previous row was found, a text with a 1 or a 0 for
   each name in `old` (changed or not) and the previous values of these.
 - `{"partial": [...]}` has the key (and discriminator) alone: the whole row would not fit.
@@ -41,17 +41,17 @@ VERSION: Final = 1
 #: `pg_notify` refuses a payload of 8,000 bytes and more.
 MAX_PAYLOAD_BYTES: Final = 7_999
 
-#: Of durable messages this is where the rows of a large statement are cut.
+#: The size from which on the rows of a large statement go into another durable message.
 DURABLE_PAYLOAD_BYTES: Final = 65_536
 
-#: What is larger than a single message may be is never logged: from 1,020 MB on the server refuses it, which would make
-#: the write fail, and long before that nobody can read it any more.
+#: A larger message is never logged. From 1,020 MB on the server refuses one, which would make the write fail, and long
+#: before that nobody can read it any more.
 MAX_MESSAGE_BYTES: Final = 512 * 1024 * 1024
 
 #: Prefix of logical messages; the channel follows.
 DURABLE_PREFIX: Final = "sqlalchemy_watch/"
 
-#: What column names may take of a payload, and what a context may: the rest is for rows.
+#: The shares of a payload that column names and a context may take. The rest is for rows.
 MAX_NAMES_BYTES: Final = 2_500
 MAX_CONTEXT_BYTES: Final = 2_000
 
@@ -59,15 +59,16 @@ MAX_CONTEXT_BYTES: Final = 2_000
 TOO_LARGE: Final = "a row does not fit into a notification"
 BUILD_FAILED: Final = "the trigger function could not build the notification"
 
-#: Settings of the writer's session that the trigger functions read.
+#: Settings of the writer's session, which the trigger functions read.
 MUTED_SETTING: Final = "sqlalchemy_watch.muted"
 CONTEXT_SETTING: Final = "sqlalchemy_watch.context"
 
 
 def sql_type(type_: TypeEngine[Any]) -> str:
-    """The column's type as PostgreSQL spells it, in lower case and without length, precision or collation.
+    """Return the type as PostgreSQL spells it, in lower case and without length, precision or collation.
 
-    A DOMAIN is the type it is made of. Empty for other types of the user's own and those SQLAlchemy can't spell.
+    A DOMAIN is the type it is made of. The result is empty for other types of the user's own, and for those that
+    SQLAlchemy can't spell.
     """
     impl: Any = type_.dialect_impl(POSTGRESQL)
     if isinstance(impl, sqltypes.TypeDecorator):
@@ -90,8 +91,8 @@ def _quoted(cast: str) -> Callable[[str], str]:
     return lambda column: f"'\"' || {column}::{cast}::pg_catalog.text || '\"'"
 
 
-# Where somebody retyped the column by hand, the JSON stays well-formed: what isn't a number any more raises, inside
-# the guard, and the listener is told. A cast to bigint would round what has a fraction.
+# The JSON stays well-formed where somebody retyped the column by hand: a value that is no number raises inside the
+# guard, and the listener is told to resync. A cast to bigint would round a fraction away.
 
 
 def _integer(column: str) -> str:
@@ -122,7 +123,7 @@ def _hex(column: str) -> str:
     return f"'\"' || pg_catalog.encode({column}::pg_catalog.bytea, 'hex') || '\"'"
 
 
-#: Whose text needs no escaping is concatenated, at half of what to_json costs; the rest is escaped.
+#: Types whose text needs no escaping: concatenating costs half of what to_json does. Others are escaped.
 _ENCODINGS: dict[str, Callable[[str], str]] = {
     "smallint": _integer,
     "integer": _integer,
@@ -147,7 +148,7 @@ _STABLE = frozenset(_ENCODINGS) | {
 
 
 def encode_sql(type_: TypeEngine[Any], column: str) -> str:
-    """A SQL expression for the JSON text of a column's value; NULL becomes null.
+    """Return a SQL expression for the JSON text of a column's value; NULL becomes null.
 
     :param column: the qualified, quoted column.
     """
@@ -155,36 +156,36 @@ def encode_sql(type_: TypeEngine[Any], column: str) -> str:
 
 
 def needs_fixed_settings(type_: TypeEngine[Any]) -> bool:
-    """Whether the text of such a value depends on DateStyle, IntervalStyle and the like."""
+    """Return True if the text of such a value depends on DateStyle, IntervalStyle and the like."""
     return sql_type(type_) not in _STABLE and not isinstance(type_, sqltypes.Enum)
 
 
 def bare_type(type_: TypeEngine[Any]) -> type | None:
-    """`int` or `bool` where values travel as JSON numbers or booleans, else None: as strings."""
+    """Return `int` or `bool` where values travel as JSON numbers or booleans; None where they travel as strings."""
     return {"smallint": int, "integer": int, "bigint": int, "boolean": bool}.get(sql_type(type_))
 
 
 def is_pickled(type_: TypeEngine[Any]) -> bool:
-    """Whether values are unpickled when they are read."""
+    """Return True if values are unpickled when they are read."""
     while isinstance(type_, sqltypes.TypeDecorator) and not isinstance(type_, sqltypes.PickleType):
         type_ = type_.impl_instance
     return isinstance(type_, sqltypes.PickleType)
 
 
-#: What pg_catalog itself compares by value. Of the other types some have no equality (json, point), some an odd one
-#: (boxes are equal by their area), and that of an extension is not found under every search_path.
+#: Types that pg_catalog itself compares by value. Of the others some have no equality (json, point) and some an odd one
+#: (boxes are equal by their area), and an extension's is not found under every search_path.
 _COMPARABLE = (_STABLE | {
     "real", "float", "double precision", "interval", "macaddr8", "oid", "money", "bit", "bit varying", "tsvector",
 }) - {"json", "citext"}  # fmt: skip
 
 
 def has_equality(type_: TypeEngine[Any]) -> bool:
-    """Whether such values compare with `IS DISTINCT FROM`; the others compare as text."""
+    """Return True if such values compare with `IS DISTINCT FROM`; the others compare as text."""
     return isinstance(type_, sqltypes.Enum) or sql_type(type_).partition("[")[0] in _COMPARABLE
 
 
 def head_fields(watch: TableWatch) -> dict[str, Any]:
-    """The fields of a payload that are known beforehand."""
+    """Return the fields of a payload that are known beforehand."""
     fields: dict[str, Any] = {
         "v": VERSION,
         "table": watch.table,
@@ -198,10 +199,10 @@ def head_fields(watch: TableWatch) -> dict[str, Any]:
 
 
 def head_json(watch: TableWatch) -> str:
-    """The beginning of a payload, without the closing brace."""
+    """Return the beginning of a payload, without the closing brace."""
     return json.dumps(head_fields(watch), ensure_ascii=False, separators=(",", ":"))[:-1]
 
 
 def names_size(watch: TableWatch) -> int:
-    """How many bytes the constant part of a payload takes."""
+    """Return the size of the constant part of a payload, in bytes."""
     return len(head_json(watch).encode())

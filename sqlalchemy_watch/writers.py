@@ -1,4 +1,4 @@
-"""`muted` and `context`: what a writer can say about its own transaction.
+"""`muted` and `context`, by which a writer says something about its own transaction.
 
 Both are settings local to the transaction, so they leave nothing behind on a pooled connection, and a
 rollback takes them back.
@@ -59,7 +59,7 @@ class _Setting:
         if isinstance(target, Connection):
             connection = target
         else:
-            target.flush()  # what was changed before the block is not of it
+            target.flush()  # changes made before the block are not of it
             connection = _connection_of(target)
         if connection.dialect.name != "postgresql":
             raise ConfigurationError(f"only PostgreSQL has triggers to speak to, and this is {connection.dialect.name}")

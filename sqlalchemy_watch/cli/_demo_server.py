@@ -1,4 +1,4 @@
-"""The demo's own PostgreSQL, of which nothing stays behind, and interrupts that wait until that is so."""
+"""The demo's own PostgreSQL, of which nothing stays behind, and interrupts that wait for the clean-up."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Whatever asks this process to end raises KeyboardInterrupt in the block, so that it can clean up."""
+    """Raise KeyboardInterrupt in the block for any signal that asks this process to end, so that it can clean up."""
     with _handled(signal.default_int_handler):
         yield
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """An interrupt waits until the block has ended, and takes the place of an error that it caused in a child."""
+    """Hold an interrupt until the block has ended; it replaces an error that it caused in a child process."""
     asked = False
 
     def remember(number: int, frame: FrameType | None) -> None:
@@ -47,7 +47,7 @@ def uninterrupted() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(handler: Any) -> Iterator[None]:
-    # What the shell has set to be ignored (nohup, background jobs) stays so.
+    # Signals that the shell has set to be ignored (nohup, background jobs) stay ignored.
     heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, handler) for number in heeded}
     try:
@@ -59,7 +59,7 @@ def _handled(handler: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def embedded_database() -> Iterator[str]:
-    """The URL of a database in a server that lives as long as the block.
+    """Run a server for as long as the block, and yield the URL of its database.
 
     :raises ConfigurationError: where none is installed.
     :raises WatchError: where it does not start.

@@ -1,4 +1,4 @@
-"""The demo's application: two watched models. What it hears of is written by another process."""
+"""The demo's application: two watched models. Another process writes the rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo shows: counters and the latest events, live in a terminal, or plain lines elsewhere."""
+"""The demo's view: counters and the latest events, live in a terminal, or plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ GLOW = 0.5
 
 
 class DemoView:
-    """A receiver that counts, and shows what it hears while used as a context manager."""
+    """A receiver that counts events, and shows them while it is used as a context manager."""
 
     def __init__(self, console: Console, signals: list[str], where: str) -> None:
         self.heard: Counter[str] = Counter(dict.fromkeys(signals, 0))
@@ -59,7 +59,7 @@ class DemoView:
             self._live.stop()
 
     def show_event(self, sender: Any, event: Event[Any]) -> None:
-        """The receiver."""
+        """Receive an event."""
         with self._lock:
             name = signal_name(event)
             self.heard[name] += 1
@@ -73,7 +73,7 @@ class DemoView:
                 self.broken = True
 
     def show_statement(self, sql: str) -> None:
-        """What the other process runs now."""
+        """Show the statement that the other process runs now."""
         with self._lock:
             self._statement = sql
 

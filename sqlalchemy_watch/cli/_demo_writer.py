@@ -1,7 +1,7 @@
 """The demo's other process: plain SQL through psycopg. It knows nothing of models, signals or this library.
 
-`python _demo_writer.py URL SCHEMA` writes for some seconds. It prints what it does, one JSON object a line:
-`{"sql": ...}` for a statement, and at the end `{"written": ...}`, how many rows each signal should have told of.
+`python _demo_writer.py URL SCHEMA` writes for some seconds. It prints one JSON object a line: `{"sql": ...}`
+for a statement, and at the end `{"written": ...}`, the number of rows that each signal should have told of.
 """
 
 import json
@@ -20,7 +20,7 @@ PAUSE = 1.0
 
 
 class Writer:
-    """Writes, says what it writes, and counts what each signal should tell of."""
+    """Writes rows, prints its statements, and counts the rows that each signal should tell of."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.written: Counter[str] = Counter()
@@ -35,9 +35,9 @@ class Writer:
         time.sleep(pause)
 
     def write(self) -> None:
-        """Everything."""
+        """Write everything."""
         self._write_single_rows()
-        self._write_what_nobody_hears()
+        self._write_unheard()
         self._write_many_rows()
 
     def _write_single_rows(self) -> None:
@@ -62,7 +62,7 @@ class Writer:
                 f"UPDATE orders SET status = 'shipped' WHERE id = {number}", "Order.updated", "Order.shipped", pause=0.3
             )
 
-    def _write_what_nobody_hears(self) -> None:
+    def _write_unheard(self) -> None:
         self.execute("UPDATE customers SET email = email", pause=PAUSE / 2)
         with self._connection.transaction() as transaction:
             self.execute("INSERT INTO orders (id, customer_id, total) VALUES (-1, 1, 1)", pause=PAUSE / 2)

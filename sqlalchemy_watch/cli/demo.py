@@ -1,4 +1,4 @@
-"""`demo`: two watched models, another process that writes, and what is heard of it."""
+"""`demo`: two watched models, another process that writes, and the events that are heard."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _run(engine: Engine, console: Console, where: str) -> tuple[dict[str, int], 
 
 
 def _write(engine: Engine, view: DemoView) -> dict[str, int]:
-    """Run the writer to its end; what it has written."""
+    """Run the writer to its end; return the number of rows written, by signal."""
     url = engine.url.set(drivername="postgresql").render_as_string(hide_password=False)
     writer = subprocess.Popen(
         [sys.executable, demo_writer.__file__, url, demo_shop.SCHEMA],
@@ -94,7 +94,7 @@ def _write(engine: Engine, view: DemoView) -> dict[str, int]:
 
 @contextlib.contextmanager
 def _database(url: str | None, console: Console) -> Iterator[tuple[Engine, str]]:
-    """An engine for a database, and what to call it: the given one, or an embedded server's."""
+    """Make an engine for the given database, or for an embedded server's, and a name to show for it."""
     with contextlib.ExitStack() as stack:
         if url:
             engine = make_engine(url)
@@ -122,7 +122,7 @@ def _schema(engine: Engine) -> Iterator[None]:
 
 
 def _summarize(written: dict[str, int], heard: dict[str, int]) -> bool:
-    """A plain table of rows written and events heard; whether they agree."""
+    """Print a plain table of rows written and events heard; return True if they agree."""
     print(f"{'signal':<26}{'written':>10}{'heard':>10}")
     names = sorted({*written, *heard})
     for name in names:

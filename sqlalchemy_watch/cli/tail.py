@@ -23,7 +23,7 @@ from ..signals.events import Event
 from ..watched import signals_in
 from .target import Target, Url, load_target, make_engine
 
-#: What needs no quotes in a line of text.
+#: Types whose values need no quotes in a line of text.
 _PLAIN = (int, float, Decimal, uuid.UUID, date, time, timedelta, type(None))
 
 
@@ -71,7 +71,7 @@ class _Printer:
             print(self._line(event), flush=True)
         except BrokenPipeError:
             self.broken = True
-            # What is left in the buffer would fail again at exit, with exit status 120.
+            # The rest of the buffer would fail again at exit, with exit status 120.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self._ended.set()
         if self._left is not None:
@@ -81,7 +81,7 @@ class _Printer:
 
     def _line(self, event: Event[Any]) -> str:
         if self._as_json:
-            return json.dumps(_strict(event_fields(event)), default=str)
+            return json.dumps(_without_nan(event_fields(event)), default=str)
         return event_text(event, self._width)
 
     def print_resync(self, sender: Any, reason: str) -> None:
@@ -92,17 +92,17 @@ class _Printer:
 
 
 def signal_name(event: Event[Any]) -> str:
-    """As `User.updated`; of the row's own class, which may be below the one that is watched."""
+    """Return a name such as `User.updated`, of the row's own class: that may be below the one that is watched."""
     return f"{model_name(event)}.{event.label}"
 
 
 def model_name(event: Event[Any]) -> str:
-    """The class's name, or the table's."""
+    """Return the class's name, or the table's."""
     return str(getattr(event.model, "__name__", None) or event.model.key)
 
 
 def event_fields(event: Event[Any]) -> dict[str, Any]:
-    """What a JSON line has."""
+    """Return the fields of a JSON line."""
     fields: dict[str, Any] = {
         "model": model_name(event),
         "operation": event.operation,
@@ -119,17 +119,20 @@ def event_fields(event: Event[Any]) -> dict[str, Any]:
     return fields if event.lsn is None else {**fields, "lsn": event.lsn, "position": event.position}
 
 
-def _strict(value: Any) -> Any:
-    """The value without NaN and infinities, which JSON does not have: they become strings."""
+def _without_nan(value: Any) -> Any:
+    """Return the value with strings in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
-        return {name: _strict(found) for name, found in value.items()}
-    return [_strict(found) for found in value] if isinstance(value, list | tuple) else value
+        return {name: _without_nan(found) for name, found in value.items()}
+    return [_without_nan(found) for found in value] if isinstance(value, list | tuple) else value
 
 
 def event_text(event: Event[Any], width: int = 0) -> str:
-    """What a line of text has; the signal's name takes as many characters as `width` says."""
+    """Return a line of text.
+
+    :param width: of the signal's name, in characters.
+    """
     changes = ""
     if event.old is not None and event.changed:
         changes = "  was " + _pairs({name: event.old[name] for name in sorted(event.changed)})

@@ -1,4 +1,4 @@
-"""TARGET and --url: from words on the command line to objects."""
+"""TARGET and --url: words on the command line become objects."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Url = Annotated[
 
 
 def load_target(target: str) -> Any:
-    """The object that `module:name` stands for; modules are found from the working directory as well.
+    """Return the object that `module:name` stands for; modules are found from the working directory as well.
 
     :raises ConfigurationError: where there is none, or it can't be watched.
     """
@@ -51,7 +51,7 @@ def load_target(target: str) -> Any:
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
-        raise ConfigurationError(f"target {target!r}: can't import {module_name!r}: {_what_failed(error)}") from error
+        raise ConfigurationError(f"target {target!r}: can't import {module_name!r}: {_failure(error)}") from error
     for name in path.split("."):
         try:
             found = getattr(found, name)
@@ -61,8 +61,8 @@ def load_target(target: str) -> Any:
     return found
 
 
-def _what_failed(error: Exception) -> str:
-    """The error, and the line of the application that it comes from."""
+def _failure(error: Exception) -> str:
+    """Describe the error, with the line of the application that it comes from."""
     if isinstance(error, (ImportError, SyntaxError)):
         return str(error)
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_library(frame.filename)]
@@ -75,7 +75,7 @@ def _is_library(filename: str) -> bool:
 
 
 def make_engine(url: str | None) -> Engine:
-    """An engine for the URL, which may name any driver: the command line uses psycopg, as the listener does.
+    """Make an engine for the URL, which may name any driver: the command line uses psycopg, as the listener does.
 
     :raises ConfigurationError: where no URL is given, or it is none of PostgreSQL.
     """
@@ -107,7 +107,7 @@ def _query_for_psycopg(driver: str, query: Mapping[str, Any]) -> dict[str, Any]:
 
 @contextmanager
 def connect(url: str | None) -> Iterator[psycopg.Connection[Any]]:
-    """A psycopg connection in autocommit, for what is no matter of models."""
+    """Open a psycopg connection in autocommit, for commands that need no models."""
     engine = make_url(make_engine(url).url).set(drivername="postgresql")
     connection = psycopg.connect(engine.render_as_string(hide_password=False), autocommit=True)
     try:

@@ -16,11 +16,11 @@ from ..errors import ConfigurationError
 from .dialect import POSTGRESQL, PREPARER
 from .spec import Condition
 
-#: How statement-level functions call the row concerned and the previous one, and row-level ones.
+#: The aliases of a row and of its previous version in statement-level functions.
 STATEMENT_ALIASES = ("r", "o")
 
 
-#: Why the values of such a column can be neither carried nor compared.
+#: The reason for which such a column can be neither carried nor compared, with the remedy.
 VIRTUAL_RULE = (
     "a virtual generated column has no value in a trigger: make it STORED (Computed(..., persisted=True)) "
     "or leave it out"
@@ -28,7 +28,7 @@ VIRTUAL_RULE = (
 
 
 def is_virtual(column: Column[Any]) -> bool:
-    """Whether the column is declared as a generated one that is not stored."""
+    """Return True if the column is declared as a generated one that is not stored."""
     return column.computed is not None and column.computed.persisted is False
 
 
@@ -69,7 +69,9 @@ class _Row:
 def compile_condition(
     owner: str, operation: str, when: Callable[[Any, Any], Any], columns: Mapping[str, Column[Any]]
 ) -> Condition:
-    """The SQL of a `when`, over the columns of one table by attribute name.
+    """Return the SQL of a `when` over the columns of one table.
+
+    :param columns: by attribute name.
 
     :raises UnknownColumn: where it names a column that is not among them.
     :raises ConfigurationError: where it is no SQL condition, or uses a row the operation does not have.
@@ -98,7 +100,7 @@ def _compile(
 
 
 def _evaluate(owner: str, when: Callable[[Any, Any], Any], old: _Row, new: _Row) -> Any:
-    """The clause that the user's function makes of the two rows."""
+    """Return the clause that the user's function makes of the two rows."""
     try:
         clause = when(old, new)
     except (UnknownColumn, ConfigurationError):
@@ -137,7 +139,7 @@ def _render(owner: str, clause: Any) -> str:
 
 
 def _may_be_boolean(clause: Any) -> bool:
-    """Where the type is not known, as of text() and func.name(), the server knows."""
+    """Return False if the clause is certainly no condition; of text() and func.name() only the server knows."""
     if isinstance(clause, SelectBase):
         return False
     type_ = getattr(clause, "type", None)

@@ -1,8 +1,8 @@
-"""Mapped inheritance: which tables a class's rows live in, and how a row's own class is told.
+"""Mapped inheritance: the tables of a class's rows, and the column that tells a row's own class.
 
-Single table: one table, whose discriminator is carried. Joined: insert and delete are heard from the root
-table alone, updates from every table of the chain; a table below the root looks the discriminator up in
-the root. Concrete: tables of their own.
+Single table: one table, whose discriminator is carried. Joined: inserts and deletes are heard from the root
+table alone, updates from every table of the chain; the function of a table below the root looks the
+discriminator up in the root. Concrete: each class has a table of its own.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ class Part:
     columns: dict[str, Column[Any]]
     #: The columns that identify the row, in the order of the mapper's primary key.
     key: tuple[Column[Any], ...]
-    #: What the key's attributes are called in every table of the hierarchy: as in the root.
+    #: The names of the key's attributes in the root, which serve for every table of the hierarchy.
     key_attributes: tuple[str, ...]
     is_root: bool
 
 
-def tables_of(mapper: Mapper[Any]) -> tuple[Part, ...]:
-    """The tables whose triggers a class needs, its own first, the root last.
+def parts_of(mapper: Mapper[Any]) -> tuple[Part, ...]:
+    """Return the tables whose triggers a class needs, its own first, the root last.
 
     :raises ConfigurationError: where the class is mapped to something else than tables.
     """
@@ -52,7 +52,7 @@ def tables_of(mapper: Mapper[Any]) -> tuple[Part, ...]:
 
 
 def _keys(mapper: Mapper[Any]) -> dict[FromClause, tuple[Any, ...]]:
-    """The columns that identify a row in each table of the class, through the joins from the topmost one."""
+    """Return the columns that identify a row in each table of the class, by the joins from the topmost one down."""
     above = list(mapper.iterate_to_root())
     above = above[: next((n for n, m in enumerate(above, 1) if m.concrete), len(above))]
     key: tuple[Any, ...] = tuple(above[-1].primary_key)
@@ -66,7 +66,7 @@ def _keys(mapper: Mapper[Any]) -> dict[FromClause, tuple[Any, ...]]:
 
 
 def is_heard_from(part: Part, spec: Watch) -> bool:
-    """Whether a watch needs a trigger on this table of its class."""
+    """Return True if a watch needs a trigger on this table of its class."""
     if spec.operation != "updated":
         return part.is_root
     if not spec.trigger_columns:
@@ -77,7 +77,7 @@ def is_heard_from(part: Part, spec: Watch) -> bool:
 
 
 def discriminator(mapper: Mapper[Any], part: Part) -> Discriminator | None:
-    """How the function on this table of the class tells the class of a row.
+    """Return the column by which the function on this table tells the class of a row.
 
     :raises ConfigurationError: where the hierarchy is told apart by an expression.
     """
@@ -103,7 +103,7 @@ def discriminator(mapper: Mapper[Any], part: Part) -> Discriminator | None:
 
 
 def _joined_mappers(mapper: Mapper[Any]) -> Iterator[Mapper[Any]]:
-    """The mapper and those above it whose rows it shares; without a discriminator, itself alone."""
+    """Iterate over the mapper and those above it whose rows it shares; without a discriminator, the mapper alone."""
     for current in mapper.iterate_to_root():
         yield current
         if current.concrete or mapper.polymorphic_on is None:
@@ -137,7 +137,7 @@ def _attribute_of(mapper: Mapper[Any], column: Any) -> str:
 
 
 def _join_pairs(condition: ColumnElement[Any] | None, table: FromClause) -> dict[Any, Column[Any]]:
-    """From the columns of the table above to those of this table, by the inheritance join."""
+    """Map the columns of the table above to those of this table, by the inheritance join."""
     pairs: dict[Any, Column[Any]] = {}
     if condition is not None:
         for element in visitors.iterate(condition):

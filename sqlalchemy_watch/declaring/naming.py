@@ -15,12 +15,12 @@ _HASH_DIGITS = 8
 
 
 def object_name(table: str, label: str) -> str:
-    """The name of both the trigger and its function; functions live in the table's schema."""
+    """Return the name of both the trigger and its function, which lives in the table's schema."""
     return _fit(f"{PREFIX}{table}_{label}", (table, label))
 
 
 def channel_name(schema: str | None, table: str, label: str) -> str:
-    """The channel; without a schema in the declaration there is none in the name either."""
+    """Return the name of the channel; it has the schema where the declaration has one."""
     parts = (table, label) if schema is None else (schema, table, label)
     return _fit(PREFIX + "_".join(parts), parts)
 

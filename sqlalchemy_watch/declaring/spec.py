@@ -1,8 +1,8 @@
-"""What is watched: `Watch` as it is declared, `TableWatch` as it applies to one table.
+"""`Watch` as it is declared, `TableWatch` as it applies to one table.
 
-No database and no ORM state: a `Watch` validates its own words, `mapping` resolves the attribute names
-into columns and files the resulting `TableWatch` in the MetaData, where the triggers, the listener and
-the migrations find it (`watches_in`).
+There is no database here and no ORM state. A `Watch` validates its own options. `watched` resolves attribute names
+into columns and files the resulting `TableWatch` in the MetaData, where the triggers, the listener and the
+migrations find it (`watches_in`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ INFO_KEY = "sqlalchemy_watch"
 #: Under this key of `MetaData.info` an application may name itself, where several share a schema.
 APPLICATION_KEY = "sqlalchemy_watch_application"
 
-#: Under this key of `MetaData.info` stands how watches are delivered that don't say it themselves.
+#: Under this key of `MetaData.info` stands the delivery of watches that don't name one themselves.
 DELIVERY_KEY = "sqlalchemy_watch_delivery"
 
 #: Attributes of the collection `Model.watch`, which a label must not hide.
@@ -53,8 +53,8 @@ class Watch:
     :param extra_columns: attributes carried beside the primary key, in `event.values`.
     :param when: a SQL condition as a function of the old and the new row,
         `lambda old, new: new.total > 100`. Inserted rows have no `old`, deleted ones no `new`.
-    :param old: whether `event.old` carries the previous values of the carried and trigger columns, and
-        `event.changed` the names that differ. For `"updated"` and `"deleted"`.
+    :param old: carry in `event.old` the previous values of the carried and trigger columns, and in
+        `event.changed` the names of those that differ. For `"updated"` and `"deleted"`.
     :param level: `"statement"` (one call for all rows of a statement, far cheaper for bulk writes) or
         `"row"`. None chooses: statement, but row on a partitioned table, where statement triggers miss
         writes that go straight to a partition.
@@ -154,9 +154,9 @@ def _column_tuple(watch: Watch, option: str, value: object) -> tuple[Any, ...]:
 
 
 def parse_specs(owner: str, specs: object) -> tuple[Watch, ...]:
-    """The `Watch` objects that a `__watch__`, or the arguments of `watch()`, stand for.
+    """Return the `Watch` objects that a `__watch__`, or the arguments of `watch()`, stand for.
 
-    :param owner: whose they are, for the messages.
+    :param owner: the class or table, for the messages.
     :raises ConfigurationError: for anything but operation names and `Watch` objects, and for a signal
         that would be defined twice.
     """
@@ -190,22 +190,22 @@ class CarriedColumn:
     attribute: str
     name: str
     type: TypeEngine[Any] = field(compare=False)
-    #: Of the table's own primary key, and so never NULL.
+    #: True for a column of the table's own primary key, which is never NULL.
     is_primary: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)
 class Discriminator:
-    """Where a row's class is read: a column of the table, or of the hierarchy's root table."""
+    """The column that tells the class of a row: of the table itself, or of the hierarchy's root table."""
 
     column: CarriedColumn
-    #: Where the root's column is to be found; None where the column is the table's own.
+    #: The way to the root's column; None where the column is the table's own.
     lookup: RootLookup | None = None
 
 
 @dataclass(frozen=True)
 class RootLookup:
-    """How a joined table's row finds its discriminator in the root table: `root.key[i] = row.key[i]`."""
+    """The way from a joined table's row to its row of the root table: `root.key[i] = row.key[i]`."""
 
     schema: str | None
     table: str
@@ -243,7 +243,7 @@ class TableWatch:
 
     @property
     def table_key(self) -> str:
-        """As `Table.key` gives it."""
+        """The `Table.key`: schema and name."""
         return self.table if self.schema is None else f"{self.schema}.{self.table}"
 
     @property
@@ -265,12 +265,12 @@ class TableWatch:
 
     @property
     def is_notified(self) -> bool:
-        """Whether listeners without a consumer group hear it."""
+        """True if listeners without a consumer group hear it."""
         return self.delivery in ("notify", "both")
 
     @property
     def is_durable(self) -> bool:
-        """Whether consumer groups hear it."""
+        """True if consumer groups hear it."""
         return self.delivery in ("durable", "both")
 
     @property
@@ -287,13 +287,13 @@ class TableWatch:
 
     @property
     def compared(self) -> tuple[CarriedColumn, ...]:
-        """The columns whose previous values travel; the key's are the new row's, by which rows pair."""
+        """The columns whose previous values travel; not the key, which is the same in both rows of a pair."""
         columns = [c for c in self.carried if c not in self.key and not self._is_looked_up(c)]
         return (*columns, *(c for c in self.trigger_columns if c not in columns and c not in self.key))
 
     @property
     def needs_old_rows(self) -> bool:
-        """Whether an `updated` function has to see the previous rows."""
+        """True if the function has to see the previous rows of an update."""
         return self.operation == "updated" and bool(
             self.old or self.trigger_columns or (self.condition and self.condition.uses_old)
         )
@@ -304,18 +304,18 @@ class TableWatch:
 
 
 def watches_in(metadata: MetaData) -> dict[str, dict[str, TableWatch]]:
-    """The watches filed in this MetaData, by `Table.key` and label; changes to it are changes there."""
+    """Return the watches filed in this MetaData, by `Table.key` and label: the mapping itself, not a copy."""
     return cast(dict[str, dict[str, TableWatch]], metadata.info.setdefault(INFO_KEY, {}))
 
 
 def iter_watches(metadata: MetaData) -> Iterator[TableWatch]:
-    """Every watch filed in this MetaData."""
+    """Iterate over the watches filed in this MetaData."""
     for by_label in watches_in(metadata).values():
         yield from by_label.values()
 
 
 def application_of(metadata: MetaData) -> str:
-    """What this MetaData's application calls itself; empty where it does not say."""
+    """Return the name of this MetaData's application; empty where it has none."""
     name = metadata.info.get(APPLICATION_KEY, "")
     if not isinstance(name, str):
         raise ConfigurationError(f"MetaData.info[{APPLICATION_KEY!r}] must be a string, not {name!r}")
@@ -323,7 +323,7 @@ def application_of(metadata: MetaData) -> str:
 
 
 def check_delivery(owner: str, delivery: object) -> Delivery:
-    """The value, if it is a way of delivery.
+    """Return the value, if it is a way of delivery.
 
     :raises ConfigurationError: otherwise.
     """
@@ -335,7 +335,7 @@ def check_delivery(owner: str, delivery: object) -> Delivery:
 
 
 def file_watches(filings: Iterable[tuple[MetaData, TableWatch]]) -> None:
-    """File watches, all of them or, where one can't be, none.
+    """File all of the watches, or none where one can't be filed.
 
     :raises ConfigurationError: as `file_watch` does.
     """
@@ -354,7 +354,7 @@ def file_watches(filings: Iterable[tuple[MetaData, TableWatch]]) -> None:
 
 
 def file_watch(metadata: MetaData, watch: TableWatch) -> bool:
-    """File a watch, unless another one has its place or would have its names; False where it is there already.
+    """File a watch; return False if the same one is there already.
 
     :raises ConfigurationError: for a label that the table has with other options, and for a trigger name
         that another watch of the schema has after cutting.

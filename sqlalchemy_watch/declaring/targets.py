@@ -1,4 +1,4 @@
-"""What `Listener`, `install` and the others are pointed at: bases, registries, MetaData, models, Tables."""
+"""Targets of `Listener`, `install` and the others: bases, registries, MetaData, models, Tables."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .spec import TableWatch, watches_in
 
 
 def tables_of(*targets: Any) -> tuple[Table, ...]:
-    """All tables that the targets stand for, watched or not, each once.
+    """Return all tables of the targets, watched or not, each once.
 
     :raises ConfigurationError: for no target at all, and for one of another kind.
     """
@@ -24,12 +24,12 @@ def tables_of(*targets: Any) -> tuple[Table, ...]:
 
 
 def watches_of(*targets: Any) -> tuple[TableWatch, ...]:
-    """All watches of these tables."""
+    """Return all watches of the targets' tables."""
     return tuple(watch for table in tables_of(*targets) for watch in watches_of_table(table))
 
 
 def watches_of_table(table: Table) -> tuple[TableWatch, ...]:
-    """The watches of one table."""
+    """Return the watches of one table."""
     return tuple(watches_in(table.metadata).get(table.key, {}).values())
 
 

@@ -2,6 +2,6 @@
 
 body          the text
 expressions   SQL expressions over the rows of a statement
-mark          the first line of a body, which says that it is ours
+mark          the first line of a body, which marks it as ours
 quoting       names and strings as SQL text
 """

@@ -8,8 +8,8 @@ caches. Another query builds the payload of up to `SMALL` rows, and only stateme
 rows that do not fit, take other paths. These are planned on their own, so that the plan of a one-row statement
 (a nested loop over both transition tables) is never used for a million rows.
 
-The first line of a body marks it as ours, and whose; what follows is compared byte by byte with what
-PostgreSQL has in `pg_proc.prosrc`. A changed text is a new `mark.TEMPLATE_VERSION`.
+The first line of a body marks it as ours and names the application. The whole text is compared byte by byte with
+`pg_proc.prosrc`. A changed text is a new `mark.TEMPLATE_VERSION`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _RESYNC: Final = """pg_catalog.concat(watch_head, '],"resync":"', watch_resync, 
 
 
 def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
-    """Settings the function needs so that values have one text form; none for the common types."""
+    """Return the settings that the function needs so that values have one text form; none for the common types."""
     columns = (*watch.carried, *watch.compared) if watch.old else watch.carried
     if not any(wire.needs_fixed_settings(column.type) for column in columns):
         return ()
@@ -51,7 +51,7 @@ def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
 
 
 def function_body(watch: TableWatch) -> str:
-    """The body of the watch's trigger function."""
+    """Return the body of the watch's trigger function."""
     if watch.operation == "truncated":
         single, others = _without_rows(watch)
     else:
@@ -113,7 +113,7 @@ def _head(watch: TableWatch, indent: str) -> str:
 def _head_values(watch: TableWatch, context: str, indent: str, of: str = "") -> str:
     """Everything in front of the rows, as arguments of concat(), which is faster than many operators.
 
-    :param of: what qualifies the name of a variable.
+    :param of: the qualification of a variable's name.
     """
     schema = (
         f"pg_catalog.to_json({of}tg_table_schema::pg_catalog.text)"
@@ -192,7 +192,7 @@ def _emit_single(watch: TableWatch) -> str:
 
 
 def _limit(watch: TableWatch) -> str:
-    """Leave out what would make the write fail, since it is logged outside of the guard."""
+    """Leave out rows that would make the write fail, since they are logged outside of the guard."""
     if not watch.is_durable:
         return ""
     return f"""
@@ -214,13 +214,13 @@ def _emit_rest(watch: TableWatch) -> str:
 
 
 def _without_rows(watch: TableWatch) -> tuple[str, str]:
-    """What builds the payload of a TRUNCATE, and what does where its context is long."""
+    """Return the code that builds the payload of a TRUNCATE, and the code for one with a long context."""
     payload = _single(watch, "''", (_LONG_CONTEXT, "''"))
     return f"    watch_single := {payload};", f"{_head(watch, '    ')}\n    watch_rows := '[]';"
 
 
 def _row_level(watch: TableWatch) -> tuple[str, str]:
-    """What builds the payload, and what does where that does not fit."""
+    """Return the code that builds the payload, and the code for one that does not fit."""
     row, old = ("OLD", "OLD") if watch.operation == "deleted" else ("NEW", "OLD")
     condition = expressions.condition(watch, row, old, "row")
     values = expressions.row_json(watch, row, old)
@@ -251,7 +251,7 @@ def _row_level(watch: TableWatch) -> tuple[str, str]:
 
 
 def _single(watch: TableWatch, row: str, *cases: tuple[str | None, str], of: str = "") -> str:
-    """The payload of a single row: NULL where there is nothing to tell, an empty text where it takes more than this.
+    """The payload of a single row; NULL where there is nothing to tell, empty where the other code has to build it.
 
     One expression, since each has its price in every transaction anew.
     """
@@ -267,7 +267,7 @@ CASE
 
 
 def _statement_level(watch: TableWatch) -> tuple[str, str]:
-    """What builds the payload of a single row, and what does for all others."""
+    """Return the code that builds the payload of a single row, and the code for all other statements."""
     condition = expressions.condition(watch, *STATEMENT_ALIASES, "statement")
     row = expressions.row_json(watch, *STATEMENT_ALIASES)
     table = expressions.OLD_ROWS if watch.operation == "deleted" else expressions.NEW_ROWS
@@ -324,7 +324,7 @@ def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
 
 
 def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
-    """Some rows do not fit together with others, or at all: go through them one by one."""
+    """Go through the rows one by one, where some do not fit together with others, or at all."""
     alias = STATEMENT_ALIASES[0]
     passed = "".join(
         f", {expressions.column_sql(watch, column, alias)} AS k{i}" for i, column in enumerate(watch.always)
@@ -354,7 +354,7 @@ def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
 
 
 def _log_alone(watch: TableWatch, row: str, indent: str) -> str:
-    """A row too long to be notified of is logged in full, in its place behind the rows before it."""
+    """Log a row in full that is too long to be notified of, in its place behind the rows before it."""
     if not watch.is_durable:
         return ""
     return f"""\
@@ -367,7 +367,7 @@ def _log_alone(watch: TableWatch, row: str, indent: str) -> str:
 
 
 def _notify_alone(watch: TableWatch, row: str, indent: str) -> str:
-    """And what is notified of it, its key or a resync, is not logged as well."""
+    """Notify of the key of such a row, or of a resync, without logging that as well."""
     if not watch.is_durable:
         return ""
     return f"""\
@@ -382,7 +382,7 @@ def _notify_alone(watch: TableWatch, row: str, indent: str) -> str:
 
 
 def _append(watch: TableWatch) -> str:
-    """Add a piece to the payload, emitting what is there where it would not fit."""
+    """Add a piece to the payload; where it would not fit, emit the payload and begin another."""
     return f"""\
         IF pg_catalog.octet_length(watch_rows) + 1 + pg_catalog.octet_length(watch_piece.j) > watch_room THEN
 {_emit(watch, _ROWS, "          ")}

@@ -1,4 +1,4 @@
-"""SQL expressions over the rows of a statement: their values as JSON, and which of them are told of."""
+"""SQL expressions over the rows of a statement: their values as JSON, and the condition on those told of."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def source(watch: TableWatch, rows: str, indent: str) -> str:
 
 
 def condition(watch: TableWatch, row: str, old: str, level: str) -> str | None:
-    """Which rows are told of; None where all are."""
+    """Return the condition on rows that are told of; None where all are."""
     terms = []
     if watch.trigger_columns:
         terms.append(_or([_differs(c, row, old) for c in watch.trigger_columns]))
@@ -66,7 +66,7 @@ def _compared(column: CarriedColumn, row: str) -> str:
 
 
 def row_json(watch: TableWatch, row: str, old: str) -> str:
-    """The values of a row as JSON, without the brackets around them."""
+    """Return the values of a row as JSON, without the brackets around them."""
     text = " || ',' || ".join(value(watch, column, row) for column in watch.carried)
     if not (watch.old and watch.operation == "updated"):
         return text
@@ -107,9 +107,9 @@ def _discriminator_sql(watch: TableWatch, row: str) -> str:
 
 
 def root_check(watch: TableWatch) -> str:
-    """Raise where the name of the root is another table's now, by the writer's temporary tables or search_path.
+    """Return code that raises where the root's name stands for another table, such as a temporary one of the writer's.
 
-    The root is the one that the foreign keys lead to, table by table; without them, there is nothing to compare.
+    The true root is the table that the foreign keys lead to, table by table. Without them nothing is checked.
     """
     lookup = None if watch.discriminator is None else watch.discriminator.lookup
     if lookup is None or lookup.schema is not None:
@@ -137,7 +137,7 @@ def root_check(watch: TableWatch) -> str:
 
 
 def transition_tables(watch: TableWatch) -> tuple[str | None, str | None]:
-    """The names of the old and the new transition table that the watch's trigger refers to."""
+    """Return the names of the old and the new transition table that the watch's trigger refers to."""
     if watch.fires_per_row or watch.operation == "truncated":
         return None, None
     return (

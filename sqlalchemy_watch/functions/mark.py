@@ -1,4 +1,4 @@
-"""The first line of a function's body, which marks it as ours, and whose."""
+"""The first line of a function's body, which marks it as ours and names the application."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..declaring.spec import TableWatch
 #: Of the functions' text; the golden test freezes what each version looks like.
 TEMPLATE_VERSION: Final = 1
 
-#: How the first line of a function of ours begins.
+#: The beginning of that line.
 MARK: Final = "-- sqlalchemy_watch "
 
 
 def mark_line(watch: TableWatch) -> str:
-    """The comment that marks a function as ours: template version, application, table and label."""
+    """Return the comment that marks a function as ours: template version, application, table and label."""
     fields = {"application": watch.application, "schema": watch.schema, "table": watch.table, "label": watch.label}
     return f"{MARK}{TEMPLATE_VERSION} {json.dumps(fields)}"
 
 
 def read_mark(body: str) -> tuple[int, dict[str, Any]] | None:
-    """Template version and fields of a marked body; None where it isn't ours or the mark doesn't parse."""
+    """Return the template version and the fields of a mark; None where there is none, or it doesn't parse."""
     line = body.lstrip("\n").split("\n", 1)[0]
     if not line.startswith(MARK):
         return None

@@ -1,4 +1,4 @@
-"""The database's half: how the triggers get there.
+"""The database's half: creating and dropping the triggers.
 
 ddl       DDL elements around the functions' text, compiled by SQLAlchemy
 install   create_all/drop_all, install(), uninstall(), status()

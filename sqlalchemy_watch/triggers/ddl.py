@@ -26,7 +26,7 @@ class CreateFunction(WatchDDL):
 
 
 class RevokeExecute(WatchDDL):
-    """Nobody but its owner can call the function; firing a trigger asks for no such right."""
+    """`REVOKE ALL ON FUNCTION`: only its owner can call the function. Firing a trigger asks for no such right."""
 
 
 class CreateTrigger(WatchDDL):
@@ -42,12 +42,12 @@ class DropFunction(WatchDDL):
 
 
 def create_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
-    """What makes a watch, in order."""
+    """Return the statements that create a watch, in order."""
     return CreateFunction(watch), RevokeExecute(watch), CreateTrigger(watch)
 
 
 def drop_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
-    """What takes a watch away, in order."""
+    """Return the statements that drop a watch, in order."""
     return DropTrigger(watch), DropFunction(watch)
 
 
@@ -60,7 +60,7 @@ def _table(watch: TableWatch) -> str:
 
 
 def dollar_quoted(body: str) -> str:
-    """A function body as a literal whose tag does not occur in it."""
+    """Return a function body as a literal whose tag does not occur in it."""
     tag = "$watch$"
     number = 0
     while tag in body:
@@ -94,7 +94,7 @@ def create_trigger(watch: TableWatch) -> str:
 def trigger_text(
     name: str, events: str, table: str, transition: tuple[str | None, str | None], level: str, function: str
 ) -> str:
-    """`CREATE TRIGGER`; all but `name` and the names of the transition tables is quoted already."""
+    """Return `CREATE TRIGGER`; all but `name` and the names of the transition tables is quoted already."""
     old, new = transition
     names = [f"OLD TABLE AS {quote(old)}"] if old else []
     names += [f"NEW TABLE AS {quote(new)}"] if new else []

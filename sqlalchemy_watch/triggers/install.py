@@ -26,7 +26,7 @@ _LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(7301977042117)"
 
 
 def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
-    """How every watch of the targets stands in the database, and what is left over. Read-only.
+    """Return the state of every watch of the targets in the database, and of each left-over. Read-only.
 
     :param bind: an Engine or a Connection; for an AsyncConnection, `await conn.run_sync(status, Base)`.
     :param targets: declarative bases, registries, MetaData, mapped classes, Tables.
@@ -38,12 +38,12 @@ def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
 
 
 def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = False) -> list[WatchStatus]:
-    """Create what is missing and replace what is outdated, in one transaction; gives what it changed.
+    """Create missing triggers and replace outdated ones, in one transaction; return the changed items.
 
     Where only a function's body differs it is replaced without a lock on the table.
 
     :param bind: as for `status`.
-    :param remove_orphaned: whether left-overs of ours go as well.
+    :param remove_orphaned: drop left-overs of ours as well.
     :raises ConfigurationError: where a table does not exist, or is a view, or has a virtual generated column that a
         watch needs; nothing is changed.
     :raises OwnershipError: where something that is not ours has a name we need; nothing is changed.
@@ -67,7 +67,7 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
 
 
 def uninstall(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
-    """Drop the triggers and functions of the targets' tables, left-overs included; gives what it dropped.
+    """Drop the triggers and functions of the targets' tables, left-overs included; return the dropped items.
 
     Nothing without our mark is touched.
 
@@ -137,7 +137,7 @@ def _refuse_foreign(watch: TableWatch, found: InstalledFunction) -> None:
 
 
 def drop_trigger_sql(found: InstalledFunction) -> str:
-    """DROP TRIGGER for the trigger as it exists."""
+    """Return DROP TRIGGER for the trigger that exists."""
     assert found.trigger is not None
     relation = found.trigger.relation
     return _escaped(f"DROP TRIGGER {quote(found.trigger.name)} ON {qualified(relation.schema, relation.name)}")
