@@ -51,7 +51,10 @@ MAX_MESSAGE_BYTES: Final = 512 * 1024 * 1024
 #: Prefix of logical messages; the channel follows.
 DURABLE_PREFIX: Final = "sqlalchemy_watch/"
 
-#: The shares of a payload that column names and a context may take. The rest is for rows.
+#: The oldest PostgreSQL that serves durable delivery: from 14 on pgoutput passes logical messages on.
+DURABLE_SINCE: Final = 14
+
+#: What column names may take of a payload, and what a context may: the rest is for rows.
 MAX_NAMES_BYTES: Final = 2_500
 MAX_CONTEXT_BYTES: Final = 2_000
 

@@ -9,11 +9,14 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
+from ..wire import DURABLE_SINCE
 from .matching import read_status
 from .reading import Fetch, psycopg_fetcher
 from .status import WatchStatus
 
-_WAL_LEVEL = "SELECT pg_catalog.current_setting('wal_level')"
+_SERVER = """
+SELECT CAST(pg_catalog.current_setting('server_version_num') AS int) / 10000, pg_catalog.current_setting('wal_level')
+"""
 
 
 def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[str]:
@@ -32,10 +35,14 @@ def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchSt
     """Return the items; those of durable watches also say if the server can't deliver them."""
     if not any(item.watch is not None and item.watch.is_durable for item in items):
         return items
-    level = fetch(_WAL_LEVEL, {})[0][0]
-    if level == "logical":
+    version, level = fetch(_SERVER, {})[0]
+    if version < DURABLE_SINCE:
+        why, remedy = f"the server is PostgreSQL {version}", f"it needs PostgreSQL {DURABLE_SINCE} or later"
+    elif level != "logical":
+        why, remedy = f"wal_level is {level!r}", "set wal_level = logical and restart the server"
+    else:
         return items
-    problem = f"wal_level is {level!r}, so durable delivery can't work: set wal_level = logical and restart the server"
+    problem = f"{why}, so durable delivery can't work: {remedy}"
     return [
         replace(item, problems=(*item.problems, problem)) if item.watch is not None and item.watch.is_durable else item
         for item in items

@@ -11,16 +11,15 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from ...errors import SlotError, UnsupportedServerError, one_line
-from .messages import RESYNC_PREFIX, parse_lsn
+from ...wire import DURABLE_SINCE
+from ..errors import SlotError, UnsupportedServerError
+from .replication import parse_lsn
 
 #: Of no tables: pgoutput wants a publication, and logical messages belong to none.
 PUBLICATION = "sqlalchemy_watch"
 
 PLUGIN = "pgoutput"
 
-#: From 14 on pgoutput passes logical messages on.
-OLDEST_VERSION = 14
 FAILOVER_VERSION = 17
 
 _SLOTS = """
@@ -107,8 +106,8 @@ def ensure_slot(
     :raises UnsupportedServerError: where the server does no logical decoding, or has no such messages.
     :raises SlotError: where the slot belongs to something else, or can't be made.
     """
-    if connection.info.server_version // 10_000 < OLDEST_VERSION:
-        raise UnsupportedServerError(f"durable delivery needs PostgreSQL {OLDEST_VERSION} or later")
+    if connection.info.server_version // 10_000 < DURABLE_SINCE:
+        raise UnsupportedServerError(f"durable delivery needs PostgreSQL {DURABLE_SINCE} or later")
     found = read_slots(connection, name)
     if found:
         _check_slot(connection, found[0])
