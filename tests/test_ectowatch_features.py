@@ -229,6 +229,7 @@ def test_names_too_long_are_cut_and_stay_apart(world: World) -> None:
     assert world.heard == [("inserted", (1,)), ("updated", (1,)), ("ü" * 60, (1,))]
 
 
+@pytest.mark.server
 def test_left_over_triggers_are_reported_removed_on_request_and_foreign_ones_left_alone(world: World) -> None:
     world.user("inserted", "updated")
     world.do(
@@ -246,6 +247,7 @@ def test_left_over_triggers_are_reported_removed_on_request_and_foreign_ones_lef
     assert left == [("watch_by_hand",)]
 
 
+@pytest.mark.server
 def test_partitions_are_not_reported_as_left_overs(world: World) -> None:
     class Metric(Watched, world.base):  # type: ignore[name-defined,misc]
         __tablename__ = "metrics"
@@ -321,6 +323,7 @@ def test_a_transaction_can_be_muted(world: World) -> None:
     assert world.heard == [("inserted", (2,))]
 
 
+@pytest.mark.server
 def test_the_oldest_server_at_hand_is_served(world: World) -> None:
     User = world.user("inserted")
     assert world.client.info.server_version // 10_000 == VERSION >= 13

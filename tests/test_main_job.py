@@ -5,11 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import psycopg
+import pytest
 from conftest import Recorder
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqlalchemy_watch import Listener, Watched
+
+pytestmark = pytest.mark.server
 
 
 def test_changes_by_session_and_by_plain_sql_are_heard(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from postgres import needs_logical_messages
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import wait_until
@@ -12,6 +13,8 @@ from support import wait_until
 from sqlalchemy_watch import Listener, Watched
 
 from .conftest import Run
+
+pytestmark = needs_logical_messages
 
 
 def test_slots_are_created_listed_and_dropped(run: Run, client: Any, database: str) -> None:

@@ -8,7 +8,7 @@ import subprocess
 from typing import Any
 
 import pytest
-from postgres import restore_interrupts
+from postgres import needs_logical_messages, restore_interrupts
 from sqlalchemy import Engine
 from support import end_listeners
 
@@ -64,6 +64,7 @@ def test_tail_prints_events_as_text(command: list[str], environment: dict[str, s
     assert lines[1].endswith("id=1 status='packed'  was status='new'")
 
 
+@needs_logical_messages
 def test_tail_reads_a_consumer_group(command: list[str], environment: dict[str, str], orders: Any) -> None:
     orders.execute("INSERT INTO orders VALUES (1)")
     tail = Tail(command, environment, "--json", "--count", "1", "--durable", "tailing")

@@ -23,6 +23,8 @@ from sqlalchemy.orm import (
 from sqlalchemy_watch import ConfigurationError, Watch, Watched, install, status, watch
 from sqlalchemy_watch.declaring.spec import watches_in
 
+pytestmark = pytest.mark.sqlalchemy
+
 
 @dataclass
 class Place:

@@ -18,6 +18,8 @@ from support import resync_reasons
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, install, watch
 from sqlalchemy_watch.declaring.spec import watches_in
 
+pytestmark = pytest.mark.server
+
 ALL = ("inserted", "updated", "deleted")
 
 

@@ -29,6 +29,8 @@ from sqlmodel import Field, SQLModel
 from sqlalchemy_watch import Listener, Watch, Watched, install, watch
 from sqlalchemy_watch.declaring.spec import watches_in
 
+pytestmark = pytest.mark.sqlalchemy
+
 SPECS = ("inserted", Watch("updated", extra_columns=("name",)))
 
 

@@ -21,6 +21,8 @@ from support import created_database, resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, wire
 
+pytestmark = pytest.mark.server
+
 LEVELS: Any = ("statement", "row")
 Client = psycopg.Connection[Any]
 
@@ -161,6 +163,7 @@ def limits_database(cluster: Cluster) -> Iterator[str]:
         yield name
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(
     rows=_rows,
@@ -245,6 +248,7 @@ with Listener(create_engine(sys.argv[1]), Base) as listener:
 """
 
 
+@pytest.mark.slow
 def test_million_rows_of_one_statement_are_heard_in_little_memory(
     cluster: Cluster, database: str, engine: Engine, client: Client
 ) -> None:
@@ -273,6 +277,7 @@ def test_million_rows_of_one_statement_are_heard_in_little_memory(
     assert megabytes < 60
 
 
+@pytest.mark.slow
 def test_backlog_that_takes_longer_than_the_heartbeat_timeout_does_not_cost_the_connection(
     engine: Engine, client: Client
 ) -> None:

@@ -24,6 +24,8 @@ from support import created_database, resync_reasons
 from sqlalchemy_watch import Listener, Watch, Watched, context, install, muted, status, watch
 from sqlalchemy_watch.wire import MAX_CONTEXT_BYTES
 
+pytestmark = pytest.mark.server
+
 LEVELS: Any = ("statement", "row")
 Client = psycopg.Connection[Any]
 
@@ -115,6 +117,7 @@ def test_copy_is_heard(users: Heard) -> None:
     assert users() == [("inserted", number) for number in range(100)]
 
 
+@needs(15, "MERGE")
 @pytest.mark.parametrize("rows", [1, 60])
 def test_merge_is_heard(users: Heard, rows: int) -> None:
     users(f"INSERT INTO users SELECT i FROM generate_series(1, {2 * rows}) AS i")
@@ -715,6 +718,7 @@ def names_database(cluster: Cluster) -> Iterator[str]:
         yield name
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     schema=st.none() | _names.map(lambda name: "s" + name[:60] if name.startswith("pg_") else name),

@@ -17,6 +17,8 @@ from sqlalchemy_watch.functions.mark import TEMPLATE_VERSION
 
 from .project import Project, body_of, functions_in, is_empty, snapshot, triggers_in
 
+pytestmark = pytest.mark.server
+
 LOGGER = "alembic.autogenerate.sqlalchemy_watch"
 
 

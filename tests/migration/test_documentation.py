@@ -6,11 +6,14 @@ import os
 import re
 from pathlib import Path
 
+import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Watched
 
 from .project import Project
+
+pytestmark = pytest.mark.sqlalchemy
 
 PAGE = Path(__file__).parents[2] / "docs" / "migrations.md"
 

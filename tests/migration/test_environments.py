@@ -19,6 +19,8 @@ from sqlalchemy_watch import Watch, watch
 
 from .project import Project, body_of, is_empty, snapshot, triggers_in
 
+pytestmark = pytest.mark.sqlalchemy
+
 
 def users(
     *specs: Any, metadata: MetaData | None = None, name: str = "users", length: int = 20, **options: Any
@@ -334,6 +336,7 @@ def test_tenants_by_search_path(project: Project, client: psycopg.Connection[Any
     assert snapshot(client) == before
 
 
+@pytest.mark.server
 def test_a_read_only_role_can_check(
     project: Project, client: psycopg.Connection[Any], cluster: Cluster, database: str
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from postgres import Cluster
@@ -17,6 +18,8 @@ from sqlalchemy_watch import Watch, watch
 from sqlalchemy_watch.declaring.spec import OPERATIONS
 
 from .project import Project, is_empty, snapshot
+
+pytestmark = pytest.mark.sqlalchemy
 
 _numbers = itertools.count()
 

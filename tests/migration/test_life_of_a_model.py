@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psycopg
+import pytest
 from conftest import Recorder
 from postgres import Cluster
 from sqlalchemy import BigInteger, Engine, Integer, String
@@ -17,6 +18,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy_watch import Listener, Watch, Watched
 
 from .project import Project, body_of, is_empty, snapshot
+
+pytestmark = pytest.mark.sqlalchemy
 
 
 def no_edit(script: str) -> str:

@@ -24,6 +24,8 @@ from sqlalchemy_watch import watch
 
 from .project import Project, snapshot, triggers_in
 
+pytestmark = pytest.mark.sqlalchemy
+
 MODELS = """
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy_watch import Watched

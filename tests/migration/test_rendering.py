@@ -22,6 +22,8 @@ from alembic_ext.states import NOTHING, declared_state
 from sqlalchemy_watch import Watch, watch
 from sqlalchemy_watch.declaring.spec import iter_watches
 
+pytestmark = pytest.mark.sqlalchemy
+
 pieces = st.sampled_from([*":\\ $a1_\n\t%'\"{é", "::", ":a", "::text", '{"v":1,', "\\:", ":a:", "$$"])
 texts = st.lists(pieces, max_size=12).map("".join)
 
@@ -34,6 +36,7 @@ def test_text_gives_back_what_was_escaped(sql: str) -> None:
     assert compiled.params == {}
 
 
+@pytest.mark.server
 @settings(max_examples=100, deadline=None)
 @given(body=texts, name=texts.filter(lambda name: 0 < len(name.encode()) < 60), literal=texts)
 def test_postgresql_reads_the_same_without_percent_signs(cluster: Cluster, body: str, name: str, literal: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from postgres import needs_logical_messages
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import insert
@@ -172,6 +173,7 @@ def test_disconnecting_the_same_batches_again_ends_them(
     assert User.watch.inserted.plan(User) == ()
 
 
+@needs_logical_messages
 def test_durable_batches_are_acknowledged_when_they_are_delivered(
     engine: Engine, client: psycopg.Connection[Any], User: Any, batches: Batches
 ) -> None:
@@ -186,6 +188,7 @@ def test_durable_batches_are_acknowledged_when_they_are_delivered(
     assert batches.identities() == list(range(1, 10))
 
 
+@needs_logical_messages
 def test_a_durable_batch_that_fails_goes_to_the_dead_letters_event_by_event(
     engine: Engine, client: psycopg.Connection[Any], User: Any
 ) -> None:

@@ -56,6 +56,7 @@ ROWS = (
 )
 
 
+@pytest.mark.sqlalchemy
 def test_filters_compare_python_values_of_the_columns_type(engine: Engine, client: Client, Item: Any) -> None:
     cases: list[tuple[dict[str, Any], list[int]]] = [
         ({"colour": Colour.red}, [1]),

@@ -20,7 +20,7 @@ from ..conftest import drop_slots
 
 _numbers = itertools.count(1)
 
-DELIVERIES = pytest.mark.parametrize("delivery", ["notify", "durable"])
+DELIVERIES = pytest.mark.parametrize("delivery", ["notify", pytest.param("durable", marks=needs_logical_messages)])
 
 
 class Encoded:
@@ -175,6 +175,7 @@ def test_a_strangers_bytes_do_not_take_others_notifications_with_them(make: Any,
     assert encoded.names() == ["a", "b"]
 
 
+@needs_logical_messages
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_logical_message_of_somebody_else_whose_prefix_is_no_utf_8_does_not_stop_a_durable_listener(
     make: Any, encoding: str
@@ -189,6 +190,7 @@ def test_a_logical_message_of_somebody_else_whose_prefix_is_no_utf_8_does_not_st
     assert encoded.names() == ["a"]
 
 
+@needs_logical_messages
 @pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
 def test_a_dead_letter_is_written_whatever_the_error_says(make: Any, encoding: str) -> None:
     encoded = make(encoding, "durable", client_encoding="utf8")
@@ -211,6 +213,7 @@ def test_a_dead_letter_is_written_whatever_the_error_says(make: Any, encoding: s
         assert connection.scalars(select(encoded.Dish.name)).all() == ["Gâteau", "Café"]
 
 
+@needs_logical_messages
 def test_a_parked_event_is_tried_again_for_a_receiver_whose_name_the_database_can_not_hold(make: Any) -> None:
     encoded = make("LATIN1", "durable")
     calls: list[str] = []

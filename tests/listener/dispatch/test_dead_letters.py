@@ -28,6 +28,8 @@ from ..conftest import MakeListener
 from ..proxy import Proxy
 from .test_retries import QUICK, Flaky, letters
 
+pytestmark = needs_logical_messages
+
 NO_LETTERS = "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters"
 BEING_WRITTEN = (
     "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'sqlalchemy_watch.dead_letters'::regclass AND NOT granted"

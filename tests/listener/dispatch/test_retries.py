@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from postgres import needs_logical_messages
 from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase
 from support import insert, wait_until

@@ -312,6 +312,7 @@ def test_catch_up_asked_for_while_disconnected_is_answered_afterwards(
     assert journal.count("connected") == 2
 
 
+@pytest.mark.server
 def test_idle_session_timeout_does_not_end_the_listener(
     engine: Engine,
     cluster: Cluster,

@@ -14,6 +14,8 @@ from sqlalchemy_watch import Listener, Watch, Watched, muted
 
 from ..journal import Journal
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def Order(Base: type[DeclarativeBase], engine: Engine) -> Any:
@@ -55,6 +57,7 @@ def test_muted_transaction_can_be_prepared(engine: Engine, client: psycopg.Conne
     assert client.execute("SELECT id FROM orders").fetchall() == [(1,)]
 
 
+@needs_logical_messages
 def test_durable_delivery_hears_prepared_transactions_when_they_commit(
     engine: Engine, client: psycopg.Connection[Any], Comment: Any, database: str
 ) -> None:

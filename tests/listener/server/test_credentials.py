@@ -58,6 +58,7 @@ def end_listener(cluster: Cluster) -> None:
         end_listeners(connection)
 
 
+@pytest.mark.sqlalchemy
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2", "asyncpg", "pg8000"])
 def test_hook_is_asked_for_the_password_at_every_reconnect(guarded: Cluster, driver: str, journal: Journal) -> None:
     make: Any = create_async_engine if driver == "asyncpg" else create_engine

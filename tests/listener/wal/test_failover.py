@@ -20,11 +20,13 @@ from sqlalchemy_watch.listener.wal.source import SERVER_CHANGED
 
 from ..clusters import Standby, create_tables, removed_afterwards
 
+pytestmark = needs_logical_messages
+
 SYNCED = (
     "SELECT synced AND NOT temporary AND invalidation_reason IS NULL FROM pg_replication_slots WHERE slot_name = %s"
 )
 
-synchronizing = pytest.mark.skipif(VERSION < 17, reason="slots are copied to standbys from PostgreSQL 17 on")
+synchronizing = needs(17, "slots that are copied to standbys")
 
 
 #: Query: a walsender reads the slot, which is active while it is made, too.
@@ -160,6 +162,7 @@ def pair() -> Iterator[Pair]:
         yield Pair(stack)
 
 
+@pytest.mark.server
 @synchronizing
 @pytest.mark.parametrize("mode", ["immediate", "fast"])
 def test_a_consumer_goes_on_on_the_promoted_standby_without_a_gap_and_without_a_resync(pair: Pair, mode: str) -> None:
@@ -307,6 +310,7 @@ def test_catch_up_outlasts_a_failover_that_lost_its_message(pair: Pair) -> None:
         assert consumer.heard == [1, SERVER_CHANGED]
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("parted", [False, True])
 def test_a_failover_to_a_server_without_the_slot_is_one_resync(pair: Pair, parted: bool) -> None:
     with Consumer(pair.primary, pair.standby) as consumer:

@@ -12,11 +12,13 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres import Cluster
+from postgres import Cluster, needs_logical_messages
 from sqlalchemy import Engine
 from support import wait_until
 
 from ..consumers import Base, Consumers, Heard
+
+pytestmark = needs_logical_messages
 
 KILLS = 50
 

@@ -118,6 +118,7 @@ def test_a_server_too_busy_to_answer_a_heartbeat_is_waited_for(
     assert recorder.heard() == [("inserted", (1,))]
 
 
+@pytest.mark.server
 def test_a_name_that_a_physical_slot_has_is_refused(
     client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_name_that_a_physical_slot_has_is_refused(
         assert "physical" in message
 
 
+@pytest.mark.server
 def test_a_publication_that_was_dropped_while_nobody_listened_is_made_anew(
     client: psycopg.Connection[Any], Order: Any, durable: MakeListener, recorder: Any
 ) -> None:
@@ -189,6 +191,7 @@ def as_role(
         yield make
 
 
+@pytest.mark.server
 def test_a_role_that_may_not_replicate_is_told_so_where_an_administrator_made_the_slot(
     client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: MakeListener
 ) -> None:
@@ -202,6 +205,7 @@ def test_a_role_that_may_not_replicate_is_told_so_where_an_administrator_made_th
         listener.catch_up()
 
 
+@pytest.mark.server
 def test_a_role_that_may_not_use_the_table_of_dead_letters_is_told_what_to_grant(
     client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: MakeListener
 ) -> None:
@@ -224,6 +228,7 @@ def test_a_role_that_may_not_use_the_table_of_dead_letters_is_told_what_to_grant
         assert listener.stats().dead_letters == 1
 
 
+@pytest.mark.server
 def test_a_role_that_may_not_use_the_table_of_dead_letters_listens_where_it_needs_none(
     client: psycopg.Connection[Any], Order: Any, group: str, role: str, as_role: MakeListener, recorder: Any
 ) -> None:
