@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
-from pathlib import Path
 
-import pytest
+from fetch_servers import local_bin
 
 VERSION = os.environ["WATCH_TEST_POSTGRES"]
 
@@ -16,4 +16,5 @@ SELECTION = ["tests/test_main_job.py", "tests/functions", "tests/listener/decodi
 if not Path(f"/usr/lib/postgresql/{VERSION}/bin/initdb").exists():
     print(f"there are no server binaries of PostgreSQL {VERSION} on this machine: nothing to run")
     sys.exit(0)
-sys.exit(pytest.main(["-n", "4", *(sys.argv[1:] or SELECTION)]))
+command = [sys.executable, "-m", "pytest", "-n", "4", *(arguments or ["-m", "server and not slow"])]
+sys.exit(subprocess.call(command, env=os.environ | {"WATCH_TEST_POSTGRES": version}))
