@@ -18,6 +18,8 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from sqlalchemy_watch import ConfigurationError, Listener, context, muted
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def sqlite() -> Iterator[Engine]:

@@ -15,7 +15,7 @@ from conftest import Recorder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from models import declare_base, declare_order, declare_user
-from postgres import VERSION, Cluster
+from postgres import VERSION, Cluster, needs
 from sqlalchemy import Engine, ForeignKey, create_engine, text
 from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column

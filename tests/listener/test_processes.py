@@ -12,7 +12,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres import Cluster
+from postgres import Cluster, needs_logical_messages
 from support import wait_until
 
 from .programs import Program, run
@@ -160,6 +160,7 @@ def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open
         wait_until(client, f"SELECT ({LISTENERS}) = 0", database, seconds=5)
 
 
+@needs_logical_messages
 def test_child_does_not_keep_a_dead_parents_slot_active(url: str, client: psycopg.Connection[Any], group: str) -> None:
     # Another consumer would stand by for as long as wal_sender_timeout.
     program = Program(

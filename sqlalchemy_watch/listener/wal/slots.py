@@ -11,9 +11,9 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
+from ...errors import SlotError, UnsupportedServerError, one_line
 from ...wire import DURABLE_SINCE
-from ..errors import SlotError, UnsupportedServerError
-from .replication import parse_lsn
+from .messages import RESYNC_PREFIX, parse_lsn
 
 #: Of no tables: pgoutput wants a publication, and logical messages belong to none.
 PUBLICATION = "sqlalchemy_watch"

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres import Cluster
+from postgres import Cluster, needs_logical_messages
 from sqlalchemy import Engine, create_engine, insert, select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import created_database, resync_reasons, wait_until
@@ -17,6 +17,8 @@ from support import created_database, resync_reasons, wait_until
 from sqlalchemy_watch import Listener, RetryPolicy, Watch, Watched, status
 
 from ..conftest import drop_slots
+
+pytestmark = pytest.mark.server
 
 _numbers = itertools.count(1)
 

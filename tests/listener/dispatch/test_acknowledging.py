@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from postgres import needs_logical_messages
 from support import insert, resync_reasons
 
 from sqlalchemy_watch import RetryPolicy, wire
@@ -18,6 +19,8 @@ from sqlalchemy_watch.listener.handover.items import Committed, Item, Notificati
 from sqlalchemy_watch.listener.handover.queue import WaitingQueue
 
 from ..conftest import MakeListener
+
+pytestmark = needs_logical_messages
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres import Cluster
+from postgres import Cluster, needs_logical_messages
 from sqlalchemy import Engine, event
 from sqlalchemy.orm import DeclarativeBase
 from support import insert, wait_until

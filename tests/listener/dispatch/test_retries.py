@@ -20,6 +20,8 @@ from sqlalchemy_watch.declaring.targets import watches_of_table
 
 from ..conftest import MakeListener
 
+pytestmark = needs_logical_messages
+
 QUICK = {"first_delay": 0.01, "max_delay": 0.05}
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from models import declare_order
+from postgres import needs_logical_messages
 from sqlalchemy import Engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 

@@ -11,6 +11,7 @@ import psycopg
 import pytest
 from conftest import Recorder
 from models import declare_order
+from postgres import needs_logical_messages
 from sqlalchemy import Engine, MetaData, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from support import insert, wait_until
@@ -19,6 +20,8 @@ from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, conte
 
 from ..conftest import MakeListener
 from ..insides import dispatcher_of, queue_of
+
+pytestmark = [pytest.mark.server, needs_logical_messages]
 
 
 def shown(event: Any) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from models import declare_base, declare_order
-from postgres import VERSION, Cluster
+from postgres import Cluster, needs, needs_logical_messages
 from sqlalchemy import URL, create_engine
 from support import insert, wait_until
 

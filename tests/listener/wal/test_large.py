@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Recorder
-from postgres import Cluster
+from postgres import Cluster, needs_logical_messages
 from sqlalchemy import Engine
 from sqlalchemy.orm import Mapped, mapped_column
 from support import resync_reasons
@@ -19,6 +19,8 @@ from sqlalchemy_watch import Listener, Watch, Watched, wire
 
 from ..conftest import MakeListener
 from ..consumers import Base as ConsumersBase
+
+pytestmark = needs_logical_messages
 
 
 def test_after_100_000_transactions_of_absence_all_are_heard(

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from postgres import VERSION, Cluster
+from postgres import VERSION, Cluster, needs_logical_messages
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase
 from support import wait_until
@@ -22,6 +22,8 @@ from sqlalchemy_watch.listener.wal import slots
 
 from ..conftest import MakeListener
 from ..proxy import Proxy
+
+pytestmark = needs_logical_messages
 
 #: Seconds within which an error is raised that waiting would not change; `start()` itself would try for longer.
 AT_ONCE = 5.0

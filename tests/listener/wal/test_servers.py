@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Recorder
-from postgres import Cluster
+from postgres import Cluster, needs_logical_messages
 from sqlalchemy import Engine, create_engine
 from support import insert, wait_until
 
@@ -22,6 +22,8 @@ from ..conftest import MakeListener
 from ..consumers import Base, Payment
 from ..journal import Journal, Writer
 from ..proxy import Proxy
+
+pytestmark = needs_logical_messages
 
 
 def end_stream(client: psycopg.Connection[Any], group: str) -> None:

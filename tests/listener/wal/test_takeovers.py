@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from postgres import needs_logical_messages
 from sqlalchemy import Engine
 from support import insert, wait_until
 
@@ -19,6 +20,8 @@ from ..conftest import MakeListener
 from ..insides import dispatcher_of, queue_of
 from ..journal import Journal
 from ..proxy import Proxy
+
+pytestmark = needs_logical_messages
 
 
 class Receiver:
