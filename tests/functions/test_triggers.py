@@ -34,7 +34,7 @@ class Heard:
     """Events and resyncs that writes to tables are heard as."""
 
     def __init__(self, engine: Engine, base: Any, client: Client, *models: Any) -> None:
-        self.engine, self.client = engine, client
+        self.engine, self.client, self.base = engine, client, base
         self._recorder = Recorder()
         for model in models:
             model.watch.connect(self._recorder)
@@ -400,7 +400,7 @@ def test_column_changed_by_hand_makes_no_write_fail_and_asks_to_resync(users: He
     assert set(users.reasons) == {"the trigger function could not build the notification"}
     users.client.execute(f"ALTER TABLE users {back}".encode())
     users.reasons.clear()
-    install(users.engine, users.listener._tables[0])
+    install(users.engine, users.base)
     with Session(users.engine) as session:
         session.execute(text("INSERT INTO users (id, name, total) VALUES (9, 'a', 20)"))
         session.execute(text("UPDATE users SET name = 'b', total = 30"))
