@@ -20,7 +20,7 @@ from typing import Final
 from .. import wire
 from ..declaring.conditions import STATEMENT_ALIASES
 from ..declaring.spec import TableWatch
-from . import expressions
+from . import emission, expressions
 from .mark import mark_line
 from .quoting import literal, quote
 
@@ -29,12 +29,6 @@ SMALL: Final = 50
 
 #: Of more rows, pieces of about this size are made, and put together until a payload is full.
 PIECE_BYTES: Final = 2_400
-
-#: A payload of rows, from the variables of the function. Outside the guard there are no operators, which the writer's
-#: search_path could lead elsewhere.
-_ROWS: Final = "pg_catalog.concat(watch_head, watch_rows, ']}')"
-
-_RESYNC: Final = """pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}')"""
 
 
 def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
@@ -88,54 +82,6 @@ DECLARE
 BEGIN"""
 
 
-_MUTED: Final = f"pg_catalog.texteq(pg_catalog.current_setting('{wire.MUTED_SETTING}', true), 'on')"
-
-_CONTEXT_TEXT: Final = f"pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true)"
-
-#: As JSON, where it is known to be short enough, and where not.
-_CONTEXT: Final = f"coalesce(pg_catalog.to_json(nullif({_CONTEXT_TEXT}, '')), 'null')"
-_ANY_CONTEXT: Final = (
-    f"CASE WHEN pg_catalog.octet_length({_CONTEXT}::pg_catalog.text) > {wire.MAX_CONTEXT_BYTES} THEN 'null' "
-    f"ELSE {_CONTEXT} END"
-)
-
-#: Escaped, a byte takes six at the most: only a longer context has to be measured.
-_LONG_CONTEXT: Final = f"pg_catalog.octet_length({_CONTEXT_TEXT}) > {wire.MAX_CONTEXT_BYTES // 6 - 1}"
-
-
-def _head(watch: TableWatch, indent: str) -> str:
-    return f"""\
-{indent}watch_head := pg_catalog.concat(
-{_head_values(watch, _ANY_CONTEXT, indent + "  ")});
-{indent}watch_room := {_payload_bytes(watch) - 2} - pg_catalog.octet_length(watch_head);"""
-
-
-def _head_values(watch: TableWatch, context: str, indent: str, of: str = "") -> str:
-    """Everything in front of the rows, as arguments of concat(), which is faster than many operators.
-
-    :param of: the qualification of a variable's name.
-    """
-    schema = (
-        f"pg_catalog.to_json({of}tg_table_schema::pg_catalog.text)"
-        if watch.schema is None
-        else literal(json.dumps(watch.schema, ensure_ascii=False))
-    )
-    # Only identical notifications are dropped.
-    position = ["""',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"'"""] if watch.is_notified else []
-    values = (
-        f"""{literal(wire.head_json(watch) + ',"schema":')}, {schema}""",
-        """',"txid":', pg_catalog.pg_current_xact_id()""",
-        """',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint""",
-        *position,
-        f"""',"context":', {context}, ',"rows":['""",
-    )
-    return ",\n".join(indent + value for value in values)
-
-
-def _payload_bytes(watch: TableWatch) -> int:
-    return wire.MAX_PAYLOAD_BYTES if watch.is_notified else wire.DURABLE_PAYLOAD_BYTES
-
-
 def _guarded(watch: TableWatch, lines: str) -> str:
     # RAISE with USING has no placeholders, so that the text has no percent sign, which migrations run
     # offline would double.
@@ -144,34 +90,17 @@ def _guarded(watch: TableWatch, lines: str) -> str:
   BEGIN
 {lines}
   EXCEPTION WHEN OTHERS THEN
-    IF {_MUTED} THEN
+    IF {emission.MUTED} THEN
       RETURN NULL;
     END IF;
     RAISE WARNING USING MESSAGE = pg_catalog.concat({message}, SQLERRM),
       HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
     watch_head := pg_catalog.concat(
-{_head_values(watch, "'null'", "      ")});
+{emission.head_values(watch, "'null'", "      ")});
     watch_resync := {literal(wire.BUILD_FAILED)};
-{_emit(watch, _RESYNC, "    ")}
+{emission.emit(watch, emission.RESYNC, "    ")}
     RETURN NULL;
   END;"""
-
-
-def _emit(watch: TableWatch, payload: str, indent: str) -> str:
-    return "\n".join(f"{indent}PERFORM {call};" for call in _calls(watch, payload))
-
-
-def _calls(watch: TableWatch, payload: str) -> list[str]:
-    notified = [_notify_call(watch, payload)] if watch.is_notified else []
-    return [*notified, _log_call(watch, payload)] if watch.is_durable else notified
-
-
-def _notify_call(watch: TableWatch, payload: str) -> str:
-    return f"pg_catalog.pg_notify({literal(watch.channel)}, {payload})"
-
-
-def _log_call(watch: TableWatch, payload: str) -> str:
-    return f"pg_catalog.pg_logical_emit_message(true, {literal(wire.DURABLE_PREFIX + watch.channel)}, {payload})"
 
 
 def _emit_single(watch: TableWatch) -> str:
@@ -179,8 +108,9 @@ def _emit_single(watch: TableWatch) -> str:
     limit = wire.MAX_PAYLOAD_BYTES if watch.is_notified else wire.MAX_MESSAGE_BYTES
     size = "pg_catalog.octet_length(watch_single)"
     fits = f"pg_catalog.textne(watch_single, '') AND pg_catalog.int4le({size}, {limit})"
-    notify = f"    watch_rows := {_notify_call(watch, 'watch_single')}::pg_catalog.text;\n" if watch.is_notified else ""
-    log = f"    watch_logged := {_log_call(watch, 'watch_single')};\n" if watch.is_durable else ""
+    notify, log = emission.notify_call(watch, "watch_single"), emission.log_call(watch, "watch_single")
+    notify = f"    watch_rows := {notify}::pg_catalog.text;\n" if watch.is_notified else ""
+    log = f"    watch_logged := {log};\n" if watch.is_durable else ""
     return f"""\
   IF {fits} THEN
 {notify}{log}\
@@ -205,18 +135,18 @@ def _limit(watch: TableWatch) -> str:
 def _emit_rest(watch: TableWatch) -> str:
     return f"""\
   IF watch_rows IS NOT NULL THEN
-{_emit(watch, _ROWS, "    ")}
+{emission.emit(watch, emission.ROWS, "    ")}
   END IF;
   IF watch_resync IS NOT NULL THEN
-{_emit(watch, _RESYNC, "    ")}
+{emission.emit(watch, emission.RESYNC, "    ")}
   END IF;
   RETURN NULL;"""
 
 
 def _without_rows(watch: TableWatch) -> tuple[str, str]:
     """Return the code that builds the payload of a TRUNCATE, and the code for one with a long context."""
-    payload = _single(watch, "''", (_LONG_CONTEXT, "''"))
-    return f"    watch_single := {payload};", f"{_head(watch, '    ')}\n    watch_rows := '[]';"
+    payload = _single(watch, "''", (emission.LONG_CONTEXT, "''"))
+    return f"    watch_single := {payload};", f"{emission.head(watch, '    ')}\n    watch_rows := '[]';"
 
 
 def _row_level(watch: TableWatch) -> tuple[str, str]:
@@ -227,9 +157,9 @@ def _row_level(watch: TableWatch) -> tuple[str, str]:
     skip = f"({condition}) IS NOT TRUE" if condition else None
     single = f"""\
 {expressions.root_check(watch)}\
-    watch_single := {_single(watch, values, (skip, "NULL"), (_LONG_CONTEXT, "''"))};"""
+    watch_single := {_single(watch, values, (skip, "NULL"), (emission.LONG_CONTEXT, "''"))};"""
     others = f"""\
-{_head(watch, "    ")}
+{emission.head(watch, "    ")}
     watch_rows := '[' || {values} || ']';"""
     if not watch.is_notified:
         return single, others
@@ -239,13 +169,13 @@ def _row_level(watch: TableWatch) -> tuple[str, str]:
         f"""\
 {others}
     IF pg_catalog.octet_length(watch_rows) > watch_room THEN
-{_log_alone(watch, "watch_rows", "      ")}\
+{emission.log_alone(watch, "watch_rows", "      ")}\
       watch_rows := {expressions.partial(key)};
       IF pg_catalog.octet_length(watch_rows) > watch_room THEN
         watch_rows := NULL;
         watch_resync := {literal(wire.TOO_LARGE)};
       END IF;
-{_notify_alone(watch, "watch_rows", "      ")}\
+{emission.notify_alone(watch, "watch_rows", "      ")}\
     END IF;""",
     )
 
@@ -258,10 +188,10 @@ def _single(watch: TableWatch, row: str, *cases: tuple[str | None, str], of: str
     whens = "".join(f"      WHEN {when} THEN {then}\n" for when, then in cases if when is not None)
     return f"""\
 CASE
-      WHEN {_MUTED} THEN NULL
+      WHEN {emission.MUTED} THEN NULL
 {whens}\
       ELSE pg_catalog.concat(
-{_head_values(watch, _CONTEXT, "        ", of)},
+{emission.head_values(watch, emission.CONTEXT, "        ", of)},
         '[', {row}, ']]}}')
     END"""
 
@@ -271,7 +201,7 @@ def _statement_level(watch: TableWatch) -> tuple[str, str]:
     condition = expressions.condition(watch, *STATEMENT_ALIASES, "statement")
     row = expressions.row_json(watch, *STATEMENT_ALIASES)
     table = expressions.OLD_ROWS if watch.operation == "deleted" else expressions.NEW_ROWS
-    more = f"EXISTS (SELECT FROM {table} OFFSET 1) OR {_LONG_CONTEXT}"
+    more = f"EXISTS (SELECT FROM {table} OFFSET 1) OR {emission.LONG_CONTEXT}"
     skip = f"({condition}) IS NOT TRUE" if condition else None
     # Planned for one row, however many there are the first time; a join is to read no more of either table.
     source = expressions.source(watch, "(SELECT * FROM {} LIMIT 1)" if watch.needs_old_rows else "{}", "    ")
@@ -285,7 +215,7 @@ def _statement_level(watch: TableWatch) -> tuple[str, str]:
     LIMIT 1;"""
     chosen = f"CASE WHEN {condition} THEN {row} END" if condition else row
     others = f"""\
-{_head(watch, "    ")}
+{emission.head(watch, "    ")}
     SELECT pg_catalog.string_agg(w.j, '],['), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
       SELECT {chosen} AS j
 {expressions.source(watch, f"(SELECT * FROM {{}} LIMIT {SMALL + 1})", "      ")}
@@ -319,7 +249,7 @@ def _many_rows(watch: TableWatch, condition: str | None, row: str) -> str:
       LOOP
         watch_longest := watch_piece.longest;
         EXIT WHEN watch_longest > watch_room;
-{_append(watch)}
+{emission.append(watch)}
       END LOOP;"""
 
 
@@ -333,13 +263,13 @@ def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
     where = f"\n        WHERE {condition}" if condition else ""
     too_long = f"""\
         IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-{_log_alone(watch, "watch_piece.j", "          ")}\
+{emission.log_alone(watch, "watch_piece.j", "          ")}\
           watch_piece.j := {expressions.partial(key)};
           IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
             watch_piece.j := NULL;
             watch_resync := {literal(wire.TOO_LARGE)};
           END IF;
-{_notify_alone(watch, "watch_piece.j", "          ")}\
+{emission.notify_alone(watch, "watch_piece.j", "          ")}\
           CONTINUE WHEN watch_piece.j IS NULL;
         END IF;
 """
@@ -349,44 +279,5 @@ def _long_rows(watch: TableWatch, condition: str | None, row: str) -> str:
         SELECT '[' || {row} || ']' AS j{passed if watch.is_notified else ""}
 {expressions.source(watch, "{}", "        ")}{where}
       LOOP
-{too_long if watch.is_notified else ""}{_append(watch)}
+{too_long if watch.is_notified else ""}{emission.append(watch)}
       END LOOP;"""
-
-
-def _log_alone(watch: TableWatch, row: str, indent: str) -> str:
-    """Log a row in full that is too long to be notified of, in its place behind the rows before it."""
-    if not watch.is_durable:
-        return ""
-    return f"""\
-{indent}IF {row} IS DISTINCT FROM watch_rows AND watch_rows IS NOT NULL THEN
-{_emit(watch, _ROWS, indent + "  ")}
-{indent}  watch_rows := NULL;
-{indent}END IF;
-{indent}PERFORM {_log_call(watch, f"watch_head || {row} || ']}}'")};
-"""
-
-
-def _notify_alone(watch: TableWatch, row: str, indent: str) -> str:
-    """Notify of the key of such a row, or of a resync, without logging that as well."""
-    if not watch.is_durable:
-        return ""
-    return f"""\
-{indent}IF watch_resync IS NULL THEN
-{indent}  PERFORM {_notify_call(watch, f"watch_head || {row} || ']}}'")};
-{indent}ELSE
-{indent}  PERFORM {_notify_call(watch, _RESYNC)};
-{indent}END IF;
-{indent}watch_resync := NULL;
-{indent}{row} := NULL;
-"""
-
-
-def _append(watch: TableWatch) -> str:
-    """Add a piece to the payload; where it would not fit, emit the payload and begin another."""
-    return f"""\
-        IF pg_catalog.octet_length(watch_rows) + 1 + pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-{_emit(watch, _ROWS, "          ")}
-          watch_rows := watch_piece.j;
-        ELSE
-          watch_rows := pg_catalog.concat_ws(',', watch_rows, watch_piece.j);
-        END IF;"""
