@@ -75,7 +75,7 @@ class Program:
             output, errors = self.process.communicate(timeout=seconds)
         finally:
             self.process.kill()
-            self.process.wait()
+            self.process.communicate()
             shutil.rmtree(self._folder)
         return self.process.returncode, output.strip(), errors
 
