@@ -46,6 +46,8 @@ def run(server: Server, quick: bool) -> list[Table]:
     ratio = found[models] / found[general]
     table.add(f"{many:,}, to ids", f"{rows:,}", found[models], ratio)
     table.targets.append(Target(f"dispatch with {many:,} subscriptions: of one's", ratio, 1.2))
+    cost.targets.append(Target("a filtered subscription: to connect", connect_seconds / many * 1e6, 8, unit=" us"))
+    cost.targets.append(Target("a filtered subscription: memory", round(size / many), 200, unit=" B"))
     started = time.perf_counter()
     for i in range(many):
         models.watch.updated.filter_by(id=i).disconnect(_receive)

@@ -36,6 +36,8 @@ _FROZEN = frozenset([int, str, uuid.UUID, type(None)])
 
 def freeze(value: Any) -> Hashable:
     """Return the value as a dictionary key: lists and dictionaries (arrays, JSON) become tuples and sets."""
+    if type(value) in _FROZEN:
+        return cast(Hashable, value)
     if isinstance(value, list):
         return ("list", *map(freeze, value))
     if isinstance(value, dict):
