@@ -18,7 +18,7 @@ from sqlalchemy import Table
 from sqlalchemy_watch.catalog.matching import match_watches
 from sqlalchemy_watch.catalog.reading import fetcher
 from sqlalchemy_watch.catalog.status import WatchStatus
-from sqlalchemy_watch.declaring.spec import application_of
+from sqlalchemy_watch.declaring.filing import application_of
 from sqlalchemy_watch.functions.body import function_body
 from sqlalchemy_watch.functions.quoting import quote
 

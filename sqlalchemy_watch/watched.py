@@ -18,18 +18,8 @@ from sqlalchemy.orm import InstrumentedAttribute, Mapper
 
 from . import wire
 from .declaring import conditions, hierarchy
-from .declaring.spec import (
-    DELIVERY_KEY,
-    CarriedColumn,
-    Delivery,
-    Discriminator,
-    TableWatch,
-    Watch,
-    application_of,
-    check_delivery,
-    file_watches,
-    parse_specs,
-)
+from .declaring.filing import DELIVERY_KEY, application_of, file_watches
+from .declaring.spec import CarriedColumn, Delivery, Discriminator, TableWatch, Watch, check_delivery, parse_specs
 from .errors import ConfigurationError
 from .signals.events import T
 from .signals.watch_signals import Details, WatchSignal, WatchSignals

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Table
 
-from ..declaring.spec import TableWatch, application_of
+from ..declaring.filing import application_of
+from ..declaring.spec import TableWatch
 from ..declaring.targets import watches_of_table
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction, Relation

@@ -1,6 +1,7 @@
 """Declarations and their validation, with no database and no signals.
 
 spec         `Watch` as it is declared, `TableWatch` as it applies to one table
+filing       watches in the MetaData, where the other rooms find them
 naming       names of triggers, functions and channels
 dialect      the PostgreSQL dialect that text is written in
 conditions   `when` as SQL

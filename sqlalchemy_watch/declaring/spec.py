@@ -1,18 +1,16 @@
 """`Watch` as it is declared, `TableWatch` as it applies to one table.
 
 There is no database here and no ORM state. A `Watch` validates its own options. `watched` resolves attribute names
-into columns and files the resulting `TableWatch` in the MetaData, where the triggers, the listener and the
-migrations find it (`watches_in`).
+into columns; `filing` keeps the resulting `TableWatch` in the MetaData.
 """
 
 from __future__ import annotations
 
 import keyword
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
-from sqlalchemy import MetaData
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
 
@@ -26,16 +24,6 @@ Delivery: TypeAlias = Literal["notify", "durable", "both"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 LEVELS: tuple[Level, ...] = get_args(Level)
 DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
-
-#: Under this key of `MetaData.info` stand the watches: `{Table.key: {label: TableWatch}}`. Not on
-#: `Table.info`, which Alembic renders into `create_table(info=...)`.
-INFO_KEY = "sqlalchemy_watch"
-
-#: Under this key of `MetaData.info` an application may name itself, where several share a schema.
-APPLICATION_KEY = "sqlalchemy_watch_application"
-
-#: Under this key of `MetaData.info` stands the delivery of watches that don't name one themselves.
-DELIVERY_KEY = "sqlalchemy_watch_delivery"
 
 #: Attributes of the collection `Model.watch`, which a label must not hide.
 RESERVED_LABELS = frozenset({"connect", "disconnect", "connected_to"})
@@ -303,25 +291,6 @@ class TableWatch:
         return d is not None and d.lookup is not None and d.column == column
 
 
-def watches_in(metadata: MetaData) -> dict[str, dict[str, TableWatch]]:
-    """Return the watches filed in this MetaData, by `Table.key` and label: the mapping itself, not a copy."""
-    return cast(dict[str, dict[str, TableWatch]], metadata.info.setdefault(INFO_KEY, {}))
-
-
-def iter_watches(metadata: MetaData) -> Iterator[TableWatch]:
-    """Iterate over the watches filed in this MetaData."""
-    for by_label in watches_in(metadata).values():
-        yield from by_label.values()
-
-
-def application_of(metadata: MetaData) -> str:
-    """Return the name of this MetaData's application; empty where it has none."""
-    name = metadata.info.get(APPLICATION_KEY, "")
-    if not isinstance(name, str):
-        raise ConfigurationError(f"MetaData.info[{APPLICATION_KEY!r}] must be a string, not {name!r}")
-    return name
-
-
 def check_delivery(owner: str, delivery: object) -> Delivery:
     """Return the value, if it is a way of delivery.
 
@@ -332,46 +301,3 @@ def check_delivery(owner: str, delivery: object) -> Delivery:
             f"{owner}: delivery {delivery!r} is unknown: allowed are {', '.join(map(repr, DELIVERIES))}"
         )
     return delivery
-
-
-def file_watches(filings: Iterable[tuple[MetaData, TableWatch]]) -> None:
-    """File all of the watches, or none where one can't be filed.
-
-    :raises ConfigurationError: as `file_watch` does.
-    """
-    filed: list[tuple[MetaData, TableWatch]] = []
-    try:
-        for metadata, watch in filings:
-            if file_watch(metadata, watch):
-                filed.append((metadata, watch))
-    except ConfigurationError:
-        for metadata, watch in filed:
-            by_label = watches_in(metadata)[watch.table_key]
-            del by_label[watch.label]
-            if not by_label:
-                del watches_in(metadata)[watch.table_key]
-        raise
-
-
-def file_watch(metadata: MetaData, watch: TableWatch) -> bool:
-    """File a watch; return False if the same one is there already.
-
-    :raises ConfigurationError: for a label that the table has with other options, and for a trigger name
-        that another watch of the schema has after cutting.
-    """
-    filed = watches_in(metadata).get(watch.table_key, {}).get(watch.label)
-    if filed is not None:
-        if filed != watch:
-            raise ConfigurationError(
-                f"table {watch.table_key!r}: the watch {watch.label!r} is already declared with other options: "
-                f"give this one a label= of its own"
-            )
-        return False
-    for other in iter_watches(metadata):
-        if other.schema == watch.schema and other.function_name == watch.function_name:
-            raise ConfigurationError(
-                f"the watches {other.table_key!r}/{other.label!r} and {watch.table_key!r}/{watch.label!r} would "
-                f"both have the trigger function {watch.function_name!r}: give one of them another label="
-            )
-    watches_in(metadata).setdefault(watch.table_key, {})[watch.label] = watch
-    return True

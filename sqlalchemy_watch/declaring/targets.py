@@ -10,7 +10,8 @@ from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapper, registry
 
 from ..errors import ConfigurationError
-from .spec import TableWatch, watches_in
+from .filing import watches_in
+from .spec import TableWatch
 
 
 def tables_of(*targets: Any) -> tuple[Table, ...]:

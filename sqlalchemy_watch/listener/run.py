@@ -239,7 +239,7 @@ _WAITING = frozenset([threading.__file__, concurrent.futures.Future.result.__cod
 
 def _whereabouts(thread: threading.Thread) -> str:
     """Return where a thread stands: not in the standard library, but in whatever waits with its help."""
-    frame = sys._current_frames().get(thread.ident or 0)
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - documented, for debuggers
     if frame is None:
         return "gone"
     stack = traceback.extract_stack(frame)

@@ -200,4 +200,4 @@ def parts_of(event: Event[Any]) -> tuple[Message, tuple[Any, ...], int]:
 
     For the listener and the filters. A user has no use for it, and so it is no member of `Event`.
     """
-    return event._message, event._row, event._index
+    return event._message, event._row, event._index  # noqa: SLF001 - of the same module

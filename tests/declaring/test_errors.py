@@ -21,7 +21,7 @@ from sqlalchemy.orm import (
 )
 
 from sqlalchemy_watch import ConfigurationError, Watch, Watched, install, status, watch
-from sqlalchemy_watch.declaring.spec import watches_in
+from sqlalchemy_watch.declaring.filing import watches_in
 
 pytestmark = pytest.mark.sqlalchemy
 

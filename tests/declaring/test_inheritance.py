@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, configure_mappers, mapped_co
 from support import resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, install, watch
-from sqlalchemy_watch.declaring.spec import watches_in
+from sqlalchemy_watch.declaring.filing import watches_in
 
 pytestmark = pytest.mark.server
 

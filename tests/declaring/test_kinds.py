@@ -27,7 +27,7 @@ from sqlalchemy.orm import (
 from sqlmodel import Field, SQLModel
 
 from sqlalchemy_watch import Listener, Watch, Watched, install, watch
-from sqlalchemy_watch.declaring.spec import watches_in
+from sqlalchemy_watch.declaring.filing import watches_in
 
 pytestmark = pytest.mark.sqlalchemy
 

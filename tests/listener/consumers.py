@@ -18,7 +18,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, Watched
-from sqlalchemy_watch.listener.wal import source as wal
+from sqlalchemy_watch.listener.wal import standby
 
 
 class Base(DeclarativeBase):
@@ -126,7 +126,7 @@ def _consume(url: str, group: str, path: str) -> None:
 
 def main(url: str, group: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    wal.STANDBY_INTERVAL = 0.2  # to get through many hand-overs quickly
+    standby.STANDBY_INTERVAL = 0.2  # to get through many hand-overs quickly
     for line in sys.stdin:
         if os.fork() == 0:
             _consume(url, group, line.strip())

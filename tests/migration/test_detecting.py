@@ -12,7 +12,7 @@ from sqlalchemy import Engine, MetaData
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import OwnershipError, Watch, Watched, install, status, uninstall
-from sqlalchemy_watch.declaring.spec import APPLICATION_KEY
+from sqlalchemy_watch.declaring.filing import APPLICATION_KEY
 from sqlalchemy_watch.functions.mark import TEMPLATE_VERSION
 
 from .project import Project, body_of, functions_in, is_empty, snapshot, triggers_in

@@ -20,7 +20,7 @@ from alembic_ext.operations import WatchOp
 from alembic_ext.render import escape_colons, without_percent
 from alembic_ext.states import NOTHING, declared_state
 from sqlalchemy_watch import Watch, watch
-from sqlalchemy_watch.declaring.spec import iter_watches
+from sqlalchemy_watch.declaring.filing import iter_watches
 
 pytestmark = pytest.mark.sqlalchemy
 

@@ -15,8 +15,7 @@ from ... import wire
 from ...declaring.spec import CarriedColumn, TableWatch
 from ...errors import PayloadError, UnknownVersionError
 from ...signals.events import EventKind, Extras, Message
-from .rows import Column, Row, RowLayout
-from .values import Decode
+from .rows import Column, Decode, Row, RowLayout
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, repeat
 from types import MappingProxyType, NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import PayloadError
 from ...signals.events import Extras
-from .values import Decode
+
+#: Makes a value of the payload the Python value that loading the row would give.
+Decode: TypeAlias = Callable[[Any], Any]
 
 #: A decoded row: its values in the order of `EventKind.attributes`, and what most rows don't have.
 Row: TypeAlias = tuple[tuple[Any, ...], Extras | None]

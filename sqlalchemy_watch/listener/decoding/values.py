@@ -9,7 +9,6 @@ from __future__ import annotations
 import ipaddress
 import json
 import struct
-from collections.abc import Callable
 from typing import Any, cast
 
 import psycopg.types.string
@@ -23,8 +22,7 @@ from sqlalchemy.dialects.postgresql.ranges import AbstractMultiRange
 from sqlalchemy.types import TypeEngine
 
 from ... import wire
-
-Decode = Callable[[Any], Any]
+from .rows import Decode
 
 #: Types whose values a driver gives as text, where psycopg has a Python type for them.
 _TEXT_TYPES: dict[str, frozenset[str]] = {

@@ -125,11 +125,11 @@ def _opener_of_url(url: URL, engine: Engine) -> _Opener:
 
 
 def _arguments_of(engine: Engine) -> tuple[list[Any], dict[str, Any]] | None:
-    """The arguments the engine connects with, URL and connect_args together; None with a `creator`.
+    """Return the arguments that the engine connects with, URL and connect_args together; None with a `creator`.
 
     SQLAlchemy keeps them in a closure. Connecting in order to see them would call the hooks, which may ask a vault.
     """
-    creator = engine.pool._creator
+    creator = engine.pool._creator  # noqa: SLF001 - there is no public way
     names = getattr(getattr(creator, "__code__", None), "co_freevars", ())
     kept = dict(zip(names, getattr(creator, "__closure__", None) or (), strict=True))
     if not {"cargs_tup", "cparams"} <= kept.keys():

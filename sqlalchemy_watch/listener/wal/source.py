@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import random
 import re
 import threading
 import time
@@ -37,30 +36,22 @@ from ..stats import ReadingStats
 from . import slots
 from .messages import TOKEN_PREFIX, parse_lsn
 from .monitor import SlotMonitor
-from .preparing import SLOT_IN_MAKING, Preparation, Prepared
+from .preparing import Preparation, Prepared
 from .protocol import Contents, Liveness, Position, WalCore
 from .session import WalSession, read_log, start_replication
+from .standby import Standby
 from .takeover import Before, Log, take_up
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Seconds between attempts to become the active consumer, while another one is.
-STANDBY_INTERVAL = 1.0
-
 #: Seconds of reading after which the next attempt to connect does not wait as long as the last one.
 STEADY_SECONDS = 5.0
-
-#: Seconds at the most by which those who stood by try one after the other.
-RIVALS_SECONDS = 0.1
 
 #: Seconds that the consumer before gets to notice that its connection is gone, and to stop dispatching.
 HANDOVER_SECONDS = 0.2
 
 #: Seconds between attempts of a caller's thread to reach the server.
 RETRY_SECONDS = 0.2
-
-NO_CONNECTION = "there is no connection at present"
-STANDING_BY = "another consumer of the group is active, and this one stands by"
 
 SERVER_CHANGED = "the server is another one than before (restored, or failed over): it may lack what was delivered last"
 
@@ -90,9 +81,8 @@ class WalSource:
         self._tokens = Tokens()
         self._position = Position()
         self._before = Before()
-        #: True if another consumer was active when this one last tried to be.
-        self._had_rival = False
-        self.state: SourceState = SourceState(NO_CONNECTION)
+        self.state: SourceState = SourceState("there is no connection at present")
+        self._standby = Standby(connect, options.group, self.state, stats)
         self._keeper = Keeper(
             self, self.state, stats, name="sqlalchemy-watch-wal", activity=f"reading slot {self._group!r}",
             steady=STEADY_SECONDS, log=log,
@@ -177,8 +167,8 @@ class WalSource:
         except Exception as error:
             self._preparation.note_failure(error)
             raise
-        self._wait_until_free()
-        stopping.wait(random.uniform(0.0, RIVALS_SECONDS))
+        self._know(others_since=True)
+        self._standby.wait_until_free(stopping)
 
     def note_loss(self) -> None:
         """Pause dispatching: another consumer may be active from now on."""
@@ -213,12 +203,10 @@ class WalSource:
         try:
             start_replication(connection, self._group, seconds)
         except errors.ObjectInUse:
-            self._had_rival = True
-            self._know(others_since=True)
             return False
-        if self._had_rival or not self._before.others_since:  # another one was active just now, or may have been
+        if self._standby.had_rival or not self._before.others_since:  # another one may have been active just now
             self._keeper.stopping.wait(HANDOVER_SECONDS)
-        self._had_rival, self.state.missing = False, NO_CONNECTION
+        self._standby.end()
         self._take_up(log_now)
         core = self._core(codec, prepared.sender_timeout)
         session = WalSession(connection, core, self._queue, self._wake, self._monitor, seconds, self._note_moved)
@@ -266,28 +254,6 @@ class WalSource:
 
     def _note_moved(self, lsn: int) -> None:
         self._know(moved_to=max(self._before.moved_to, lsn))
-
-    def _wait_until_free(self) -> None:
-        """Stand by while another consumer is active; over a plain connection, since walsenders are few."""
-        stopping = self._keeper.stopping
-        with contextlib.closing(self._connect(stopping=stopping)) as connection:
-            while not stopping.is_set():
-                found = slots.read_slots(connection, self._group)
-                if not found or (found[0].active_pid is None and found[0].acknowledged is not None):
-                    return
-                if found[0].acknowledged is None:  # there is nothing yet from which on it would hear
-                    self.state.error = SlotError(SLOT_IN_MAKING)
-                else:
-                    self._stand_by()
-                stopping.wait(STANDBY_INTERVAL * random.uniform(0.5, 1.0))
-
-    def _stand_by(self) -> None:
-        if self.state.missing != STANDING_BY:
-            log.info("another consumer of %r is active: standing by", self._group)
-        self.state.missing = STANDING_BY
-        self._stats.active = False
-        self.state.error = None
-        self.state.ready.set()
 
 
 def _emit(connection: psycopg.Connection[Any], token: str) -> None:
