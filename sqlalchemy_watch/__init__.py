@@ -12,6 +12,24 @@
 
     with Listener(engine, Base):
         ...
+
+Rooms, from above; each imports only from those below it, which import-linter holds:
+
+cli         the command `sqlalchemy-watch`
+otel        metrics of a listener, for OpenTelemetry
+listener    the process's half: hears the database and calls receivers
+triggers    the database's half: creates and drops the triggers
+writers     `muted` and `context`, for those who write
+catalog     the installed triggers, and how they differ from the declarations
+functions   the text of the trigger functions
+watched     `Watched` and `watch()`: a declaration meets its signals
+signals     signals, filters, batches and streams, and the events they carry
+wire        the format that the trigger functions write and the listener reads
+declaring   the declarations and their validation
+errors      every exception, one tree
+aio         SQLAlchemy's asynchronous objects, told without importing them
+
+`alembic_ext`, beside this package, writes watches into migrations; nothing here imports it.
 """
 
 from .catalog.status import WatchStatus

@@ -1,33 +1,56 @@
 """The process's half: notifications become events, events reach receivers.
 
-listener      `Listener`, which puts the rest together
+::
 
-Reading:
-connect       from an engine's settings to a psycopg connection of the listener's own
-server        what a server has to be, and which schemas its tables are in
-notify        the LISTEN source: connects, LISTENs, proves it, reconnects
-turns         whose turn it is to read: the source's thread, or the dispatch thread while that is idle
-queue         the bounded queues in between
-watchdog      a limit in seconds for blocking queries
-backoff       how long to wait before the next attempt
+    server -> notify or wal -> handover -> dispatch -> receivers
+              (source)         (queue)     (decoding)
 
-Reading the log instead, for a consumer group:
-wal           the source of a replication slot
-walsender     its connection: reading, status updates, heartbeats
-replication   the replication protocol's messages
-position      where in the log a consumer is
-tokens        what catch_up() waits for in the log
-timelines     what a promoted server's log has in common with the one before
-slots         slots and the publication
-monitor       looks at the slot from outside
+Rooms, from above; each imports only from those below it:
 
-Dispatching:
-payload, rows, values    bytes -> fields -> rows -> Python values
-encodings     payloads of databases that are not UTF-8
-routes        which signals a channel feeds, and which class a row is of
-dispatch      the thread that calls receivers, each isolated from the others
-gather        events that wait for others, for receivers of batches
-durable       dispatching with acknowledgement, retries
-dead_letters  the table of events that were given up
-stats         what a listener tells about itself
+listener    `Listener`, the public face
+run         everything that lives from one `start()` to its `stop()`
+notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns
+wal         the source of a replication slot: messages, protocol and takeover (pure), slots, monitor, preparing,
+            session, standby, source
+dispatch    the thread that calls receivers; batches, retries, dead letters
+source      the parts of every source: Keeper (the one loop: connect, read, lose, back off), Wake, Poller, Tokens
+lifecycle   the listener's own signals
+server      connections as the engine makes them, checks, a limit for each query
+decoding    payloads to values (payload and rows are pure), routes, encodings
+handover    the items and queues between reading and dispatching
+options, heartbeat (pure), stats, processes
+
+The threads of a running listener, what each owns, and the only objects that two of them touch:
+
+==========================  ============================================================================================
+thread                      owns
+==========================  ============================================================================================
+`sqlalchemy-watch-listen`   NOTIFY: the connection, NotifySession and NotifyProtocol, in turns with the dispatch thread
+`sqlalchemy-watch-wal`      durable: the walsender connection, WalSession, WalCore, Liveness, Position, Before, Standby
+`sqlalchemy-watch-slot`     durable: SlotMonitor's connection and its part of the stats
+`sqlalchemy-watch-dispatch` the dispatcher, its gatherer, the decoders; calls every receiver that is no coroutine
+the caller's                `start`, `stop`, `catch_up`, `stats`
+an event loop's             coroutine receivers, which the dispatch thread waits for
+==========================  ============================================================================================
+
+==================  ======================================  ============================================================
+shared              between                                 by
+==================  ======================================  ============================================================
+EventQueue,         source puts, dispatch takes;            its lock; the deque's own atomic ends; `full` is read
+WaitingQueue        wal pauses and discards                 without a lock
+Turns               listen and dispatch                     its lock: one of them has the session at a time
+Tokens              callers add, the source finds           its lock
+Wake                anybody wakes, the source waits         a pair of sockets
+SourceState         the source writes, callers read         `ready` is an event; the rest are single assignments
+Keeper.stopping     callers set, the source waits           an event
+Look                wal asks, slot answers                  one lock; `seen` is a single assignment
+Stats               each part has one writing thread        single assignments; `stats()` copies
+a signal's          whoever connects writes,                the lock of `signals.receivers`; dispatch reads tuples
+receivers           dispatch reads                          that are replaced and never changed
+Run.is_running      callers                                 `processes.lock`
+==================  ======================================  ============================================================
+
+No receiver is called while a lock is held. Whoever holds a lock takes no other, except that a run begins under
+`processes.lock` and attaches itself to its signals there. A garbage collection may run a finalizer, and in it
+somebody's `stop()`, in any thread at any time: so the locks that `stop()` takes are reentrant.
 """

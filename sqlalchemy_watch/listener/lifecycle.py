@@ -29,7 +29,7 @@ class Lifecycle:
         self.receiver_failed: blinker.Signal = blinker.Signal(
             "Sent with receiver=, event=, error= when a receiver raises."
         )
-        #: Where coroutine receivers run; None where the listener was started outside of a loop.
+        #: The loop in which coroutine receivers run; None if the listener was started outside of one.
         self.loop: asyncio.AbstractEventLoop | None = None
 
     def tell(self, item: Connected | Disconnected | Resync) -> None:

@@ -10,12 +10,12 @@ from ..errors import ConfigurationError
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """What happens to an event whose receiver raised.
+    """The treatment of an event whose receiver raised.
 
     :param max_attempts: calls before the event goes to the dead letters; None tries for ever.
     :param first_delay: seconds before the second attempt; doubled for each further one.
     :param max_delay: seconds, the longest wait.
-    :param in_order: whether the events behind wait. Otherwise the event is parked in the table of dead
+    :param in_order: True to have the events behind wait. Otherwise the event is parked in the table of dead
         letters and tried again from there, while the line moves on.
     :raises ConfigurationError: for values out of range.
     """

@@ -32,7 +32,7 @@ lock: threading.RLock = threading.RLock()
 
 _running: weakref.WeakSet[Running] = weakref.WeakSet()
 
-#: What was disowned is kept, so that garbage collection closes nothing of the parent's.
+#: Kept once they are disowned, so that garbage collection closes nothing of the parent's.
 _inherited: list[Any] = []
 
 

@@ -1,4 +1,4 @@
-"""Where events come from: the two sides of a source, and the parts that every source is made of.
+"""Sources of events: the two sides of one, and the parts that every source is made of.
 
 The listener knows a `Source`. `Keeper` is the one loop: connect, read, lose, back off. `Wake`, `Poller` and `Tokens`
 are the parts of reading that do not depend on the protocol.
@@ -33,16 +33,16 @@ HOPELESS = (UnsupportedServerError, ConfigurationError, SlotError)
 
 
 class SourceState:
-    """How a source stands: written by its thread, read by all others."""
+    """The state of a source, written by its thread and read by all others."""
 
     def __init__(self, missing: str) -> None:
         #: Set once events are heard, or it is known that they are not, for the reason in `error`.
         self.ready: threading.Event = threading.Event()
-        #: Why the last attempt failed.
+        #: The reason for which the last attempt failed.
         self.error: BaseException | None = None
         #: True while everything that commits is heard.
         self.listening: bool = False
-        #: Why nothing is heard while it isn't listening, for messages.
+        #: The reason for which nothing is heard while it isn't listening, in words.
         self.missing: str = missing
 
 

@@ -10,13 +10,13 @@ from datetime import datetime
 class ReadingStats:
     """Written by the source's thread, or by the dispatch thread while that reads."""
 
-    #: Since when LISTEN has been in force; None while there is no connection.
+    #: The time since which LISTEN has been in force; None while there is no connection.
     connected_since: datetime | None = None
     #: Connections after the first.
     reconnects: int = 0
     #: Notifications that arrived on the channels listened to.
     notifications: int = 0
-    #: How full the server's NOTIFY queue was at the last heartbeat, 0 to 1; None before the first.
+    #: Share of the server's NOTIFY queue in use at the last heartbeat, 0 to 1; None before the first.
     notify_queue_usage: float | None = None
 
     # With durable delivery:

@@ -1,0 +1,1 @@
+"""The thread that calls receivers, each isolated from the others: batches, retries, dead letters."""

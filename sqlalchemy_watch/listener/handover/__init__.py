@@ -1,0 +1,1 @@
+"""The items and the queues between the thread that reads and the thread that dispatches."""

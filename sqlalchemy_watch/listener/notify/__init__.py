@@ -1,0 +1,1 @@
+"""LISTEN and NOTIFY: a source whose events wait for nobody."""

@@ -1,4 +1,4 @@
-"""LISTEN, as far as no socket is needed: which notifications are ours, and the round trip that proves it is in force.
+"""LISTEN without a socket: the notifications that are ours, and the round trip that proves it is in force.
 
 Pure: times are those of `time.monotonic()`. A round trip is a query that notifies a channel of the listener's own: the
 notification that comes back proves that LISTEN is in force, not merely that a socket is open. `catch_up` uses the same
@@ -54,10 +54,10 @@ class NotifyProtocol:
     ) -> None:
         self._channels, self._own_channel, self._convert = channels, own_channel, convert
         self._heartbeat = heartbeat
-        #: Of the round trip under way: its payload, and the tokens that travel with it.
+        #: The payload of the round trip under way, and the tokens that travel with it.
         self._secret: bytes | None = None
         self._tokens: Sequence[str] = ()
-        #: Whether its notification, and the result of its query, are back.
+        #: True once its notification, and the result of its query, are back.
         self._is_proved = self._is_answered = False
 
     def wants_trip(self, now: float, has_tokens: bool) -> bool:

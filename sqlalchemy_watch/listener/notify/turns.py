@@ -1,4 +1,4 @@
-"""Whose turn it is to read: the dispatch thread's while it has nothing to do, and the source's own otherwise.
+"""Turns at reading: the dispatch thread's while it has nothing to do, and the source's own otherwise.
 
 A notification that is handed from one thread to another comes later by the time that waking a thread takes: 7 to 9 % of
 the median between a commit and its receiver, and up to 28 % of the 99th percentile. So the dispatch thread waits at the
@@ -16,7 +16,7 @@ from collections.abc import Callable
 #: Seconds for which the socket may be left alone.
 PATIENCE = 0.005
 
-#: How many times that long the source's thread looks whether the other one is busy, before it sleeps until it is.
+#: Times that long for which the source's thread looks if the other one is busy, before it sleeps until that is.
 #: Waking it for each event would cost more than looking.
 ROUNDS = 10
 
@@ -29,7 +29,7 @@ class Turns:
     """Lets one of two threads read at a time.
 
     :param wake: makes a `Step` that waits return.
-    :param is_idle: whether nothing that was read waits for the dispatcher.
+    :param is_idle: returns True if nothing that was read waits for the dispatcher.
     """
 
     def __init__(self, wake: Callable[[], None], is_idle: Callable[[], bool] = lambda: True) -> None:
@@ -41,7 +41,7 @@ class Turns:
         self._failure: BaseException | None = None
         self._stopped = False
         self._dispatcher_reads = self._source_reads = False
-        #: Whether the dispatcher waits for its turn; whether the source's thread is to be told that it is busy.
+        #: True while the dispatcher waits for its turn; True while the source's thread is to be told that it is busy.
         self._wanted = self._sleeps = False
         #: When the dispatcher last had to wait, and how often it has read.
         self._idle_at = 0.0

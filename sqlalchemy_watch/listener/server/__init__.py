@@ -1,0 +1,1 @@
+"""Connections of the listener's own, what a server has to be, and a limit for each query."""

@@ -22,7 +22,7 @@ _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 #: In front of each message of a plugin: "w", two positions and a time.
 _HEADER = 25
 
-#: What follows their kind, or the "k" of a keepalive: what is of use here.
+#: The useful part behind the letter of each kind, or behind the "k" of a keepalive.
 _KEEPALIVE = struct.Struct("!Q8x?")
 _BEGIN = struct.Struct("!Q8xI")
 _COMMIT = struct.Struct("!xQQ8x")
@@ -116,11 +116,11 @@ def status_update(received: int, acknowledged: int, *, reply_wanted: bool) -> by
 
 
 def format_lsn(lsn: int) -> str:
-    """As PostgreSQL writes it: `16/B374D848`."""
+    """Return a position in the log as PostgreSQL writes it: `16/B374D848`."""
     return f"{lsn >> 32:X}/{lsn & 0xFFFFFFFF:X}"
 
 
 def parse_lsn(text: str) -> int:
-    """The number behind PostgreSQL's way of writing a position in its log."""
+    """Return the number of a position in the log that is written in PostgreSQL's way."""
     high, low = text.split("/")
     return (int(high, 16) << 32) | int(low, 16)

@@ -26,7 +26,7 @@ RETRY_INTERVAL = 1.0
 #: Seconds between looks for a slot that is being made, and between attempts while somebody waits for a look.
 SOON = 0.2
 
-#: Of the log a slot may hold (`max_slot_wal_keep_size`), the share from which on there is a warning.
+#: Share of the log that a slot may hold (`max_slot_wal_keep_size`), from which on there is a warning.
 WARN_FROM = 0.5
 
 #: Only the server knows what a process of its own waits for; a walsender that decodes is busy, or waits for the disk.

@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
 
     #: Seconds of silence after which the server ends a walsender's connection.
     sender_timeout: float
-    #: Where the slot begins, if it was made just now.
+    #: The beginning of the slot, if it was made just now.
     begins: int | None
 
 

@@ -44,7 +44,7 @@ _RESYNC = RESYNC_PREFIX.encode()
 
 
 class Position:
-    """How far the log has been read by this process, over all its connections."""
+    """The point up to which this process has read the log, over all its connections."""
 
     def __init__(self, begins: int = 0) -> None:
         """Begin with the transactions that commit at `begins` or later; those before have been dispatched."""
@@ -92,7 +92,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Contents:
-    """Which messages of the log are this consumer's, and how they are read."""
+    """The messages of the log that are this consumer's, and the way to read them."""
 
     group: bytes
     #: The channels by the prefix of their messages.
@@ -104,7 +104,7 @@ class Contents:
 
 
 class Seen(NamedTuple):
-    """What the monitor has seen of the slot, over a connection of its own."""
+    """The monitor's view of the slot, over a connection of its own."""
 
     #: True while the slot is read by this consumer's walsender.
     is_ours: bool
@@ -114,7 +114,7 @@ class Seen(NamedTuple):
 
 @dataclass(slots=True)
 class Liveness:
-    """Whether the server is still there: by its answers, and where it can't answer by what the monitor sees.
+    """Tells if the server is still there: by its answers, and where it can't answer by what the monitor sees.
 
     A walsender that decodes a large transaction looks at what it is sent only after half of `wal_sender_timeout`. And
     while nothing is read, since the queue is full, an answer would come behind all that is not read.
@@ -209,7 +209,7 @@ class WalCore:
         self._tokens: list[Settable] = []
         #: Up to where everything has been read, and dispatched.
         self._received = self._acknowledged = 0
-        #: What the server was told last, and when.
+        #: The position that the server was told last, and the time.
         self.sent: int = -1
         self._sent_at = -math.inf
         self._reply_is_owed = False

@@ -221,7 +221,7 @@ class WalSession:
 
 
 class _Rate:
-    """Whether there are many transactions per second."""
+    """Measures the number of transactions per second."""
 
     def __init__(self) -> None:
         self._counted_at, self._counted = time.monotonic(), 0

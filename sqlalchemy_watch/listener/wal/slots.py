@@ -15,7 +15,7 @@ from ...errors import SlotError, UnsupportedServerError, one_line
 from ...wire import DURABLE_SINCE
 from .messages import RESYNC_PREFIX, parse_lsn
 
-#: Of no tables: pgoutput wants a publication, and logical messages belong to none.
+#: It has no tables: pgoutput wants a publication, and logical messages belong to none.
 PUBLICATION = "sqlalchemy_watch"
 
 PLUGIN = "pgoutput"
@@ -68,7 +68,7 @@ class Slot:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the server has given up the log that the slot needs."""
+        """True if the server has given up the log that the slot needs."""
         return self.wal_status == "lost"
 
 

@@ -1,4 +1,4 @@
-"""Whether the events that were read before still are this process's to deliver, once it has the slot again.
+"""The decision, once the slot is there again: are the events that were read before still this process's to deliver?
 
 Pure: no connection, no clock. With its connection a consumer loses the slot to whoever stands by, and a server that was
 promoted, or recovered to a point in time, goes on in a timeline of its own. Up to where that begins its log is the one
@@ -26,7 +26,7 @@ class Log:
 
     @property
     def begins(self) -> int:
-        """Where its timeline begins."""
+        """The point at which its timeline begins."""
         return max(self.ancestors.values(), default=0)
 
     def continues(self, other: Log) -> bool:
@@ -50,7 +50,7 @@ def parse_history(text: str) -> dict[int, int]:
 
 @dataclass(frozen=True)
 class Before:
-    """What the process knows from the time before."""
+    """Knowledge of the process from the time before."""
 
     #: The log when it last had the slot, or first looked at it; None where it has done neither.
     log: Log | None = None
@@ -58,7 +58,7 @@ class Before:
     acknowledged: int = 0
     #: The commit of the newest transaction of which something was read.
     newest: int = 0
-    #: As far as this process has moved the slot: any further, and another process has.
+    #: The point to which this process has moved the slot; any further, and another process has.
     moved_to: int = 0
     #: True if another process may have been the active consumer since this one was.
     others_since: bool = True
@@ -68,7 +68,7 @@ class Before:
 
 @dataclass(frozen=True)
 class Decision:
-    """What becomes of the events that were read and are not acknowledged."""
+    """The fate of the events that were read and are not acknowledged."""
 
     #: True to deliver them; False to forget them, since the slot holds them, or another consumer has delivered them.
     goes_on: bool
@@ -96,7 +96,7 @@ def take_up(before: Before, log: Log, slot_end: int) -> Decision:
             goes_on, acknowledged = False, min(acknowledged, shared)
             resync = not before.slot_is_new  # a slot made anew says it itself
         elif before.others_since:
-            # How far the other one was on the server before, nobody knows, unless it has moved the slot here.
+            # Nobody knows how far the other one was on the server before, unless it has moved the slot here.
             resync = slot_end <= log.begins
     if slot_end > moved_to:
         goes_on, moved_to = False, slot_end
