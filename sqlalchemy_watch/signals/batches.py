@@ -9,7 +9,7 @@ from blinker import ANY
 
 from ..errors import ConfigurationError
 from .events import T
-from .receivers import Delivery, F, ReceiverSignal, lock
+from .receivers import F, ReceiverSignal, Subscriber, lock
 
 
 class BatchOptions(NamedTuple):
@@ -36,8 +36,8 @@ class BatchOptions(NamedTuple):
 class BatchSignal(ReceiverSignal, Generic[T]):
     """The signal that `batches()` makes; the listener gathers its events.
 
-    :param keep: called with the delivery to this signal whenever a receiver was connected.
-    :param release: called with that delivery when the last receiver is gone.
+    :param keep: called with this signal as a subscriber, whenever a receiver was connected.
+    :param release: called with the same when the last receiver is gone.
     """
 
     keyword = "events"
@@ -46,8 +46,8 @@ class BatchSignal(ReceiverSignal, Generic[T]):
         self,
         name: str,
         options: BatchOptions,
-        keep: Callable[[Delivery], None],
-        release: Callable[[Delivery], None],
+        keep: Callable[[Subscriber], None],
+        release: Callable[[Subscriber], None],
     ) -> None:
         super().__init__(name)
         self.max_size: int = options.max_size
@@ -67,13 +67,13 @@ class BatchSignal(ReceiverSignal, Generic[T]):
         """
         with lock:
             super().connect(receiver, sender, weak)
-            self._keep(self._delivery())
+            self._keep(self._as_subscriber())
         return receiver
 
     def _remove(self, receiver_id: Hashable, sender: Any) -> None:
         super()._remove(receiver_id, sender)
-        if not self._deliveries:
-            self._release(self._delivery())
+        if not self._subscribers:
+            self._release(self._as_subscriber())
 
-    def _delivery(self) -> Delivery:
-        return Delivery(id(self), self, False, False, False, None, self)
+    def _as_subscriber(self) -> Subscriber:
+        return Subscriber(id(self), self, False, False, False, None, self)

@@ -18,16 +18,16 @@ from blinker._utilities import make_id, make_ref  # as in receivers
 
 from .batches import BatchOptions, BatchSignal
 from .events import T
-from .receivers import Change, Deliveries, Delivery, F, Style, lock, loop_of, style_of
+from .receivers import Change, F, Style, Subscriber, Subscribers, lock, loop_of, style_of
 from .streams import EventStream
 
 Keys = tuple[str, ...]
 
-#: The receivers for certain values: mostly a single one, for all senders, and then that plan itself. A receiver's
-#: subscriptions share it, so that each takes little memory.
-Entry = tuple[Delivery] | Deliveries
+#: The receivers for certain values: mostly a single one, for all senders, which then needs no more than a tuple. The
+#: subscriptions of a receiver share that tuple, so that each takes little memory.
+Entry = tuple[Subscriber] | Subscribers
 
-#: A receiver of filters by these keys.
+#: The identity of a receiver, and the keys that it filters by.
 SubscriberKey = tuple[Hashable, Keys]
 
 #: The types of keys that `freeze` need not look at, of those that keys mostly are.
@@ -49,14 +49,14 @@ def freeze(value: Any) -> Hashable:
     return cast(Hashable, value)
 
 
-class _Subscriber:
-    """A receiver of filters by the same keys: how it was connected last, and to which values."""
+class _Subscriptions:
+    """The subscriptions of one receiver by the same keys: their values, and the parameters of the last one."""
 
-    __slots__ = ("how", "plan", "values")
+    __slots__ = ("how", "sole_entry", "values")
 
-    def __init__(self, how: object, plan: tuple[Delivery]) -> None:
+    def __init__(self, how: object, sole_entry: tuple[Subscriber]) -> None:
         self.how = how
-        self.plan = plan
+        self.sole_entry = sole_entry
         self.values: set[Hashable] = set()
 
 
@@ -75,7 +75,7 @@ class FilterRegistry(Generic[T]):
         #: Of the signal and of its views, by these and their parameters, while anybody has them.
         self.batches: weakref.WeakValueDictionary[Hashable, BatchSignal[T]] = weakref.WeakValueDictionary()
         #: With the values of each, so that a receiver that dies is removed without a search.
-        self._subscribers: dict[SubscriberKey, _Subscriber] = {}
+        self._subscriptions: dict[SubscriberKey, _Subscriptions] = {}
         self._changing = Change(self._remove_all)
 
     def connect(
@@ -85,104 +85,104 @@ class FilterRegistry(Generic[T]):
         key = (make_id(receiver), keys)
         how = (weak, style, loop_of(style))
         with self._changing:
-            subscriber = self._subscribers.get(key)
-            if subscriber is None or subscriber.how != how:
+            subscriptions = self._subscriptions.get(key)
+            if subscriptions is None or subscriptions.how != how:
                 found = make_ref(receiver, partial(self._changing.forget, key)) if weak else receiver
-                subscriber = self._subscriber(key, how, Delivery(key[0], found, weak, *style, how[2]))
-            self._add(key, subscriber, values, sender)
+                subscriptions = self._subscriptions_with(key, how, Subscriber(key[0], found, weak, *style, how[2]))
+            self._add(key, subscriptions, values, sender)
 
-    def keep_batch(self, keys: Keys, values: Hashable, delivery: Delivery) -> None:
+    def keep_batch(self, keys: Keys, values: Hashable, subscriber: Subscriber) -> None:
         """Connect a batch, which has a receiver."""
-        key = (delivery.receiver_id, keys)
+        key = (subscriber.receiver_id, keys)
         with self._changing:
-            self._add(key, self._subscriber(key, None, delivery), values, ANY)
+            self._add(key, self._subscriptions_with(key, None, subscriber), values, ANY)
 
-    def release_batch(self, keys: Keys, delivery: Delivery) -> None:
+    def release_batch(self, keys: Keys, subscriber: Subscriber) -> None:
         """Disconnect a batch, which has no receiver any more."""
-        self._changing.remove((delivery.receiver_id, keys))
+        self._changing.remove((subscriber.receiver_id, keys))
 
-    def _subscriber(self, key: SubscriberKey, how: object, delivery: Delivery) -> _Subscriber:
-        subscriber = _Subscriber(how, (delivery,))
-        before = self._subscribers.get(key)
+    def _subscriptions_with(self, key: SubscriberKey, how: object, subscriber: Subscriber) -> _Subscriptions:
+        subscriptions = _Subscriptions(how, (subscriber,))
+        before = self._subscriptions.get(key)
         if before is not None:
-            subscriber.values = before.values
-        return subscriber
+            subscriptions.values = before.values
+        return subscriptions
 
-    def _add(self, key: SubscriberKey, subscriber: _Subscriber, values: Hashable, sender: Any) -> None:
+    def _add(self, key: SubscriberKey, subscriptions: _Subscriptions, values: Hashable, sender: Any) -> None:
         receiver_id, keys = key
-        index = self.by_keys.get(keys, {})
-        entry: Entry | None = index.get(values)
+        entries = self.by_keys.get(keys, {})
+        entry: Entry | None = entries.get(values)
         if sender is ANY and (entry is None or (type(entry) is tuple and entry[0].receiver_id == receiver_id)):
-            entry = subscriber.plan
+            entry = subscriptions.sole_entry
         else:
-            if not isinstance(entry, Deliveries):
-                entry = Deliveries(*(entry or ()))
-            entry.add(subscriber.plan[0], sender)
-        index[values] = entry
-        subscriber.values.add(values)
-        self._subscribers[key] = subscriber
-        self.by_keys[keys] = index
+            if not isinstance(entry, Subscribers):
+                entry = Subscribers(*(entry or ()))
+            entry.add(subscriptions.sole_entry[0], sender)
+        entries[values] = entry
+        subscriptions.values.add(values)
+        self._subscriptions[key] = subscriptions
+        self.by_keys[keys] = entries
 
     def disconnect(self, keys: Keys, values: Hashable, receiver: Callable[..., Any], sender: Any) -> None:
         """Disconnect a receiver from these values; one that is not connected is ignored."""
         key = (make_id(receiver), keys)
         with self._changing:
-            subscriber = self._subscribers.get(key)
-            if subscriber is None or values not in subscriber.values:
+            subscriptions = self._subscriptions.get(key)
+            if subscriptions is None or values not in subscriptions.values:
                 return
             if self._remove(key, values, sender):
-                subscriber.values.discard(values)
-                if not subscriber.values:
-                    self._subscribers.pop(key, None)
+                subscriptions.values.discard(values)
+                if not subscriptions.values:
+                    self._subscriptions.pop(key, None)
 
     def _remove_all(self, key: SubscriberKey) -> None:
-        subscriber = self._subscribers.pop(key, None)
-        if subscriber is not None:
-            for values in subscriber.values:
+        subscriptions = self._subscriptions.pop(key, None)
+        if subscriptions is not None:
+            for values in subscriptions.values:
                 self._remove(key, values, ANY)
 
     def _remove(self, key: SubscriberKey, values: Hashable, sender: Any) -> bool:
         """Remove a receiver from an entry, and return True if it is gone from there."""
         receiver_id, keys = key
-        index = self.by_keys.get(keys, {})
-        entry = index.get(values)
-        if isinstance(entry, Deliveries):
+        entries = self.by_keys.get(keys, {})
+        entry = entries.get(values)
+        if isinstance(entry, Subscribers):
             entry.remove(receiver_id, sender)
             if receiver_id in entry:
                 return False
         elif sender is not ANY:  # it hears all senders
             return False
         if not entry or isinstance(entry, tuple):
-            index.pop(values, None)
-        if not index and self.by_keys.get(keys) is index:
+            entries.pop(values, None)
+        if not entries and self.by_keys.get(keys) is entries:
             del self.by_keys[keys]
         return True
 
-    def plans(
+    def matching_subscribers(
         self, sender: Any, row: tuple[Any, ...], positions: Mapping[str, int]
-    ) -> tuple[list[tuple[Delivery, ...]], bool]:
+    ) -> tuple[list[tuple[Subscriber, ...]], bool]:
         """Return the receivers of a row, and True if a filter could not be decided for want of a column.
 
         :param row: the values of its columns.
         :param positions: where each attribute stands in the row.
         """
-        plans: list[tuple[Delivery, ...]] = []
+        found: list[tuple[Subscriber, ...]] = []
         undecided = False
-        for keys, index in self.by_keys.copy().items():  # a garbage collection may change it meanwhile
+        for keys, entries in self.by_keys.copy().items():  # a garbage collection may change it meanwhile
             try:
                 if len(keys) == 1:
                     value = row[positions[keys[0]]]
-                    entry = index.get(value if type(value) in _FROZEN else freeze(value))
+                    entry = entries.get(value if type(value) in _FROZEN else freeze(value))
                 else:
-                    entry = index.get(tuple([freeze(row[positions[key]]) for key in keys]))
+                    entry = entries.get(tuple([freeze(row[positions[key]]) for key in keys]))
             except LookupError:
                 undecided = True
                 continue
             except TypeError:  # a value that can't be hashed can't be filtered by either
                 continue
             if entry is not None:
-                plans.append(entry.plan(sender) if isinstance(entry, Deliveries) else entry)
-        return plans, undecided
+                found.append(entry.for_sender(sender) if isinstance(entry, Subscribers) else entry)
+        return found, undecided
 
 
 class EventSignal(Generic[T]):
@@ -238,10 +238,10 @@ class EventSignal(Generic[T]):
         def name(self) -> str:
             """The name of the signal."""
 
-    def _keep_batch(self, delivery: Delivery) -> None:
+    def _keep_batch(self, subscriber: Subscriber) -> None:
         raise NotImplementedError
 
-    def _release_batch(self, delivery: Delivery) -> None:
+    def _release_batch(self, subscriber: Subscriber) -> None:
         raise NotImplementedError
 
 
@@ -298,11 +298,11 @@ class FilteredSignal(EventSignal[T]):
         finally:
             self.disconnect(receiver)
 
-    def _keep_batch(self, delivery: Delivery) -> None:
-        self._registry.keep_batch(self._keys, self._values, delivery)
+    def _keep_batch(self, subscriber: Subscriber) -> None:
+        self._registry.keep_batch(self._keys, self._values, subscriber)
 
-    def _release_batch(self, delivery: Delivery) -> None:
-        self._registry.release_batch(self._keys, delivery)
+    def _release_batch(self, subscriber: Subscriber) -> None:
+        self._registry.release_batch(self._keys, subscriber)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, FilteredSignal):

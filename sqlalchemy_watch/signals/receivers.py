@@ -1,7 +1,7 @@
 """Receivers: how each connected one is called, with an event or with many, and on which loop.
 
-`ReceiverSignal` is a blinker signal that knows this of its receivers. `Deliveries` keeps the calls ready, so that
-dispatching a row looks nothing up.
+`ReceiverSignal` is a blinker signal that knows this of its receivers. `Subscribers` keeps them ready to be called, so
+that dispatching a row looks nothing up.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from ..errors import ConfigurationError
 F = TypeVar("F", bound=Callable[..., Any])
 K = TypeVar("K", bound=Hashable)
 
-#: Guards connecting, disconnecting and the plans made from them; dispatch takes it only to make a plan. Reentrant,
-#: because a garbage collection may disconnect receivers in the middle of anything, in the same thread.
+#: Guards connecting and disconnecting; dispatch takes it only after such a change. Reentrant, because a garbage
+#: collection may disconnect receivers in the middle of anything, in the same thread.
 lock: threading.RLock = threading.RLock()
 
 if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread that it does not have
@@ -45,8 +45,8 @@ class Batching(Protocol):
     max_wait: float
     latest_only: bool
 
-    def plan(self, sender: Any) -> tuple[Delivery, ...]:
-        """Return its receivers for this sender."""
+    def subscribers_for(self, sender: Any) -> tuple[Subscriber, ...]:
+        """Return the receivers to call for this sender."""
 
 
 class Named(Protocol):
@@ -58,17 +58,17 @@ class Named(Protocol):
 
 
 class Style(NamedTuple):
-    """How a receiver wants to be called."""
+    """The way in which a receiver takes its arguments."""
 
     #: As `receiver(sender, event)`: it takes no keyword `event`.
     positional: bool
     is_async: bool
 
 
-class Delivery(NamedTuple):
-    """How one connected receiver is called."""
+class Subscriber(NamedTuple):
+    """A connected receiver, with all that calling it takes."""
 
-    #: By which blinker tells receivers apart.
+    #: The identity by which blinker tells receivers apart.
     receiver_id: Hashable
     receiver: Any
     weak: bool
@@ -165,16 +165,16 @@ def _sender_key(sender: Any) -> Hashable:
     return key
 
 
-class Deliveries:
+class Subscribers:
     """Receivers of one signal or filter, in the order in which they were connected."""
 
-    __slots__ = ("_by_id", "_is_changed", "whole")
+    __slots__ = ("_by_id", "_is_changed", "for_any_sender")
 
-    def __init__(self, *deliveries: Delivery) -> None:
-        self._by_id: dict[Hashable, Delivery] = {delivery.receiver_id: delivery for delivery in deliveries}
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self._by_id: dict[Hashable, Subscriber] = {subscriber.receiver_id: subscriber for subscriber in subscribers}
         self._is_changed = False
-        #: The plan for all senders alike; None where it is to be made, or where it differs by sender.
-        self.whole: tuple[Delivery, ...] | None = None
+        #: The receivers to call, where they are the same for every sender; None where they differ, or have changed.
+        self.for_any_sender: tuple[Subscriber, ...] | None = None
 
     def __len__(self) -> int:
         return len(self._by_id)
@@ -182,13 +182,13 @@ class Deliveries:
     def __contains__(self, receiver_id: object) -> bool:
         return receiver_id in self._by_id
 
-    def add(self, delivery: Delivery, sender: Any = ANY) -> None:
+    def add(self, subscriber: Subscriber, sender: Any = ANY) -> None:
         """Add a receiver for a sender, or for all; one that is there is called in the new way, at its old place."""
-        before = self._by_id.get(delivery.receiver_id)
+        before = self._by_id.get(subscriber.receiver_id)
         if sender is not ANY and (before is None or before.senders is not None):
             others = () if before is None else before.senders or ()
-            delivery = delivery._replace(senders=frozenset([_sender_key(sender), *others]))
-        self._set(delivery.receiver_id, delivery)
+            subscriber = subscriber._replace(senders=frozenset([_sender_key(sender), *others]))
+        self._set(subscriber.receiver_id, subscriber)
 
     def remove(self, receiver_id: Hashable, sender: Any = ANY) -> None:
         """Remove a receiver, or one of the senders that it was added for; one added for all senders stays then."""
@@ -201,29 +201,29 @@ class Deliveries:
             left = before.senders - {_sender_key(sender)}
             self._set(receiver_id, before._replace(senders=left) if left else None)
 
-    def _set(self, receiver_id: Hashable, delivery: Delivery | None) -> None:
-        if delivery is None:
+    def _set(self, receiver_id: Hashable, subscriber: Subscriber | None) -> None:
+        if subscriber is None:
             self._by_id.pop(receiver_id, None)
         else:
-            self._by_id[receiver_id] = delivery
+            self._by_id[receiver_id] = subscriber
         self._is_changed = True
-        self.whole = None
+        self.for_any_sender = None
 
-    def plan(self, sender: Any) -> tuple[Delivery, ...]:
+    def for_sender(self, sender: Any) -> tuple[Subscriber, ...]:
         """Return the receivers to call for this sender, in the order in which they were connected."""
-        plan = self.whole
-        if plan is not None:
-            return plan
+        found = self.for_any_sender
+        if found is not None:
+            return found
         with lock:
             self._is_changed = False
             # A copy: a garbage collection meanwhile may disconnect receivers, in this very thread.
-            plan = tuple(self._by_id.copy().values())
-            if not any(delivery.senders for delivery in plan):
+            found = tuple(self._by_id.copy().values())
+            if not any(subscriber.senders for subscriber in found):
                 if not self._is_changed:
-                    self.whole = plan
-                return plan
+                    self.for_any_sender = found
+                return found
         key = _sender_key(sender)
-        return tuple([delivery for delivery in plan if delivery.senders is None or key in delivery.senders])
+        return tuple([subscriber for subscriber in found if subscriber.senders is None or key in subscriber.senders])
 
 
 class Change(Generic[K]):
@@ -278,7 +278,7 @@ class ReceiverSignal(blinker.NamedSignal):
 
     def __init__(self, name: str, doc: str | None = None) -> None:
         super().__init__(name, doc)
-        self._deliveries = Deliveries()
+        self._subscribers = Subscribers()
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
         """Connect a receiver, to be called as `receiver(sender, event)`; returns it, so it decorates.
@@ -293,9 +293,9 @@ class ReceiverSignal(blinker.NamedSignal):
         style = style_of(self, receiver, self.keyword)
         # Of a function all plain weak references are one object.
         found = make_ref(receiver) if weak else receiver
-        delivery = Delivery(make_id(receiver), found, weak, *style, loop_of(style))
+        subscriber = Subscriber(make_id(receiver), found, weak, *style, loop_of(style))
         with lock:
-            self._deliveries.add(delivery, sender)
+            self._subscribers.add(subscriber, sender)
             super().connect(receiver, sender, weak)
         return receiver
 
@@ -316,14 +316,14 @@ class ReceiverSignal(blinker.NamedSignal):
     def _clear_state(self) -> None:
         with lock:
             super()._clear_state()
-            self._deliveries = Deliveries()
+            self._subscribers = Subscribers()
 
     def _remove(self, receiver_id: Hashable, sender: Any) -> None:
-        self._deliveries.remove(receiver_id, sender)
+        self._subscribers.remove(receiver_id, sender)
 
-    def plan(self, sender: Any) -> tuple[Delivery, ...]:
+    def subscribers_for(self, sender: Any) -> tuple[Subscriber, ...]:
         """Return the receivers to call for this sender, in the order in which they were connected."""
         if self.is_muted:
             return ()
-        plan = self._deliveries.whole
-        return self._deliveries.plan(sender) if plan is None else plan
+        found = self._subscribers.for_any_sender
+        return self._subscribers.for_sender(sender) if found is None else found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from numbers import Number
 from typing import Any, Generic
 
@@ -15,7 +16,7 @@ from ..declaring.spec import CarriedColumn, Operation
 from ..errors import ConfigurationError
 from .events import Event, T, parts_of
 from .filters import EventSignal, FilteredSignal, FilterRegistry, Keys, freeze
-from .receivers import Delivery, F, ReceiverSignal, lock
+from .receivers import F, ReceiverSignal, Subscriber, lock
 
 
 @dataclass(frozen=True)
@@ -124,30 +125,30 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
                 f"__hash__ that goes with its __eq__, or look at event.values in the receiver"
             ) from None
 
-    def _keep_batch(self, delivery: Delivery) -> None:
-        self._deliveries.add(delivery)
+    def _keep_batch(self, subscriber: Subscriber) -> None:
+        self._subscribers.add(subscriber)
 
-    def _release_batch(self, delivery: Delivery) -> None:
-        self._deliveries.remove(delivery.receiver_id)
+    def _release_batch(self, subscriber: Subscriber) -> None:
+        self._subscribers.remove(subscriber.receiver_id)
 
-    def filtered_plans(
+    def matching_subscribers(
         self, sender: Any, row: tuple[Any, ...], positions: Mapping[str, int]
-    ) -> tuple[list[tuple[Delivery, ...]], bool]:
+    ) -> tuple[list[tuple[Subscriber, ...]], bool]:
         """Return the receivers of filters that match a row, and True if one could not be decided for want of a column.
 
         :param positions: where each attribute stands in the row.
         """
-        return ([], False) if self.is_muted else self._registry.plans(sender, row, positions)
+        return ([], False) if self.is_muted else self._registry.matching_subscribers(sender, row, positions)
 
-    def all_deliveries(self, sender: Any, event: Event[T]) -> Iterator[tuple[Delivery, Any]]:
-        """Return each receiver of the event, those of filters and batches included, and what it is called with."""
+    def calls_for(self, sender: Any, event: Event[T]) -> Iterator[tuple[Subscriber, Any]]:
+        """Return each receiver of the event, with its argument: the event, or for receivers of batches a list."""
         message, row, _ = parts_of(event)
-        filtered, _ = self.filtered_plans(sender, row, message.kind.positions)
-        for delivery in (delivery for plan in (self.plan(sender), *filtered) for delivery in plan):
-            if delivery.batch is None:
-                yield delivery, event
+        filtered, _ = self.matching_subscribers(sender, row, message.kind.positions)
+        for subscriber in chain(self.subscribers_for(sender), *filtered):
+            if subscriber.batch is None:
+                yield subscriber, event
             else:
-                yield from ((each, [event]) for each in delivery.batch.plan(sender))
+                yield from ((each, [event]) for each in subscriber.batch.subscribers_for(sender))
 
 
 def _python_type(type_: TypeEngine[Any]) -> type | None:

@@ -170,7 +170,7 @@ def test_disconnecting_the_same_batches_again_ends_them(
         insert(client, "users", range(1, 11))
         listener.catch_up()
     assert batches.batches == []
-    assert User.watch.inserted.plan(User) == ()
+    assert User.watch.inserted.subscribers_for(User) == ()
 
 
 @needs_logical_messages

@@ -38,11 +38,11 @@ def Item(Base: type[DeclarativeBase]) -> Any:
 def update(Item: Any, *row: Any, sender: Any = None) -> bool:
     """Call the receivers of a row, and return True if a filter could not be decided."""
     signal, sender = Item.watch.updated, Item if sender is None else sender
-    for delivery, payload in signal.all_deliveries(sender, Event(sender, MESSAGE, row)):
-        receiver = delivery.resolve()
+    for subscriber, argument in signal.calls_for(sender, Event(sender, MESSAGE, row)):
+        receiver = subscriber.resolve()
         if receiver is not None:
-            receiver(sender, payload)
-    return bool(signal.filtered_plans(sender, row, MESSAGE.kind.positions)[1])
+            receiver(sender, argument)
+    return bool(signal.matching_subscribers(sender, row, MESSAGE.kind.positions)[1])
 
 
 def count(Item: Any) -> int:
@@ -300,7 +300,7 @@ def test_batches_whose_receiver_is_restricted_to_a_sender_end_with_that(Item: An
         batches = signal.batches()
         batches.connect(index, sender=Item)
         batches.disconnect(index, sender=Item)
-    assert Item.watch.updated.plan(Item) == ()
+    assert Item.watch.updated.subscribers_for(Item) == ()
     assert Item.watch.updated.filters == {}
 
 
@@ -329,7 +329,7 @@ def test_filters_of_receivers_that_are_gone_are_forgotten(Item: Any) -> None:
     del receivers, receiver
     gc.collect()
     assert Item.watch.updated.filters == {}
-    assert Item.watch.updated._registry._subscribers == {}
+    assert Item.watch.updated._registry._subscriptions == {}
 
 
 class Counted:
@@ -408,8 +408,8 @@ def test_many_bound_methods_of_one_value_are_removed_one_by_one_without_being_co
     del services[10:]
     service = services[0]
     gc.collect()
-    assert Item.watch.updated.filters[("id",)][1] is entry  # changed in its place, and its plan made when asked for
-    assert entry.whole is None
+    assert Item.watch.updated.filters[("id",)][1] is entry  # changed in its place
+    assert entry.for_any_sender is None
     update(Item, 1, 7, None)
     assert [service.heard for service in services] == [[1, 1]] * 10
 
@@ -417,7 +417,7 @@ def test_many_bound_methods_of_one_value_are_removed_one_by_one_without_being_co
 def test_many_subscriptions_of_one_receiver_share_all_but_their_value(Item: Any, recorder: Recorder) -> None:
     for number in range(1000):
         Item.watch.updated.filter_by(id=number).connect(recorder)
-    assert len({id(plan) for plan in Item.watch.updated.filters[("id",)].values()}) == 1
+    assert len({id(entry) for entry in Item.watch.updated.filters[("id",)].values()}) == 1
     assert len(weakref.getweakrefs(recorder)) == 1
 
 
@@ -428,7 +428,7 @@ def test_a_garbage_collection_at_any_moment_disturbs_no_dispatch(Item: Any) -> N
     try:
         for number in range(100):
             signal.connect(Cyclic())
-            signal.plan(Item)
+            signal.subscribers_for(Item)
             for values in keys:
                 signal.filter_by(**values).connect(Cyclic())
                 signal.filter_by(**values).connect(Cyclic(), sender=Item)
@@ -437,9 +437,9 @@ def test_a_garbage_collection_at_any_moment_disturbs_no_dispatch(Item: Any) -> N
     finally:
         gc.set_threshold(*before)
     gc.collect()
-    assert signal.plan(Item) == ()
+    assert signal.subscribers_for(Item) == ()
     assert signal.filters == {}
-    assert signal._registry._subscribers == {}
+    assert signal._registry._subscriptions == {}
 
 
 def test_a_garbage_collection_at_any_moment_takes_no_live_receiver_along(Item: Any) -> None:
@@ -493,16 +493,16 @@ def test_nothing_is_left_of_receivers_that_die_in_the_middle_of_a_change(
     getattr(view, change)(recorder)
     value.then.clear()
     dying.clear()
-    remaining = [delivery.resolve() for delivery in deliveries_of(signal, value)]
+    remaining = [subscriber.resolve() for subscriber in subscribers_of(signal, value)]
     assert remaining == ([recorder] if change == "connect" else [])
-    assert len(signal._registry._subscribers) == len(remaining)
+    assert len(signal._registry._subscriptions) == len(remaining)
     view.disconnect(recorder)
     assert signal.filters == {}
 
 
-def deliveries_of(signal: Any, value: object) -> list[Any]:
-    plans, _ = signal.filtered_plans(None, (value,), {"it": 0})
-    return [delivery for plan in plans for delivery in plan]
+def subscribers_of(signal: Any, value: object) -> list[Any]:
+    matching, _ = signal.matching_subscribers(None, (value,), {"it": 0})
+    return [subscriber for subscribers in matching for subscriber in subscribers]
 
 
 @pytest.mark.parametrize("moment", range(6))
@@ -537,17 +537,17 @@ def test_filters_that_go_in_the_middle_of_disconnecting_disturb_nobody(
 
 
 def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, recorder: Recorder) -> None:
-    """The dispatch thread takes no lock: in no moment may the plan lack the first receiver."""
+    """The dispatch thread takes no lock: the first receiver is there at every moment."""
     view = Item.watch.updated.filter_by(id=1)
 
-    def plan() -> list[Any]:
-        plans, _ = Item.watch.updated.filtered_plans(Item, (1, 7, None), MESSAGE.kind.positions)
-        return [delivery.resolve() for plan in plans for delivery in plan]
+    def receivers() -> list[Any]:
+        matching, _ = Item.watch.updated.matching_subscribers(Item, (1, 7, None), MESSAGE.kind.positions)
+        return [subscriber.resolve() for subscribers in matching for subscriber in subscribers]
 
     class Receiver(Recorder):
         @property
         def __signature__(self) -> inspect.Signature:  # asked for in the middle of connecting
-            seen.append(plan())
+            seen.append(receivers())
             return inspect.Signature.from_callable(recorder)
 
     seen: list[Any] = []
@@ -556,7 +556,7 @@ def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, record
     seen.clear()
     view.connect(recorder)
     view.connect(receiver)
-    assert plan() == [receiver, recorder]
+    assert receivers() == [receiver, recorder]
     assert seen
     assert all(each[:1] == [receiver] for each in seen)
 

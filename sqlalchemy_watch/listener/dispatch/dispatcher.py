@@ -14,7 +14,7 @@ from typing import Any
 
 from ...errors import ListenerError, PayloadError
 from ...signals.events import Event
-from ...signals.receivers import Batching, Delivery
+from ...signals.receivers import Batching, Subscriber
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
 from ..handover.items import BatchesDue, CaughtUp, Connected, Control, Disconnected, Notification, Resync
@@ -191,49 +191,49 @@ class Dispatcher:
             for sender, signals in uniform or route.destinations(values):
                 event: Event[Any] | None = None
                 for signal in signals:
-                    plan = signal.plan(sender)
-                    if not plan and not signal.filters:
+                    subscribers = signal.subscribers_for(sender)
+                    if not subscribers and not signal.filters:
                         continue
                     if event is None:
                         event = Event(sender, message, values, extras, index)
-                    if plan:
-                        call(plan, sender, event)
+                    if subscribers:
+                        call(subscribers, sender, event)
                     if signal.filters:
-                        plans, unknown = signal.filtered_plans(sender, values, positions)
+                        matching, unknown = signal.matching_subscribers(sender, values, positions)
                         undecided |= unknown
-                        for filtered in plans:
+                        for filtered in matching:
                             call(filtered, sender, event)
         if undecided:
             self._ask_to_resync(UNDECIDED)
 
-    def _call(self, plan: tuple[Delivery, ...], sender: Any, event: Event[Any]) -> None:
+    def _call(self, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
         """Call receivers; those that failed are dealt with when all have been called."""
-        coroutines: list[Delivery] | None = None
-        failures: list[tuple[Delivery, BaseException]] | None = None
+        coroutines: list[Subscriber] | None = None
+        failures: list[tuple[Subscriber, BaseException]] | None = None
         queue = self._queue
-        for delivery in plan:
+        for subscriber in subscribers:
             if queue.interrupted and self._is_over():  # by the receiver before
                 break
-            if delivery.is_async:
-                coroutines = [*(coroutines or ()), delivery]
+            if subscriber.is_async:
+                coroutines = [*(coroutines or ()), subscriber]
                 continue
-            if delivery.batch is not None:
-                self._gather(delivery.batch, sender, event)
+            if subscriber.batch is not None:
+                self._gather(subscriber.batch, sender, event)
                 continue
-            receiver = delivery.receiver() if delivery.weak else delivery.receiver  # resolve(), without the call
+            receiver = subscriber.receiver() if subscriber.weak else subscriber.receiver  # resolve(), without the call
             if receiver is None:
                 continue
             try:
-                if delivery.positional:
+                if subscriber.positional:
                     receiver(sender, event)
                 else:
                     receiver(sender, event=event)
             except BaseException as error:
-                failures = [*(failures or ()), (delivery, error)]
+                failures = [*(failures or ()), (subscriber, error)]
         if coroutines and not (queue.interrupted and self._is_over()):
             failures = [*(failures or ()), *self._await(coroutines, sender, event)]
-        for delivery, raised in failures or ():
-            self._failed(delivery, sender, event, raised)
+        for subscriber, raised in failures or ():
+            self._failed(subscriber, sender, event, raised)
 
     def _is_over(self) -> bool:
         """Asked before a receiver is called, where the queue is interrupted: whether none is called any more."""
@@ -251,15 +251,15 @@ class Dispatcher:
     def _deliver_batches(self, batches: list[Batch]) -> None:
         for batch in batches:
             events = batch.events
-            failures: list[tuple[Delivery, BaseException]] = []
-            for delivery in batch.signal.plan(batch.sender):
+            failures: list[tuple[Subscriber, BaseException]] = []
+            for subscriber in batch.signal.subscribers_for(batch.sender):
                 self._await_turn()
-                if delivery.is_async:
-                    failures += self._await([delivery], batch.sender, events)
-                elif (raised := called(delivery, batch.sender, events)) is not None:
-                    failures.append((delivery, raised))
-            for delivery, raised in failures:
-                self._failed(delivery, batch.sender, events, raised)
+                if subscriber.is_async:
+                    failures += self._await([subscriber], batch.sender, events)
+                elif (raised := called(subscriber, batch.sender, events)) is not None:
+                    failures.append((subscriber, raised))
+            for subscriber, raised in failures:
+                self._failed(subscriber, batch.sender, events, raised)
 
     def _last_batches(self) -> None:
         """What has been gathered is delivered even when the listener stops; coroutines get a moment for it."""
@@ -279,29 +279,29 @@ class Dispatcher:
         if not self._stopped.done():
             self._stopped.set_result(None)
 
-    def _await(self, deliveries: list[Delivery], sender: Any, event: Any) -> list[tuple[Delivery, BaseException]]:
+    def _await(self, subscribers: list[Subscriber], sender: Any, event: Any) -> list[tuple[Subscriber, BaseException]]:
         """Run coroutine receivers side by side, and wait for them: events stay in order and bounded."""
-        running: dict[concurrent.futures.Future[Any], Delivery] = {}
-        failures: list[tuple[Delivery, BaseException]] = []
-        for delivery in deliveries:
-            receiver = delivery.resolve()
+        running: dict[concurrent.futures.Future[Any], Subscriber] = {}
+        failures: list[tuple[Subscriber, BaseException]] = []
+        for subscriber in subscribers:
+            receiver = subscriber.resolve()
             if receiver is None:
                 continue
-            loop = delivery.loop or self._loop
+            loop = subscriber.loop or self._loop
             if loop is None or loop.is_closed():
                 state = "is closed" if loop is not None else "was not running"
                 unrunnable = ListenerError(
                     f"the event loop in which the coroutine receiver {receiver!r} was connected {state}: connect it, "
                     f"or start the listener, inside a running loop"
                 )
-                failures.append((delivery, unrunnable))
+                failures.append((subscriber, unrunnable))
                 continue
-            call = _call(delivery, receiver, sender, event)
+            call = _call(subscriber, receiver, sender, event)
             try:
-                running[asyncio.run_coroutine_threadsafe(call, loop)] = delivery
+                running[asyncio.run_coroutine_threadsafe(call, loop)] = subscriber
             except RuntimeError as error:
                 call.close()
-                failures.append((delivery, error))
+                failures.append((subscriber, error))
         pending = set(running)
         while pending and not self._stopped.done():
             done, pending = concurrent.futures.wait(
@@ -318,30 +318,30 @@ class Dispatcher:
         self._abandoned |= bool(pending)
         return failures
 
-    def _has_no_loop(self, delivery: Delivery) -> bool:
-        loop = delivery.loop or self._loop
+    def _has_no_loop(self, subscriber: Subscriber) -> bool:
+        loop = subscriber.loop or self._loop
         return loop is None or loop.is_closed()
 
-    def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
+    def _failed(self, subscriber: Subscriber, sender: Any, event: Any, error: BaseException) -> None:
         """Say that a receiver failed; it is not called again."""
         self._stats.failed_receivers += 1
-        self._on_failure(delivery.resolve(), event, error)
+        self._on_failure(subscriber.resolve(), event, error)
 
 
-def _call(delivery: Delivery, receiver: Any, sender: Any, payload: Any) -> Any:
+def _call(subscriber: Subscriber, receiver: Any, sender: Any, payload: Any) -> Any:
     """Call a receiver with an event, or one of batches with its events."""
-    if delivery.positional:
+    if subscriber.positional:
         return receiver(sender, payload)
     return receiver(sender, events=payload) if isinstance(payload, list) else receiver(sender, event=payload)
 
 
-def called(delivery: Delivery, sender: Any, payload: Any) -> BaseException | None:
+def called(subscriber: Subscriber, sender: Any, payload: Any) -> BaseException | None:
     """Call a receiver that is no coroutine; what it raised."""
-    receiver = delivery.resolve()
+    receiver = subscriber.resolve()
     if receiver is None:
         return None
     try:
-        _call(delivery, receiver, sender, payload)
+        _call(subscriber, receiver, sender, payload)
     except BaseException as error:
         return error
     return None

@@ -12,7 +12,7 @@ import psycopg
 
 from ...errors import PayloadError
 from ...signals.events import Event, parts_of
-from ...signals.receivers import Delivery
+from ...signals.receivers import Subscriber
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route
 from ..handover.items import Committed, Control, Discarded, Notification, RetryDue
@@ -126,38 +126,38 @@ class DurableDispatcher(Dispatcher):
                 self._await_turn()
             self._acknowledged = delivered
 
-    def _failed(self, delivery: Delivery, sender: Any, event: Any, error: BaseException) -> None:
+    def _failed(self, subscriber: Subscriber, sender: Any, event: Any, error: BaseException) -> None:
         """Try again until the receiver takes the event, or the policy gives it up."""
         attempts = 1
-        super()._failed(delivery, sender, event, error)
+        super()._failed(subscriber, sender, event, error)
         while not self._stopped.done():
             self._await_turn()
             if self._policy.is_exhausted(attempts) or not self._policy.in_order:
                 for each in event if isinstance(event, list) else [event]:
-                    self._park(delivery, each, error, attempts)
+                    self._park(subscriber, each, error, attempts)
                 return
             self._stats.retries += 1
             self._pause(self._policy.delay(attempts))
             self._await_turn()
             if self._stopped.done():
                 break
-            failure = self._try(delivery, sender, event)
+            failure = self._try(subscriber, sender, event)
             if failure is None:
                 return
             error = failure
             attempts += 1
-            super()._failed(delivery, sender, event, error)
+            super()._failed(subscriber, sender, event, error)
         self._abandoned = True
 
-    def _try(self, delivery: Delivery, sender: Any, event: Any) -> BaseException | None:
-        if delivery.is_async:
-            return next((error for _, error in self._await([delivery], sender, event)), None)
-        return called(delivery, sender, event)
+    def _try(self, subscriber: Subscriber, sender: Any, event: Any) -> BaseException | None:
+        if subscriber.is_async:
+            return next((error for _, error in self._await([subscriber], sender, event)), None)
+        return called(subscriber, sender, event)
 
-    def _park(self, delivery: Delivery, event: Event[Any], error: BaseException, attempts: int) -> None:
+    def _park(self, subscriber: Subscriber, event: Event[Any], error: BaseException, attempts: int) -> None:
         """Keep the event in the table; the line waits until that has succeeded."""
         exhausted = self._policy.is_exhausted(attempts)
-        receiver = delivery.resolve()
+        receiver = subscriber.resolve()
         retry_in = None if exhausted else self._policy.delay(attempts)
         tries = 0
         while not self._stopped.done():
@@ -210,15 +210,15 @@ class DurableDispatcher(Dispatcher):
         found = False
         words = "no such receiver is connected any more"
         try:
-            for delivery, sender, event, payload in self._deliveries_of(notification, letter.position):
-                name = receiver_name(delivery.resolve())
+            for subscriber, sender, event, payload in self._calls_for_row(notification, letter.position):
+                name = receiver_name(subscriber.resolve())
                 if letter.receiver not in (name, dead_letters.as_ascii(name)):
                     continue
                 found = True
-                error = self._try(delivery, sender, payload)
+                error = self._try(subscriber, sender, payload)
                 if error is not None:
-                    failure, words = (delivery.resolve(), event, error), _describe(error)
-                    super()._failed(delivery, sender, payload, error)
+                    failure, words = (subscriber.resolve(), event, error), _describe(error)
+                    super()._failed(subscriber, sender, payload, error)
         except PayloadError as error:
             words = f"it can't be read any more: {error}"
         if found and failure is None:
@@ -234,7 +234,7 @@ class DurableDispatcher(Dispatcher):
 
         return note
 
-    def _deliveries_of(self, notification: Notification, position: int) -> Iterator[tuple[Delivery, Any, Any, Any]]:
+    def _calls_for_row(self, notification: Notification, position: int) -> Iterator[tuple[Subscriber, Any, Any, Any]]:
         """Every receiver of the one row of a dead letter: sender, event, and what it is called with.
 
         :raises PayloadError: where it can't be read any more.
@@ -249,8 +249,8 @@ class DurableDispatcher(Dispatcher):
         for row in decoded.rows:
             for sender, signals in route.destinations(row[0]):
                 event: Event[Any] = Event(sender, message, *row)
-                for delivery, payload in (d for signal in signals for d in signal.all_deliveries(sender, event)):
-                    yield delivery, sender, event, payload
+                for subscriber, payload in (call for signal in signals for call in signal.calls_for(sender, event)):
+                    yield subscriber, sender, event, payload
 
     def _pause(self, seconds: float) -> None:
         """Wait, but not past `stop()`."""
