@@ -14,7 +14,7 @@ from ..declaring.targets import watches_of_table
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction, Relation
 from .reading import Fetch, read_functions, read_relations
-from .status import IS_VIEW, NO_TABLE, State, WatchStatus
+from .status import IS_VIEW, NO_TABLE, WatchState, WatchStatus
 from .virtual import virtual_problems
 
 
@@ -119,7 +119,7 @@ def _watch_status(
 ) -> WatchStatus:
     column_problems = () if relation is None else virtual_problems(watch, relation.virtual_columns)
 
-    def item(state: State, *problems: str) -> WatchStatus:
+    def item(state: WatchState, *problems: str) -> WatchStatus:
         return WatchStatus(
             state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found,
             displaced=displaced, column_problems=column_problems,

@@ -9,7 +9,7 @@ from ..declaring.spec import TableWatch
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction
 
-State = Literal["installed", "outdated", "missing", "orphaned"]
+WatchState = Literal["installed", "outdated", "missing", "orphaned"]
 
 NO_TABLE = "the table does not exist"
 
@@ -25,7 +25,7 @@ class WatchStatus:
     reasons for which a watch can't work though it is installed.
     """
 
-    state: State
+    state: WatchState
     table: str
     label: str
     function_name: str
