@@ -46,8 +46,8 @@ class Writer:
                 f"INSERT INTO customers VALUES ({number}, '{name}', '{name.lower()}@example.org')",
                 "Customer.inserted", pause=0.05,
             )  # fmt: skip
-            for position in range(3):
-                order, total = number * 10 + position, 9.5 * (position + number)
+            for item in range(3):
+                order, total = number * 10 + item, 9.5 * (item + number)
                 self.execute(
                     f"INSERT INTO orders (id, customer_id, total) VALUES ({order}, {number}, {total})",
                     "Order.inserted", pause=0.05,

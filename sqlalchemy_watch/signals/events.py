@@ -33,11 +33,11 @@ class EventKind:
     key_length: int
     #: Attribute names of the values in a whole row, the key first.
     attributes: tuple[str, ...]
-    #: And where each stands.
-    positions: Mapping[str, int] = field(init=False)
+    #: The index of each of them in the row.
+    indexes: Mapping[str, int] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "positions", {name: index for index, name in enumerate(self.attributes)})
+        object.__setattr__(self, "indexes", {name: index for index, name in enumerate(self.attributes)})
 
 
 class Message:

@@ -159,22 +159,22 @@ class FilterRegistry(Generic[T]):
         return True
 
     def matching_subscribers(
-        self, sender: Any, row: tuple[Any, ...], positions: Mapping[str, int]
+        self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]
     ) -> tuple[list[tuple[Subscriber, ...]], bool]:
         """Return the receivers of a row, and True if a filter could not be decided for want of a column.
 
         :param row: the values of its columns.
-        :param positions: where each attribute stands in the row.
+        :param indexes: of each attribute in the row.
         """
         found: list[tuple[Subscriber, ...]] = []
         undecided = False
         for keys, entries in self.by_keys.copy().items():  # a garbage collection may change it meanwhile
             try:
                 if len(keys) == 1:
-                    value = row[positions[keys[0]]]
+                    value = row[indexes[keys[0]]]
                     entry = entries.get(value if type(value) in _FROZEN else freeze(value))
                 else:
-                    entry = entries.get(tuple([freeze(row[positions[key]]) for key in keys]))
+                    entry = entries.get(tuple([freeze(row[indexes[key]]) for key in keys]))
             except LookupError:
                 undecided = True
                 continue

@@ -132,18 +132,18 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
         self._subscribers.remove(subscriber.receiver_id)
 
     def matching_subscribers(
-        self, sender: Any, row: tuple[Any, ...], positions: Mapping[str, int]
+        self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]
     ) -> tuple[list[tuple[Subscriber, ...]], bool]:
         """Return the receivers of filters that match a row, and True if one could not be decided for want of a column.
 
-        :param positions: where each attribute stands in the row.
+        :param indexes: of each attribute in the row.
         """
-        return ([], False) if self.is_muted else self._registry.matching_subscribers(sender, row, positions)
+        return ([], False) if self.is_muted else self._registry.matching_subscribers(sender, row, indexes)
 
     def calls_for(self, sender: Any, event: Event[T]) -> Iterator[tuple[Subscriber, Any]]:
         """Return each receiver of the event, with its argument: the event, or for receivers of batches a list."""
         message, row, _ = parts_of(event)
-        filtered, _ = self.matching_subscribers(sender, row, message.kind.positions)
+        filtered, _ = self.matching_subscribers(sender, row, message.kind.indexes)
         for subscriber in chain(self.subscribers_for(sender), *filtered):
             if subscriber.batch is None:
                 yield subscriber, event

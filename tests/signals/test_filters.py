@@ -42,7 +42,7 @@ def update(Item: Any, *row: Any, sender: Any = None) -> bool:
         receiver = subscriber.resolve()
         if receiver is not None:
             receiver(sender, argument)
-    return bool(signal.matching_subscribers(sender, row, MESSAGE.kind.positions)[1])
+    return bool(signal.matching_subscribers(sender, row, MESSAGE.kind.indexes)[1])
 
 
 def count(Item: Any) -> int:
@@ -541,7 +541,7 @@ def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, record
     view = Item.watch.updated.filter_by(id=1)
 
     def receivers() -> list[Any]:
-        matching, _ = Item.watch.updated.matching_subscribers(Item, (1, 7, None), MESSAGE.kind.positions)
+        matching, _ = Item.watch.updated.matching_subscribers(Item, (1, 7, None), MESSAGE.kind.indexes)
         return [subscriber.resolve() for subscribers in matching for subscriber in subscribers]
 
     class Receiver(Recorder):

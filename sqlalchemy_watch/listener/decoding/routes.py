@@ -42,7 +42,7 @@ class Route:
         )
         self._by_class: dict[Any, list[Destination]] = {}
         d = self.watch.discriminator
-        self._position = None if d is None else self.watch.always.index(d.column)
+        self._discriminator_index = None if d is None else self.watch.always.index(d.column)
 
     @property
     def signals(self) -> Iterable[WatchSignal[Any]]:
@@ -60,11 +60,11 @@ class Route:
     @property
     def is_uniform(self) -> bool:
         """Whether all rows have the same destinations."""
-        return self._position is None
+        return self._discriminator_index is None
 
     def destinations(self, values: tuple[Any, ...]) -> list[Destination]:
         """Sender and signals for a row; the same list for all rows of one class."""
-        kind = None if self._position is None else values[self._position]
+        kind = None if self._discriminator_index is None else values[self._discriminator_index]
         try:
             return self._by_class[kind]
         except KeyError:

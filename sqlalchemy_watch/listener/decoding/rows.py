@@ -68,11 +68,11 @@ class RowLayout:
     def __init__(
         self, columns: Mapping[str, Column], carried: tuple[str, ...], always: int, names: list[str], old: list[str]
     ) -> None:
-        position = {name: index for index, name in enumerate(names)}
-        if any(name not in position for name in carried[:always]):
+        indexes = {name: index for index, name in enumerate(names)}
+        if any(name not in indexes for name in carried[:always]):
             raise PayloadError("a column of the key is not among the columns")
-        known = [name for name in carried if name in position]
-        self._columns = [(position[name], columns[name]) for name in known]
+        known = [name for name in carried if name in indexes]
+        self._columns = [(indexes[name], columns[name]) for name in known]
         self._always = always
         self._width = len(names)
         #: A column the declaration has and the (earlier) trigger does not carry is missing like one left out.
@@ -135,27 +135,27 @@ class RowLayout:
     def _decode_run(self, shape: str, rows: list[Any]) -> Iterator[Row]:
         if shape == "partial":
             return self._decode_partial([row["partial"] for row in rows])
-        by_position = list(zip(*rows, strict=True))
-        values = [column.decode_all(by_position[index]) for index, column in self._columns]
+        by_column = list(zip(*rows, strict=True))
+        values = [column.decode_all(by_column[index]) for index, column in self._columns]
         whole = zip(*values, strict=True) if values else repeat((), len(rows))
         if shape == "whole":
             return zip(whole, repeat(self._extras), strict=False)
-        return self._decode_paired(whole, by_position[self._width :])
+        return self._decode_paired(whole, by_column[self._width :])
 
     def _decode_partial(self, rows: list[list[Any]]) -> Iterator[Row]:
-        by_position = list(zip(*rows, strict=True))
+        by_column = list(zip(*rows, strict=True))
         try:
-            values = [column.decode_all(by_position[index]) for index, column in self._columns[: self._always]]
+            values = [column.decode_all(by_column[index]) for index, column in self._columns[: self._always]]
         except IndexError:
             raise PayloadError("a partial row lacks a column of the key") from None
         return zip(zip(*values, strict=True), repeat(_INCOMPLETE), strict=False)
 
     def _decode_paired(self, whole: Iterator[tuple[Any, ...]], previous: Sequence[Sequence[Any]]) -> Iterator[Row]:
-        masks, by_position = previous[0], previous[1:]
+        masks, by_column = previous[0], previous[1:]
         if not all(type(mask) is str and len(mask) == self._old_width for mask in masks):
             raise PayloadError("a mask of changes does not fit")
         names = [column.attribute for _, column in self._old]
-        olds = list(zip(*(column.decode_all(by_position[index]) for index, column in self._old), strict=True))
+        olds = list(zip(*(column.decode_all(by_column[index]) for index, column in self._old), strict=True))
         olds = olds or [()] * len(masks)
         key = self.attributes[: self._always]
         partial = self._extras is not None

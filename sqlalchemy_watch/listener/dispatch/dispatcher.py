@@ -181,11 +181,11 @@ class Dispatcher:
         if rows:
             stats.lag = time.time() - message.at / 1e6
         uniform = route.destinations(()) if route.is_uniform else None
-        positions = message.kind.positions
+        indexes = message.kind.indexes
         call = self._call
         undecided = False
         for index, (values, extras) in enumerate(rows):
-            if queue.interrupted and self._is_over():
+            if queue.needs_attention and self._is_over():
                 return
             stats.events += 1
             for sender, signals in uniform or route.destinations(values):
@@ -199,7 +199,7 @@ class Dispatcher:
                     if subscribers:
                         call(subscribers, sender, event)
                     if signal.filters:
-                        matching, unknown = signal.matching_subscribers(sender, values, positions)
+                        matching, unknown = signal.matching_subscribers(sender, values, indexes)
                         undecided |= unknown
                         for filtered in matching:
                             call(filtered, sender, event)
@@ -212,7 +212,7 @@ class Dispatcher:
         failures: list[tuple[Subscriber, BaseException]] | None = None
         queue = self._queue
         for subscriber in subscribers:
-            if queue.interrupted and self._is_over():  # by the receiver before
+            if queue.needs_attention and self._is_over():  # by the receiver before
                 break
             if subscriber.is_async:
                 coroutines = [*(coroutines or ()), subscriber]
@@ -230,7 +230,7 @@ class Dispatcher:
                     receiver(sender, event=event)
             except BaseException as error:
                 failures = [*(failures or ()), (subscriber, error)]
-        if coroutines and not (queue.interrupted and self._is_over()):
+        if coroutines and not (queue.needs_attention and self._is_over()):
             failures = [*(failures or ()), *self._await(coroutines, sender, event)]
         for subscriber, raised in failures or ():
             self._failed(subscriber, sender, event, raised)

@@ -29,7 +29,7 @@ log: logging.Logger = logging.getLogger(__name__)
 OnDeadLetter = Callable[[Any, Any, BaseException], None]
 
 
-class _Lost(Exception):
+class _Revoked(Exception):
     """What is being handled is no longer this process's to deliver."""
 
 
@@ -64,7 +64,7 @@ class DurableDispatcher(Dispatcher):
             elif isinstance(item, Committed):
                 if self._gatherer.resyncs:  # what is acknowledged does not come again
                     self._send_resyncs()
-                self._gatherer.mark = item.end_lsn
+                self._gatherer.last_end_lsn = item.end_lsn
                 self._acknowledge_delivered()
             elif isinstance(item, RetryDue):
                 self._retry_next_parked()
@@ -72,18 +72,18 @@ class DurableDispatcher(Dispatcher):
                 self._forget()
             else:
                 super()._handle(item)
-        except _Lost:
+        except _Revoked:
             self._forget()
 
     def _await_turn(self) -> None:
         """Wait while another process may be the active consumer.
 
-        :raises _Lost: where what is being handled will not be resumed.
+        :raises _Revoked: where what is being handled will not be resumed.
         """
         while (item := self._queue.get_urgent()) is not None:
             self._handle(item)
-        if self._queue.is_lost:
-            raise _Lost
+        if self._queue.is_revoked:
+            raise _Revoked
 
     def _forget(self) -> None:
         """Of what was taken nothing more is delivered, and nothing is acknowledged: it comes again."""
@@ -92,9 +92,9 @@ class DurableDispatcher(Dispatcher):
         self._lsn = -1
 
     def _last_batches(self) -> None:
-        if self._queue.is_lost:
+        if self._queue.is_revoked:
             self._forget()
-        with contextlib.suppress(_Lost):
+        with contextlib.suppress(_Revoked):
             super()._last_batches()
         self._give_up()
 
@@ -120,7 +120,7 @@ class DurableDispatcher(Dispatcher):
 
         What `stop()` cut short comes again, and so does all behind it.
         """
-        delivered = self._gatherer.delivered_up_to
+        delivered = self._gatherer.delivered_end_lsn
         if delivered > self._acknowledged and not self._abandoned:
             while not self._acknowledge(delivered):
                 self._await_turn()
@@ -191,7 +191,7 @@ class DurableDispatcher(Dispatcher):
         try:
             with contextlib.closing(self._connect()) as connection:
                 letter = dead_letters.next_due(connection, self._group)
-            if letter is None or self._stopped.done() or self._queue.interrupted:
+            if letter is None or self._stopped.done() or self._queue.needs_attention:
                 return
             change = self._retry(letter)
             if self._abandoned:  # by `stop()`: it stays as it is

@@ -18,8 +18,8 @@ class Batch:
     sender: Any
     #: When it is delivered, by `time.monotonic()`, if it isn't full before.
     deadline: float
-    #: What `Gatherer.mark` was when it began.
-    begun_after: int
+    #: The end of the last transaction before that of its first event, in the server's log; 0 without durable delivery.
+    preceding_end_lsn: int
     #: By running number, or by identity where only the latest counts.
     by_key: dict[Any, Event[Any]] = field(default_factory=dict)
 
@@ -41,8 +41,8 @@ class Gatherer:
 
     def __init__(self) -> None:
         self._batches: dict[tuple[int, int], Batch] = {}
-        #: Of durable delivery: where the last transaction before the present one ended.
-        self.mark = 0
+        #: The end of the last transaction that was taken whole, in the server's log; 0 without durable delivery.
+        self.last_end_lsn = 0
         #: Resyncs that were put off: by reason, when they are due.
         self.resyncs: dict[str, float] = {}
 
@@ -54,7 +54,7 @@ class Gatherer:
         key = (id(signal), id(sender))
         batch = self._batches.get(key)
         if batch is None:
-            batch = self._batches[key] = Batch(signal, sender, time.monotonic() + signal.max_wait, self.mark)
+            batch = self._batches[key] = Batch(signal, sender, time.monotonic() + signal.max_wait, self.last_end_lsn)
         batch.add(event)
         return self._batches.pop(key) if len(batch.by_key) >= signal.max_size else None
 
@@ -64,9 +64,11 @@ class Gatherer:
         return list(self._batches.values())
 
     @property
-    def delivered_up_to(self) -> int:
-        """The mark before which no event waits any more."""
-        return min(batch.begun_after for batch in self._batches.values()) if self._batches else self.mark
+    def delivered_end_lsn(self) -> int:
+        """The end of the last transaction before which no event waits any more."""
+        if not self._batches:
+            return self.last_end_lsn
+        return min(batch.preceding_end_lsn for batch in self._batches.values())
 
     @property
     def deadline(self) -> float | None:

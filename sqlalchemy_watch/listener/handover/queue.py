@@ -45,8 +45,9 @@ class EventQueue:
         self._gap = False
         #: Whether `close` was called; looked at for each row, and so no property.
         self.closed: bool = False
-        #: Whether whoever handles an item has to look before it goes on: it is closed, or held.
-        self.interrupted: bool = False
+        #: True if the thread that handles an item has to look here before it goes on: the queue is closed or paused,
+        #: or something urgent waits.
+        self.needs_attention: bool = False
         #: How many notifications were dropped, in all.
         self.dropped: int = 0
 
@@ -108,7 +109,7 @@ class EventQueue:
         :param deadline: by `time.monotonic()`; then it is `BatchesDue`.
         """
         item: Item | None
-        if deadline is not None or self.interrupted:
+        if deadline is not None or self.needs_attention:
             item = self._await_item(deadline)
         else:
             try:  # without the lock: nobody else takes items, but for `close`
@@ -149,7 +150,7 @@ class EventQueue:
     def close(self) -> None:
         """Discard what waits, and let `get` return None."""
         with self._lock:
-            self.closed = self.interrupted = True
+            self.closed = self.needs_attention = True
             while self._items:
                 with contextlib.suppress(IndexError):  # `get` took the last one
                     self.dropped += isinstance(self._items.popleft(), Notification)
@@ -173,7 +174,7 @@ class WaitingQueue(EventQueue):
 
     def __init__(self, limit: int, max_bytes: int = 32 * 1024 * 1024) -> None:
         super().__init__(limit, max_bytes)
-        self.on_space: Callable[[], None] = lambda: None
+        self.on_space_freed: Callable[[], None] = lambda: None
         self._space_wanted = False
         #: What is told even while it is paused, and before all else.
         self._urgent: deque[Urgent] = deque()
@@ -185,10 +186,10 @@ class WaitingQueue(EventQueue):
         #: Whether a `RetryDue` waits: one is enough.
         self.retry_is_due: bool = False
 
-    def lacks_space(self) -> bool:
-        """Whether it is full; then `on_space` is called as soon as it isn't."""
+    def request_space(self) -> bool:
+        """Return True if there is space for more; where there is none, `on_space_freed` is called once there is."""
         self._space_wanted = True  # first: `get` looks at the two in the other order
-        return self.full
+        return not self.full
 
     def put(self, items: Iterable[Item]) -> None:
         """Add items; as many more than fit, at the most, as whoever looked at `full` has at once."""
@@ -246,19 +247,22 @@ class WaitingQueue(EventQueue):
             return True
 
     @property
-    def is_lost(self) -> bool:
-        """Whether what is being handled will not be resumed."""
+    def is_revoked(self) -> bool:
+        """True if the item that is being handled will not be resumed: it is no longer this process's to deliver."""
         return self._discarded or (self.closed and self._paused)
 
     def get(self, deadline: float | None = None) -> Item | None:
         item = super().get(deadline)
         if self._space_wanted and not self.full:
             self._space_wanted = False
-            self.on_space()
+            self.on_space_freed()
         return item
 
     def get_urgent(self) -> Urgent | None:
-        """What is to be told in the middle of an item, waiting while it is paused; None to go on, or if `is_lost`."""
+        """Return what is to be told in the middle of an item; None where there is nothing.
+
+        While the queue is paused, it waits: afterwards either handling goes on, or `is_revoked` is true.
+        """
         with self._lock:
             while not self.closed:
                 if self._urgent:
@@ -274,7 +278,7 @@ class WaitingQueue(EventQueue):
         return item
 
     def _note_change(self) -> None:
-        self.interrupted: bool = self.closed or self._paused or self._discarded or bool(self._urgent)
+        self.needs_attention: bool = self.closed or self._paused or self._discarded or bool(self._urgent)
         self._tell()
 
     def _ready(self, deadline: float | None) -> Item | None:

@@ -188,7 +188,7 @@ class WalSession:
         core.acknowledge(self._queue.acknowledged)
         if core.has_news:
             self._wake.is_wanted = False  # it looks in a moment anyway
-        is_full = self._queue.lacks_space()
+        is_full = not self._queue.request_space()
         ready = (self._paused if is_full else self._reading).wait(max(0.0, core.deadline(now) - now))
         if self._wake.fileno() in ready:
             self._wake.drain()

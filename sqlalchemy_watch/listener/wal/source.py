@@ -87,7 +87,7 @@ class WalSource:
             self, self.state, stats, name="sqlalchemy-watch-wal", activity=f"reading slot {self._group!r}",
             steady=STEADY_SECONDS, log=log,
         )  # fmt: skip
-        queue.on_space = self._wake.set
+        queue.on_space_freed = self._wake.set
 
     @property
     def thread(self) -> threading.Thread:

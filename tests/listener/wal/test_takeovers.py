@@ -68,7 +68,7 @@ def stand_by(second: Listener) -> Journal:
 
 def wait_for_pause(listener: Listener, client: psycopg.Connection[Any]) -> None:
     """Wait until a listener has noticed its loss, while a receiver is at work still."""
-    wait_until(client, lambda: queue_of(listener).interrupted)
+    wait_until(client, lambda: queue_of(listener).needs_attention)
 
 
 def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -> None:
