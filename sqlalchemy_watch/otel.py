@@ -20,11 +20,12 @@ from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from .listener.listener import Listener
 from .listener.stats import Stats
 
-Read = Callable[[Stats], float | int | None]
+#: Computes one value of the counters; None where there is none yet.
+Statistic = Callable[[Stats], float | int | None]
 
 _PREFIX = "sqlalchemy_watch.listener"
 
-_COUNTERS: Sequence[tuple[str, str, str, Read]] = (
+_COUNTERS: Sequence[tuple[str, str, str, Statistic]] = (
     ("messaging.client.consumed.messages", "{message}", "Events handed to receivers", lambda s: s.events),
     (f"{_PREFIX}.notifications", "{notification}", "Notifications that arrived", lambda s: s.notifications),
     (f"{_PREFIX}.dropped", "{notification}", "Notifications dropped", lambda s: s.dropped),
@@ -36,7 +37,7 @@ _COUNTERS: Sequence[tuple[str, str, str, Read]] = (
     (f"{_PREFIX}.dead_letters", "{event}", "Events given up", lambda s: s.dead_letters),
 )
 
-_GAUGES: Sequence[tuple[str, str, str, Read]] = (
+_GAUGES: Sequence[tuple[str, str, str, Statistic]] = (
     (f"{_PREFIX}.connected", "1", "1 while there is a connection", lambda s: int(s.connected_since is not None)),
     (f"{_PREFIX}.queue.depth", "{notification}", "Notifications that wait", lambda s: s.queue_depth),
     (f"{_PREFIX}.lag", "s", "From emission to dispatch, of the newest event", lambda s: s.lag),
@@ -56,17 +57,17 @@ def instrument(
     """
     meter = metrics.get_meter("sqlalchemy_watch", meter_provider=meter_provider)
     common = {"messaging.system": "postgresql", **(attributes or {})}
-    for name, unit, description, read in _COUNTERS:
-        meter.create_observable_counter(name, [_callback(listener, read, common)], unit, description)
-    for name, unit, description, read in _GAUGES:
-        meter.create_observable_gauge(name, [_callback(listener, read, common)], unit, description)
+    for name, unit, description, statistic in _COUNTERS:
+        meter.create_observable_counter(name, [_callback(listener, statistic, common)], unit, description)
+    for name, unit, description, statistic in _GAUGES:
+        meter.create_observable_gauge(name, [_callback(listener, statistic, common)], unit, description)
 
 
 def _callback(
-    listener: Listener, read: Read, attributes: dict[str, Any]
+    listener: Listener, statistic: Statistic, attributes: dict[str, Any]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(options: CallbackOptions) -> Iterable[Observation]:
-        value = read(listener.stats())
+        value = statistic(listener.stats())
         if value is not None:
             yield Observation(value, attributes)
 

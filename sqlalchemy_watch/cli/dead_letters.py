@@ -29,7 +29,7 @@ def list_letters(
 ) -> None:
     """Show the dead letters."""
     with connect(url) as connection:
-        letters = dead_letters.read(connection, group)
+        letters = dead_letters.list_letters(connection, group)
     if as_json:
         print_json_lines(map(asdict, letters))
         return

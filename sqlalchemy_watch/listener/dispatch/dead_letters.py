@@ -144,7 +144,7 @@ def as_ascii(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()
 
 
-def read(connection: psycopg.Connection[Any], group: str | None = None) -> list[DeadLetter]:
+def list_letters(connection: psycopg.Connection[Any], group: str | None = None) -> list[DeadLetter]:
     """The letters of a group, or of all, the oldest first; none where there is no table yet."""
     try:
         rows = connection.execute(

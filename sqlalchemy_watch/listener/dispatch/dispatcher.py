@@ -29,8 +29,8 @@ OnControl = Callable[[Control], None]
 #: Told of receivers that raised: receiver, event, error.
 OnFailure = Callable[[Any, Any, BaseException], None]
 
-#: Reads from the source, waiting until something comes or a deadline; False where it can't at present.
-Read = Callable[[float | None], bool]
+#: Reads from the source, and waits until something comes, or a deadline; returns False where it can't at present.
+ReadSource = Callable[[float | None], bool]
 
 #: Seconds that coroutine receivers of batches get at `stop()`.
 LAST_BATCH_SECONDS = 2.0
@@ -64,9 +64,9 @@ class Dispatcher:
         on_control: OnControl,
         on_failure: OnFailure,
         loop: asyncio.AbstractEventLoop | None,
-        read: Read = lambda deadline: False,
+        read_source: ReadSource = lambda deadline: False,
     ) -> None:
-        self._read = read
+        self._read_source = read_source
         self._queue, self._router, self._stats = queue, router, stats
         self._on_control, self._on_failure = on_control, on_failure
         self._loop = loop
@@ -109,7 +109,7 @@ class Dispatcher:
     def _next(self) -> Notification | Control | None:
         """The next item: while there is none, this thread reads."""
         queue, deadline = self._queue, self._gatherer.deadline
-        while queue.is_idle and (deadline is None or deadline > time.monotonic()) and self._read(deadline):
+        while queue.is_idle and (deadline is None or deadline > time.monotonic()) and self._read_source(deadline):
             pass
         return queue.get(deadline)
 
@@ -182,7 +182,7 @@ class Dispatcher:
             stats.lag = time.time() - message.at / 1e6
         uniform = route.destinations(()) if route.is_uniform else None
         indexes = message.kind.indexes
-        call = self._call
+        call_all = self._call_all
         undecided = False
         for index, (values, extras) in enumerate(rows):
             if queue.needs_attention and self._is_over():
@@ -197,16 +197,16 @@ class Dispatcher:
                     if event is None:
                         event = Event(sender, message, values, extras, index)
                     if subscribers:
-                        call(subscribers, sender, event)
+                        call_all(subscribers, sender, event)
                     if signal.filters:
                         matching, unknown = signal.matching_subscribers(sender, values, indexes)
                         undecided |= unknown
                         for filtered in matching:
-                            call(filtered, sender, event)
+                            call_all(filtered, sender, event)
         if undecided:
             self._ask_to_resync(UNDECIDED)
 
-    def _call(self, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
+    def _call_all(self, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
         """Call receivers; those that failed are dealt with when all have been called."""
         coroutines: list[Subscriber] | None = None
         failures: list[tuple[Subscriber, BaseException]] | None = None
@@ -256,7 +256,7 @@ class Dispatcher:
                 self._await_turn()
                 if subscriber.is_async:
                     failures += self._await([subscriber], batch.sender, events)
-                elif (raised := called(subscriber, batch.sender, events)) is not None:
+                elif (raised := try_call(subscriber, batch.sender, events)) is not None:
                     failures.append((subscriber, raised))
             for subscriber, raised in failures:
                 self._failed(subscriber, batch.sender, events, raised)
@@ -279,7 +279,9 @@ class Dispatcher:
         if not self._stopped.done():
             self._stopped.set_result(None)
 
-    def _await(self, subscribers: list[Subscriber], sender: Any, event: Any) -> list[tuple[Subscriber, BaseException]]:
+    def _await(
+        self, subscribers: list[Subscriber], sender: Any, argument: Any
+    ) -> list[tuple[Subscriber, BaseException]]:
         """Run coroutine receivers side by side, and wait for them: events stay in order and bounded."""
         running: dict[concurrent.futures.Future[Any], Subscriber] = {}
         failures: list[tuple[Subscriber, BaseException]] = []
@@ -296,11 +298,11 @@ class Dispatcher:
                 )
                 failures.append((subscriber, unrunnable))
                 continue
-            call = _call(subscriber, receiver, sender, event)
+            coroutine = _call_one(subscriber, receiver, sender, argument)
             try:
-                running[asyncio.run_coroutine_threadsafe(call, loop)] = subscriber
+                running[asyncio.run_coroutine_threadsafe(coroutine, loop)] = subscriber
             except RuntimeError as error:
-                call.close()
+                coroutine.close()
                 failures.append((subscriber, error))
         pending = set(running)
         while pending and not self._stopped.done():
@@ -328,20 +330,23 @@ class Dispatcher:
         self._on_failure(subscriber.resolve(), event, error)
 
 
-def _call(subscriber: Subscriber, receiver: Any, sender: Any, payload: Any) -> Any:
-    """Call a receiver with an event, or one of batches with its events."""
+def _call_one(subscriber: Subscriber, receiver: Any, sender: Any, argument: Any) -> Any:
+    """Call a receiver, and return its result.
+
+    :param argument: an event; for a receiver of batches, the list of its events.
+    """
     if subscriber.positional:
-        return receiver(sender, payload)
-    return receiver(sender, events=payload) if isinstance(payload, list) else receiver(sender, event=payload)
+        return receiver(sender, argument)
+    return receiver(sender, events=argument) if isinstance(argument, list) else receiver(sender, event=argument)
 
 
-def called(subscriber: Subscriber, sender: Any, payload: Any) -> BaseException | None:
-    """Call a receiver that is no coroutine; what it raised."""
+def try_call(subscriber: Subscriber, sender: Any, argument: Any) -> BaseException | None:
+    """Call a receiver that is no coroutine function, and return what it raised; None where it raised nothing."""
     receiver = subscriber.resolve()
     if receiver is None:
         return None
     try:
-        _call(subscriber, receiver, sender, payload)
+        _call_one(subscriber, receiver, sender, argument)
     except BaseException as error:
         return error
     return None

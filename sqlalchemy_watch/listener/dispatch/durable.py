@@ -20,7 +20,7 @@ from ..handover.queue import WaitingQueue
 from ..options import RetryPolicy
 from ..server.connect import Connect
 from . import dead_letters
-from .dispatcher import Dispatcher, called
+from .dispatcher import Dispatcher, try_call
 from .gather import Batch, Gatherer
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -141,7 +141,7 @@ class DurableDispatcher(Dispatcher):
             self._await_turn()
             if self._stopped.done():
                 break
-            failure = self._try(subscriber, sender, event)
+            failure = self._call_again(subscriber, sender, event)
             if failure is None:
                 return
             error = failure
@@ -149,10 +149,10 @@ class DurableDispatcher(Dispatcher):
             super()._failed(subscriber, sender, event, error)
         self._abandoned = True
 
-    def _try(self, subscriber: Subscriber, sender: Any, event: Any) -> BaseException | None:
+    def _call_again(self, subscriber: Subscriber, sender: Any, argument: Any) -> BaseException | None:
         if subscriber.is_async:
-            return next((error for _, error in self._await([subscriber], sender, event)), None)
-        return called(subscriber, sender, event)
+            return next((error for _, error in self._await([subscriber], sender, argument)), None)
+        return try_call(subscriber, sender, argument)
 
     def _park(self, subscriber: Subscriber, event: Event[Any], error: BaseException, attempts: int) -> None:
         """Keep the event in the table; the line waits until that has succeeded."""
@@ -210,15 +210,15 @@ class DurableDispatcher(Dispatcher):
         found = False
         words = "no such receiver is connected any more"
         try:
-            for subscriber, sender, event, payload in self._calls_for_row(notification, letter.position):
+            for subscriber, sender, event, argument in self._calls_for_row(notification, letter.position):
                 name = receiver_name(subscriber.resolve())
                 if letter.receiver not in (name, dead_letters.as_ascii(name)):
                     continue
                 found = True
-                error = self._try(subscriber, sender, payload)
+                error = self._call_again(subscriber, sender, argument)
                 if error is not None:
                     failure, words = (subscriber.resolve(), event, error), _describe(error)
-                    super()._failed(subscriber, sender, payload, error)
+                    super()._failed(subscriber, sender, argument, error)
         except PayloadError as error:
             words = f"it can't be read any more: {error}"
         if found and failure is None:
@@ -249,8 +249,8 @@ class DurableDispatcher(Dispatcher):
         for row in decoded.rows:
             for sender, signals in route.destinations(row[0]):
                 event: Event[Any] = Event(sender, message, *row)
-                for subscriber, payload in (call for signal in signals for call in signal.calls_for(sender, event)):
-                    yield subscriber, sender, event, payload
+                for subscriber, argument in (call for signal in signals for call in signal.calls_for(sender, event)):
+                    yield subscriber, sender, event, argument
 
     def _pause(self, seconds: float) -> None:
         """Wait, but not past `stop()`."""

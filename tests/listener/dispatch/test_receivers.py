@@ -106,7 +106,7 @@ def test_failure_while_the_dispatch_thread_waits_does_not_silence_the_listener(
     dispatcher = dispatcher_of(listener)
     assert dispatcher is not None
     with monkeypatch.context() as patched:
-        patched.setattr(dispatcher, "_read", None)
+        patched.setattr(dispatcher, "_read_source", None)
         insert(client, "users", 1)
         journal.wait_for_count("resync", 1)
     insert(client, "users", 2)
