@@ -1,7 +1,7 @@
 """Databases that are not UTF-8: the listener reads them in their own encoding, and converts.
 
-Were the server to convert, one value that it can't would be an error in place of a notification, along with all
-that was to be sent behind it, and would end the stream of a slot each time that it comes to it.
+If the server converted, a value that it can't convert would be an error: in place of the notification and of all that
+was to be sent behind it, and in the stream of a slot each time that the stream comes to it.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ from psycopg import generators, sql
 from psycopg.abc import Buffer
 from psycopg.adapt import Loader
 
-#: A payload in the database's encoding, as UTF-8; what can't be converted stays what it is, and is no UTF-8.
+#: Converts a payload from the database's encoding to UTF-8. Bytes that can't be converted stay, and are no UTF-8.
 Convert = Callable[[bytes], bytes]
 
 _TEXTS = ("text", "varchar", "name", "bpchar", '"char"')
 
 
 class _RawTextLoader(Loader):
-    """SQL_ASCII is bytes of any kind, and psycopg would give bytes."""
+    """Makes str of the text of SQL_ASCII, which may be bytes of any kind: psycopg would make bytes of it."""
 
     def load(self, data: Buffer) -> str:
         return bytes(data).decode(errors="surrogateescape")
 
 
 def adopt_encoding(connection: psycopg.Connection[object]) -> str:
-    """Have the server send everything in the database's own encoding; gives Python's name of that.
+    """Have the server send everything in the database's own encoding, and return Python's name of it.
 
-    It stays UTF-8 where Python does not know the encoding. SQL_ASCII is read as UTF-8, which it mostly is.
+    The encoding stays UTF-8 where Python does not know the encoding. SQL_ASCII is read as UTF-8, which it mostly is.
     """
     name = connection.info.parameter_status("server_encoding") or "UTF8"
     if name == "UTF8":
@@ -54,7 +54,7 @@ def _set_encoding(connection: psycopg.Connection[object], name: str) -> None:
 
 
 def converter(codec: str) -> Convert | None:
-    """From an encoding to UTF-8; None where there is nothing to convert."""
+    """Return a function that converts from an encoding to UTF-8; None where there is nothing to convert."""
     if codec == "utf-8":
         return None
     return lambda content: content.decode(codec, "surrogateescape").encode("utf-8", "surrogateescape")

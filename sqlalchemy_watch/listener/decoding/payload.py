@@ -1,4 +1,4 @@
-"""Payload -> events' values. Pure functions over untrusted bytes: whatever comes, only `PayloadError` is raised."""
+"""From payloads to the values of events. Pure functions over untrusted bytes, which raise only `PayloadError`."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .rows import Column, Decode, Row, RowLayout
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
-#: What `at` may be: microseconds since 1970 that a datetime can hold.
+#: The bounds of `at`: microseconds since 1970 that a datetime can hold.
 _EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 
 
 @dataclass(slots=True)  # not frozen, which would make them slower to make
 class Decoded:
-    """A notification, read."""
+    """A notification that was read."""
 
     message: Message
     rows: list[Row]
-    #: The numbers, in the payload, of rows that could not be decoded.
+    #: The numbers within the payload of rows that could not be decoded.
     lost: list[int]
-    #: Why rows are missing; None where none are.
+    #: The reason for which rows are missing; None where none are.
     resync: str | None
 
 
 def read_fields(payload: bytes) -> dict[str, Any]:
-    """The payload's fields, checked as far as that is possible without the declaration.
+    """Return the fields of a payload, checked as far as that is possible without the declaration.
 
-    :raises PayloadError: where it is not a payload of a version known here.
+    :raises PayloadError: where it is no payload, or one of a version that is not known here.
     """
     fields = _read_json(payload)
     if not isinstance(fields, dict) or type(fields.get("v")) is not int:
@@ -60,7 +60,7 @@ _variable = itemgetter(*(name for name, _ in _VARIABLE))
 
 
 def _check_variable(fields: Mapping[str, Any]) -> None:
-    """The same check of those that are in every payload, at a fraction of the time."""
+    """Check the fields that differ from payload to payload: as `_check` does, at a fraction of the time."""
     try:
         if list(map(type, _variable(fields))) == _VARIABLE_TYPES:
             return
@@ -90,7 +90,7 @@ def _read_json(payload: bytes, begin: str = "") -> Any:
             raise ValueError(text)
     except (ValueError, RecursionError) as error:
         garbage = PayloadError(f"not JSON ({type(error).__name__})")
-        # Where the server does not check what it stores (SQL_ASCII), a trigger's own may be no text.
+        # An SQL_ASCII server does not check what it stores: even a payload of a trigger may be no text.
         garbage.tells_of_rows = isinstance(error, UnicodeDecodeError)
         raise garbage from None
     return found
@@ -104,7 +104,7 @@ def _old_names(fields: Mapping[str, Any]) -> list[Any]:
 
 
 class PayloadDecoder:
-    """Decodes the payloads of one watch, also those of an earlier or later declaration of it."""
+    """Decodes the payloads of one watch, those of an earlier or later declaration of it included."""
 
     def __init__(self, watch: TableWatch, decoder: Callable[[TypeEngine[Any]], Decode | None]) -> None:
         self._watch = watch
@@ -116,10 +116,10 @@ class PayloadDecoder:
         self._declared_head = f"{wire.head_json(watch)},".encode()
 
     def decode_declared(self, payload: bytes, schemas: Collection[str] | None) -> Decoded | None:
-        """The rows of a payload that begins as the declaration says, which need not be parsed then.
+        """Decode a payload that begins as the declaration says: that part of it needs no parsing.
 
         :param schemas: of the table; None for any.
-        :returns: None where it begins otherwise, or is of another schema: `decode` knows more.
+        :returns: None where it begins otherwise, or is of another schema: then `decode` may read it.
         :raises PayloadError: where the rest is not in order.
         """
         if not payload.startswith(self._declared_head):
@@ -131,7 +131,7 @@ class PayloadDecoder:
         return self._decode(fields, *self._declared)
 
     def decode(self, fields: Mapping[str, Any]) -> Decoded:
-        """The rows of a payload.
+        """Decode a payload.
 
         :raises PayloadError: where it contradicts itself or the declaration.
         """
@@ -165,21 +165,21 @@ def _column(column: CarriedColumn, decoder: Callable[[TypeEngine[Any]], Decode |
 
 
 def _with_old(attributes: tuple[str, ...], row: Row) -> Row:
-    """A deleted row: its values are its previous ones."""
+    """Return a deleted row with its values as the previous ones."""
     values, extras = row
     old = MappingProxyType(dict(zip(attributes, values, strict=False)))
     return values, Extras(old, frozenset(), extras is not None and extras.partial)
 
 
 def _reason(reason: object) -> str:
-    """A reason of ours; anything else is not repeated, since it would go to the logs."""
+    """Return a reason of ours as it is. Any other is not repeated, since it would go to the logs."""
     if reason in (wire.TOO_LARGE, wire.BUILD_FAILED):
         return str(reason)
     return "the database says that rows are missing"
 
 
 def _context(text: object) -> Mapping[str, Any]:
-    """The writer's context; any client can set the setting to anything, and then there is none."""
+    """Return the writer's context; an empty one where it is no JSON object, since any client can set it to anything."""
     if type(text) is not str:
         return _EMPTY
     try:

@@ -1,4 +1,4 @@
-"""Which signals a channel feeds, and which class each of its rows is of."""
+"""Routes from channels to signals, and from rows to the classes that they are of."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ...watched import Endpoint, endpoints_in, signals_of
 from .payload import Decoded, PayloadDecoder, read_fields
 from .values import ValueDecoders
 
-#: How many discriminator values a route remembers the destinations of.
+#: The most discriminator values whose destinations a route remembers.
 MAX_CLASSES = 1_000
 
 #: A sender, and the signals that fire for a row of it.
@@ -26,7 +26,7 @@ Destination = tuple[Any, tuple[WatchSignal[Any], ...]]
 
 @dataclass
 class Route:
-    """One watch of one table: how its payloads are read, and where its rows go."""
+    """One watch of one table, with the decoder of its payloads and the destinations of its rows."""
 
     table: Table
     watch: TableWatch
@@ -46,11 +46,11 @@ class Route:
 
     @property
     def signals(self) -> Iterable[WatchSignal[Any]]:
-        """The signals declared on this table; those of subclasses' ancestors are among their own tables'."""
+        """The signals declared on this table. Those that a subclass inherits belong to the tables of its ancestors."""
         return (endpoint.signal for endpoint in self.endpoints)
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
-        """Whether a payload is of this watch; a channel's name may be another table's as well."""
+        """Return True if a payload is of this watch: a namesake of the table may have the same channel."""
         return (
             fields["table"] == self.watch.table
             and fields["label"] == self.watch.label
@@ -59,17 +59,17 @@ class Route:
 
     @property
     def is_uniform(self) -> bool:
-        """Whether all rows have the same destinations."""
+        """True if all rows have the same destinations."""
         return self._discriminator_index is None
 
     def destinations(self, values: tuple[Any, ...]) -> list[Destination]:
-        """Sender and signals for a row; the same list for all rows of one class."""
+        """Return the senders and signals for a row: the same list for all rows of one class."""
         kind = None if self._discriminator_index is None else values[self._discriminator_index]
         try:
             return self._by_class[kind]
         except KeyError:
             found = list(self._resolve(kind))
-            if len(self._by_class) < MAX_CLASSES:  # values that name no class may be any number
+            if len(self._by_class) < MAX_CLASSES:  # there is no end of values that name no class
                 self._by_class[kind] = found
             return found
         except TypeError:  # an unhashable discriminator names no class
@@ -96,7 +96,7 @@ class Route:
                 yield row_mapper.class_, tuple(signals)
 
     def _mapper_of_table(self, base: Mapper[Any]) -> Mapper[Any]:
-        """For a discriminator that names no class here: the class the table was mapped for."""
+        """Return the class that the table was mapped for: the one to take where a discriminator names no class."""
         return next((m for m in base.self_and_descendants if m.local_table is self.table), base)
 
 
@@ -116,9 +116,9 @@ class Router:
                 self.by_channel.setdefault(watch.channel, []).append(route)
 
     def decode(self, channel: str, payload: bytes) -> tuple[Route, Decoded] | None:
-        """The watch that a payload is of, and its rows; None where it is of none here.
+        """Return the watch that a payload is of, and the payload decoded; None where it is of no watch here.
 
-        :raises PayloadError: where it can't be read.
+        :raises PayloadError: where the payload can't be read.
         """
         routes = self.by_channel.get(channel, ())
         for route in routes:
@@ -133,5 +133,5 @@ class Router:
 
     @property
     def signals(self) -> set[WatchSignal[Any]]:
-        """Every signal these routes may fire."""
+        """All signals that these routes may fire."""
         return {signal for route in self.routes for signal in route.signals}

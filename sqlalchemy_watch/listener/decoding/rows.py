@@ -1,4 +1,4 @@
-"""The rows of a payload: arrays of JSON values -> Python values. Pure functions over untrusted data."""
+"""The rows of a payload, from arrays of JSON values to Python values. Pure functions over untrusted data."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from typing import Any, NamedTuple, TypeAlias
 from ...errors import PayloadError
 from ...signals.events import Extras
 
-#: Makes a value of the payload the Python value that loading the row would give.
+#: Converts a value of the payload to the Python value that an attribute of the loaded row would have.
 Decode: TypeAlias = Callable[[Any], Any]
 
-#: A decoded row: its values in the order of `EventKind.attributes`, and what most rows don't have.
+#: A decoded row: its values in the order of `EventKind.attributes`, and the parts that most rows lack.
 Row: TypeAlias = tuple[tuple[Any, ...], Extras | None]
 
 _INCOMPLETE = Extras(old=None, changed=None, partial=True)
 
 
 class Column(NamedTuple):
-    """How the values of one column are read."""
+    """A column of a payload, and the way to decode its values."""
 
     attribute: str
-    #: What `type(value)` may be in the JSON, besides NoneType.
+    #: The type of its values in the JSON, besides NoneType.
     expected: type
     decode: Decode | None
-    #: Then it is never NULL.
+    #: True if it is part of the primary key, and so never NULL.
     is_primary: bool
 
     def decode_one(self, value: Any) -> Any:
-        """What `decode_all` does, to one value."""
+        """Decode one value, as `decode_all` does many."""
         if type(value) is not self.expected and (value is not None or self.is_primary):
             raise self._misfit()
         if self.decode is None:
@@ -57,7 +57,7 @@ class Column(NamedTuple):
 
 
 class RowLayout:
-    """Where the values stand in the rows of one payload.
+    """The order of the values in the rows of one payload.
 
     :param columns: of the declaration, by name.
     :param carried: their names, in the order of the event's values; the first `always` stand in partial rows too.
@@ -75,17 +75,17 @@ class RowLayout:
         self._columns = [(indexes[name], columns[name]) for name in known]
         self._always = always
         self._width = len(names)
-        #: A column the declaration has and the (earlier) trigger does not carry is missing like one left out.
+        #: A column that an earlier trigger did not carry yet is missing, as one that was left out is.
         self._extras = _INCOMPLETE if len(known) < len(carried) else None
         self._old = [(index, columns[name]) for index, name in enumerate(old) if name in columns]
         self._old_width = len(old)
         self.attributes: tuple[str, ...] = tuple(column.attribute for _, column in self._columns)
-        #: The types of a row whose values are taken as they are, if it has such.
+        #: The types of a row all of whose values are taken as they are; None where some are to be decoded.
         plain = known == names and all(column.decode is None for _, column in self._columns)
         self._plain_types = [column.expected for _, column in self._columns] if plain else None
 
     def decode(self, rows: list[Any]) -> tuple[list[Row], list[int]]:
-        """The rows, in order, and the numbers of those that could not be decoded."""
+        """Return the rows, in order, and the numbers of those that could not be decoded."""
         if len(rows) == 1 and type(rows[0]) is list and len(rows[0]) == self._width:
             try:
                 return [self._decode_single(rows[0])], []
@@ -99,7 +99,7 @@ class RowLayout:
         return self._decode_mixed(rows)
 
     def _decode_mixed(self, rows: list[Any]) -> tuple[list[Row], list[int]]:
-        """Rows of several shapes, or some of which can't be decoded."""
+        """Decode rows of several shapes, or rows some of which can't be decoded."""
         decoded: list[Row] = []
         lost: list[int] = []
         for shape, run in groupby(rows, self._shape):
@@ -107,7 +107,7 @@ class RowLayout:
             try:
                 decoded.extend(self._decode_run(shape, same))
             except PayloadError:
-                # One of them can't be: decode them one by one, and without the extra columns if need be.
+                # Decode them one by one, and without the extra columns if need be.
                 for row in same:
                     found = self._decode_one(shape, row)
                     if found is None:
@@ -117,7 +117,7 @@ class RowLayout:
         return decoded, lost
 
     def _decode_single(self, row: list[Any]) -> Row:
-        """The one row of a payload, without what is worth it for many."""
+        """Decode the one row of a payload: for a single one, column by column would take longer."""
         if list(map(type, row)) == self._plain_types:
             return tuple(row), self._extras
         return tuple([column.decode_one(row[index]) for index, column in self._columns]), self._extras
@@ -160,7 +160,7 @@ class RowLayout:
         key = self.attributes[: self._always]
         partial = self._extras is not None
         for row, mask, values in zip(whole, masks, olds, strict=True):
-            # Rows pair by their key, so the previous one had the same.
+            # Old and new rows are paired by their key, so the old one had the same key.
             old = MappingProxyType({**dict(zip(key, row, strict=False)), **dict(zip(names, values, strict=True))})
             changed = frozenset(column.attribute for index, column in self._old if mask[index] == "1")
             yield row, Extras(old, changed, partial)

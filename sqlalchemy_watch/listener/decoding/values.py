@@ -1,4 +1,4 @@
-"""Payload values become the Python values that loading the row would give.
+"""From values of a payload to the Python values that the attributes of the loaded row would have.
 
 First psycopg's own loader for the type reads PostgreSQL's text form, then SQLAlchemy's result processor
 (Enum, TypeDecorator, ...) does what it does to a loaded value.
@@ -24,7 +24,7 @@ from sqlalchemy.types import TypeEngine
 from ... import wire
 from .rows import Decode
 
-#: Types whose values a driver gives as text, where psycopg has a Python type for them.
+#: Types whose values a driver returns as text, where psycopg has a Python type for them.
 _TEXT_TYPES: dict[str, frozenset[str]] = {
     "psycopg2": frozenset(
         {"inet", "cidr"}
@@ -34,12 +34,12 @@ _TEXT_TYPES: dict[str, frozenset[str]] = {
 }  # fmt: skip
 _TEXT_TYPES["psycopg2cffi"] = _TEXT_TYPES["psycopg2"]
 
-#: Spellings psycopg's registry doesn't know.
+#: Spellings that psycopg's registry doesn't know.
 _ALIASES = {"float": "float8", "decimal": "numeric", "char": "bpchar", "nchar": "bpchar"}
 
 
 class _Context:
-    """What psycopg asks of the owner of adapters."""
+    """The owner of adapters, as psycopg asks for one."""
 
     connection = None
 
@@ -48,7 +48,7 @@ class _Context:
 
 
 class _NetworkLoader(Loader):
-    """What pg8000 makes of INET: a network where there is a netmask."""
+    """Loads INET as pg8000 does: a network where there is a netmask."""
 
     def load(self, data: Buffer) -> Any:
         text = bytes(data).decode()
@@ -77,7 +77,7 @@ class ValueDecoders:
         self._transformer = Transformer(_Context(adapters))
 
     def decoder(self, type_: TypeEngine[Any]) -> Decode | None:
-        """How to decode one value as it stands in the payload; None where it is already right."""
+        """Return a function that decodes one value of a payload; None where the values are right as they are."""
         load = self._loader(type_)
         process = self._processor(type_)
         if load is None or process is None:
@@ -92,7 +92,7 @@ class ValueDecoders:
         return type_.dialect_impl(self._dialect).result_processor(self._dialect, self._oid(wire.sql_type(type_)))
 
     def _oid(self, name: str) -> int | None:
-        """As the driver would say of a result's column; None for types psycopg does not know."""
+        """Return the number that PostgreSQL has for the type; None for types that psycopg does not know."""
         base = name.partition("[")[0]
         info = self._types.get(_ALIASES.get(base, base)) if base else None
         if info is None:
@@ -131,12 +131,12 @@ def _not_null(load: Decode) -> Decode:
 
 
 def _with_offset(value: str) -> bytes:
-    # Behind "BC" the offset would hide it from the loader.
+    # The loader looks for "BC" at the end, and would not find it in front of an offset.
     return value.encode() if value.endswith("BC") else f"{value}+00".encode()
 
 
 def _widened(value: Any) -> Any:
-    """REAL as asyncpg gives it, which reads its four bytes: the others read its decimal text."""
+    """Return a REAL as asyncpg reads it: from its four bytes, where other drivers read its decimal text."""
     if isinstance(value, list):
         return [_widened(item) for item in value]
     return None if value is None else struct.unpack("f", struct.pack("f", value))[0]

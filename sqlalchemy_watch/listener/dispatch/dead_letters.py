@@ -1,4 +1,4 @@
-"""Events whose receiver kept failing: a table in the same database, where they wait for somebody to look.
+"""Dead letters: events whose receiver kept failing. They wait in a table of the same database.
 
 The table has a schema of its own, out of sight of migrations.
 """
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS {TABLE} (
 )
 """
 
-#: From the catalog, which everybody may read.
+#: The table in the catalog, which everybody may read.
 _SOURCE = """
 FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = 'sqlalchemy_watch' AND c.relname = 'dead_letters'
@@ -62,7 +62,7 @@ _PARK = (
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One event and one receiver. `retry_at` is None for those that are given up."""
+    """An event that a receiver failed on. `retry_at` is None for one that is given up."""
 
     id: int
     consumer_group: str
@@ -78,9 +78,9 @@ class DeadLetter:
 
 
 def ensure_table(connection: psycopg.Connection[Any]) -> None:
-    """Make the table, unless it is there.
+    """Create the table, unless it is there.
 
-    :raises SlotError: where the role may not.
+    :raises SlotError: where the role may not create or use it.
     """
     try:
         if not has_table(connection):
@@ -102,7 +102,7 @@ def ensure_table(connection: psycopg.Connection[Any]) -> None:
 
 
 def has_table(connection: psycopg.Connection[Any]) -> bool:
-    """Whether there is the table, for whomever."""
+    """Return True if the table is there, whether or not the role may use it."""
     return connection.execute(_EXISTS).fetchone() is not None
 
 
@@ -118,7 +118,7 @@ def park(
     letter: tuple[str, str, str, int, int, str, str, int],
     retry_in: float | None,
 ) -> None:
-    """Keep an event for a receiver that failed on it.
+    """Write a letter: the event, and the receiver that failed on it.
 
     :param letter: group, channel, payload of the one row, lsn, position, receiver, error, attempts.
     :param retry_in: seconds until it is tried again; None where it is given up.
@@ -140,12 +140,12 @@ def park(
 
 
 def as_ascii(text: str) -> str:
-    """A text that a database of any encoding can hold."""
+    """Return the text in ASCII, which a database of any encoding can hold."""
     return text.encode("ascii", "backslashreplace").decode()
 
 
 def list_letters(connection: psycopg.Connection[Any], group: str | None = None) -> list[DeadLetter]:
-    """The letters of a group, or of all, the oldest first; none where there is no table yet."""
+    """Return the letters of a group, or of all groups, the oldest first; none where there is no table yet."""
     try:
         rows = connection.execute(
             f"SELECT {_COLUMNS} FROM {TABLE} "
@@ -158,7 +158,10 @@ def list_letters(connection: psycopg.Connection[Any], group: str | None = None) 
 
 
 def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | None:
-    """The oldest letter of a group that is to be tried now; None without one, or without a table for this role."""
+    """Return the oldest letter of a group that is to be tried now.
+
+    :returns: None where there is none, and where the role may not use the table.
+    """
     if connection.execute(_MAY_USE).fetchone() != (True,):
         return None
     row = connection.execute(
@@ -170,7 +173,10 @@ def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | No
 
 
 def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, retry_in: float | None) -> bool:
-    """Note one more failure; False where `retry` was called meanwhile, and the letter is to be tried anew."""
+    """Note one more failure.
+
+    :returns: False where `retry` was called meanwhile: then nothing is noted, and the letter is tried anew.
+    """
     query = (
         f"UPDATE {TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
         f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) "
@@ -184,12 +190,12 @@ def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, 
 
 
 def remove(connection: psycopg.Connection[Any], letter: DeadLetter) -> None:
-    """Its receiver has taken the event."""
+    """Delete a letter whose receiver has taken the event."""
     connection.execute(f"DELETE FROM {TABLE} WHERE id = %s", [letter.id])
 
 
 def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
-    """Have the running consumer try letters again at once; gives how many."""
+    """Have the running consumer try letters again at once, and return their number."""
     return connection.execute(
         f"UPDATE {TABLE} SET retry_at = pg_catalog.clock_timestamp(), attempts = 0 "
         f"WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
@@ -198,7 +204,7 @@ def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | 
 
 
 def drop(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
-    """Delete letters; gives how many."""
+    """Delete letters, and return their number."""
     return connection.execute(
         f"DELETE FROM {TABLE} WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
         [group, ids, ids],

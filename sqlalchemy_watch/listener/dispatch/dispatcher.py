@@ -1,4 +1,4 @@
-"""The thread that reads payloads and calls receivers, each isolated from the others."""
+"""The thread that decodes payloads and calls receivers. A receiver that raises does not disturb the others."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from .gather import Batch, Gatherer
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Told of control items, on the dispatch thread.
+#: Called with control items, in the dispatch thread.
 OnControl = Callable[[Control], None]
-#: Told of receivers that raised: receiver, event, error.
+#: Called when a receiver raised, with receiver, event and error.
 OnFailure = Callable[[Any, Any, BaseException], None]
 
 #: Reads from the source, and waits until something comes, or a deadline; returns False where it can't at present.
@@ -37,16 +37,17 @@ LAST_BATCH_SECONDS = 2.0
 
 UNREADABLE = "a message could not be read by this version of the library"
 
-#: Seconds between resyncs that messages ask for, by reason: whoever floods a channel must not keep everybody reloading.
+#: Seconds between two resyncs that messages ask for, for the same reason. Otherwise a client that floods a channel
+#: would keep everybody reloading.
 RESYNC_SECONDS = 1.0
 
-#: Seconds between looks whether the event loop of a coroutine that is awaited was closed.
+#: Seconds between checks of the event loop in which a coroutine is awaited: it may have been closed.
 LOOP_CHECK_SECONDS = 1.0
 
-#: Seconds between attempts to get an item, where that itself fails.
+#: Seconds between attempts to get an item, where getting one fails.
 BUG_SECONDS = 0.1
 
-#: Seconds between warnings of garbage: whoever floods a channel must not fill the log as well.
+#: Seconds between warnings of garbage. Otherwise a client that floods a channel would fill the log as well.
 GARBAGE_WARNING_SECONDS = 10.0
 
 UNEXPECTED = "an unexpected error while dispatching"
@@ -54,7 +55,7 @@ UNDECIDED = "an event came without a column that filters compare: too large, or 
 
 
 class Dispatcher:
-    """Takes items from the queue until it is closed."""
+    """Takes items from the queue and handles them, until the queue is closed."""
 
     def __init__(
         self,
@@ -72,12 +73,12 @@ class Dispatcher:
         self._loop = loop
         self._gatherer = Gatherer()
         self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
-        #: Whether a receiver was left without something that it should have had, because of `stop()`.
+        #: True if `stop()` kept a receiver from getting an event that it should have had.
         self._abandoned = False
         self._warned_of_garbage = -GARBAGE_WARNING_SECONDS
-        #: When the last resync for a reason was sent, of those that messages ask for.
+        #: The time of the last resync that messages asked for, by reason.
         self._resynced: dict[str, float] = {}
-        #: Since when, by `time.monotonic()`, one item has been handled; None between items.
+        #: The time at which handling the present item began, by `time.monotonic()`; None between items.
         self.busy_since: float | None = None
         self.thread: threading.Thread = threading.Thread(
             target=self._run, name="sqlalchemy-watch-dispatch", daemon=True
@@ -107,14 +108,14 @@ class Dispatcher:
         self._last_batches()
 
     def _next(self) -> Notification | Control | None:
-        """The next item: while there is none, this thread reads."""
+        """Return the next item. While there is none, this thread reads the source itself."""
         queue, deadline = self._queue, self._gatherer.deadline
         while queue.is_idle and (deadline is None or deadline > time.monotonic()) and self._read_source(deadline):
             pass
         return queue.get(deadline)
 
     def _note_bug(self) -> None:
-        """Say so; even where logging itself is what failed, the thread goes on."""
+        """Log the bug and send a resync. The thread goes on, even where it is logging that fails."""
         with contextlib.suppress(Exception):
             log.exception("unexpected error while dispatching; going on")
         with contextlib.suppress(Exception):
@@ -141,7 +142,7 @@ class Dispatcher:
             self._stats.garbage += 1
             self._log_garbage(notification, error)
             if error.tells_of_rows or notification.lsn is not None:
-                self._ask_to_resync(UNREADABLE)  # not a stranger's garbage: rows were told of
+                self._ask_to_resync(UNREADABLE)  # it told of rows, and so is no stranger's garbage
             return
         if found is None:
             self._stats.ignored += 1
@@ -155,7 +156,7 @@ class Dispatcher:
             self._ask_to_resync(decoded.resync)
 
     def _ask_to_resync(self, reason: str) -> None:
-        """Send a resync, now or as soon as the last one for that reason is long enough ago."""
+        """Send a resync: now, or `RESYNC_SECONDS` after the last one for this reason."""
         now = time.monotonic()
         self._gatherer.resyncs[reason] = self._resynced.get(reason, -math.inf) + RESYNC_SECONDS
         self._send_resyncs(now)
@@ -207,7 +208,7 @@ class Dispatcher:
             self._ask_to_resync(UNDECIDED)
 
     def _call_all(self, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
-        """Call receivers; those that failed are dealt with when all have been called."""
+        """Call receivers. Failures are dealt with after all have been called."""
         coroutines: list[Subscriber] | None = None
         failures: list[tuple[Subscriber, BaseException]] | None = None
         queue = self._queue
@@ -236,12 +237,12 @@ class Dispatcher:
             self._failed(subscriber, sender, event, raised)
 
     def _is_over(self) -> bool:
-        """Asked before a receiver is called, where the queue is interrupted: whether none is called any more."""
+        """Return True if no receiver is called any more. Asked before each call, while the queue needs attention."""
         self._await_turn()
         return self._queue.closed
 
     def _await_turn(self) -> None:
-        """Wait while no receiver may be called; here, never."""
+        """Wait while no receiver may be called. Without durable delivery they always may."""
 
     def _gather(self, signal: Batching, sender: Any, event: Event[Any]) -> None:
         full = self._gatherer.add(signal, sender, event)
@@ -262,7 +263,7 @@ class Dispatcher:
                 self._failed(subscriber, batch.sender, events, raised)
 
     def _last_batches(self) -> None:
-        """What has been gathered is delivered even when the listener stops; coroutines get a moment for it."""
+        """Deliver at `stop()` what has been gathered. Coroutines get `LAST_BATCH_SECONDS` for it."""
         self._stopped = concurrent.futures.Future()
         timer = threading.Timer(LAST_BATCH_SECONDS, self._give_up)
         timer.daemon = True
@@ -282,7 +283,10 @@ class Dispatcher:
     def _await(
         self, subscribers: list[Subscriber], sender: Any, argument: Any
     ) -> list[tuple[Subscriber, BaseException]]:
-        """Run coroutine receivers side by side, and wait for them: events stay in order and bounded."""
+        """Run coroutine receivers side by side, and wait for them: so events stay in order, and few are in memory.
+
+        :returns: the receivers that failed, with what they raised.
+        """
         running: dict[concurrent.futures.Future[Any], Subscriber] = {}
         failures: list[tuple[Subscriber, BaseException]] = []
         for subscriber in subscribers:
@@ -325,7 +329,7 @@ class Dispatcher:
         return loop is None or loop.is_closed()
 
     def _failed(self, subscriber: Subscriber, sender: Any, event: Any, error: BaseException) -> None:
-        """Say that a receiver failed; it is not called again."""
+        """Count and report a failure. The receiver is not called again for this event."""
         self._stats.failed_receivers += 1
         self._on_failure(subscriber.resolve(), event, error)
 

@@ -1,4 +1,7 @@
-"""Dispatching with acknowledgement: receivers that raise are tried again, transactions acknowledged in order."""
+"""Dispatching with acknowledgement.
+
+Receivers that raise are called again. Transactions are acknowledged in order.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from typing import Any
 
 import psycopg
 
-from ...errors import PayloadError
+from ...errors import PayloadError, one_line
 from ...signals.events import Event, parts_of
 from ...signals.receivers import Subscriber
 from ..decoding.payload import Decoded
@@ -25,19 +28,22 @@ from .gather import Batch, Gatherer
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Told of an event that was given up: receiver, event, error.
+#: Called when an event was given up, with receiver, event and error.
 OnDeadLetter = Callable[[Any, Any, BaseException], None]
+
+#: Characters of an error that a letter keeps.
+MAX_ERROR_LENGTH = 2000
 
 
 class _Revoked(Exception):
-    """What is being handled is no longer this process's to deliver."""
+    """Raised where the item that is being handled is no longer this process's to deliver."""
 
 
 class DurableDispatcher(Dispatcher):
     """A dispatcher of a consumer group.
 
-    While its process is not the active consumer, no receiver is called: what was being handled waits, and is
-    resumed where nobody else consumed meanwhile, or else given up.
+    While its process is not the active consumer, no receiver is called, and the item that was being handled waits.
+    It is resumed if nobody else consumed meanwhile; otherwise it is given up.
     """
 
     _queue: WaitingQueue
@@ -50,7 +56,7 @@ class DurableDispatcher(Dispatcher):
         acknowledge: Callable[[int], bool],
         on_dead_letter: OnDeadLetter,
     ) -> None:
-        """Set the parts that the base class does not know of; called once, before the thread starts."""
+        """Set what the base class does not know of. Called once, before the thread starts."""
         self._group, self._policy, self._connect = group, policy, connect
         self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
         self._acknowledged = 0
@@ -62,7 +68,7 @@ class DurableDispatcher(Dispatcher):
             if isinstance(item, Notification):
                 self._handle_notification(item)
             elif isinstance(item, Committed):
-                if self._gatherer.resyncs:  # what is acknowledged does not come again
+                if self._gatherer.resyncs:  # they would not come again after the acknowledgement
                     self._send_resyncs()
                 self._gatherer.last_end_lsn = item.end_lsn
                 self._acknowledge_delivered()
@@ -78,7 +84,7 @@ class DurableDispatcher(Dispatcher):
     def _await_turn(self) -> None:
         """Wait while another process may be the active consumer.
 
-        :raises _Revoked: where what is being handled will not be resumed.
+        :raises _Revoked: where the item that is being handled will not be resumed.
         """
         while (item := self._queue.get_urgent()) is not None:
             self._handle(item)
@@ -86,7 +92,7 @@ class DurableDispatcher(Dispatcher):
             raise _Revoked
 
     def _forget(self) -> None:
-        """Of what was taken nothing more is delivered, and nothing is acknowledged: it comes again."""
+        """Forget the items that were taken and are not acknowledged: they come again."""
         self._gatherer = Gatherer()
         self._acknowledged = 0
         self._lsn = -1
@@ -104,7 +110,7 @@ class DurableDispatcher(Dispatcher):
         super()._handle_notification(notification)
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
-        # Counted whether or not there are receivers, so that events that come again have the same positions.
+        # Counted even without receivers, so that events that come again have the same positions.
         message = decoded.message
         message.origin, message.first_position = (notification, decoded.lost), self._next_position
         self._next_position += len(decoded.rows)
@@ -118,7 +124,7 @@ class DurableDispatcher(Dispatcher):
     def _acknowledge_delivered(self) -> None:
         """Acknowledge the transactions of which no event waits in a batch any more.
 
-        What `stop()` cut short comes again, and so does all behind it.
+        Nothing is acknowledged after `stop()` has cut an event short: that event comes again, and all behind it.
         """
         delivered = self._gatherer.delivered_end_lsn
         if delivered > self._acknowledged and not self._abandoned:
@@ -127,7 +133,7 @@ class DurableDispatcher(Dispatcher):
             self._acknowledged = delivered
 
     def _failed(self, subscriber: Subscriber, sender: Any, event: Any, error: BaseException) -> None:
-        """Try again until the receiver takes the event, or the policy gives it up."""
+        """Call the receiver again until it takes the event, or the policy gives the event up."""
         attempts = 1
         super()._failed(subscriber, sender, event, error)
         while not self._stopped.done():
@@ -155,7 +161,7 @@ class DurableDispatcher(Dispatcher):
         return try_call(subscriber, sender, argument)
 
     def _park(self, subscriber: Subscriber, event: Event[Any], error: BaseException, attempts: int) -> None:
-        """Keep the event in the table; the line waits until that has succeeded."""
+        """Write a dead letter. Later events wait until that has succeeded."""
         exhausted = self._policy.is_exhausted(attempts)
         receiver = subscriber.resolve()
         retry_in = None if exhausted else self._policy.delay(attempts)
@@ -170,9 +176,9 @@ class DurableDispatcher(Dispatcher):
                 with contextlib.closing(self._connect()) as connection:
                     dead_letters.park(connection, letter, retry_in)
                 break
-            except Exception as failure:  # whatever it is: going on would acknowledge what nobody has
+            except Exception as failure:  # of any kind: to go on would acknowledge an event that nobody has
                 tries += 1
-                log.warning("can't write a dead letter (%s): trying again", _describe(failure).strip())
+                log.warning("can't write a dead letter (%s): trying again", _describe(failure))
                 self._pause(self._policy.delay(tries))
         else:
             self._abandoned = True
@@ -186,7 +192,7 @@ class DurableDispatcher(Dispatcher):
         self._on_dead_letter(receiver, event, error)
 
     def _retry_next_parked(self) -> None:
-        """Try one letter, and let what has come meanwhile go before the next."""
+        """Try one letter. Items that have come meanwhile are handled before the next letter."""
         self._queue.retry_is_due = False
         try:
             with contextlib.closing(self._connect()) as connection:
@@ -194,17 +200,17 @@ class DurableDispatcher(Dispatcher):
             if letter is None or self._stopped.done() or self._queue.needs_attention:
                 return
             change = self._retry(letter)
-            if self._abandoned:  # by `stop()`: it stays as it is
+            if self._abandoned:  # by `stop()`: the letter stays as it is
                 return
             with contextlib.closing(self._connect()) as connection:
                 change(connection)
         except Exception as error:
-            log.warning("can't try the dead letters again (%s)", _describe(error).strip())
+            log.warning("can't try the dead letters again (%s)", _describe(error))
             return
         self._queue.put_retry_due()
 
     def _retry(self, letter: dead_letters.DeadLetter) -> Callable[[psycopg.Connection[Any]], None]:
-        """Call the letter's receiver; gives what is to become of the letter."""
+        """Call the letter's receiver, and return the change to be made to the letter."""
         notification = Notification(letter.channel, letter.payload.encode(), letter.lsn)
         failure: tuple[Any, Any, BaseException] | None = None
         found = False
@@ -235,9 +241,9 @@ class DurableDispatcher(Dispatcher):
         return note
 
     def _calls_for_row(self, notification: Notification, position: int) -> Iterator[tuple[Subscriber, Any, Any, Any]]:
-        """Every receiver of the one row of a dead letter: sender, event, and what it is called with.
+        """Return each receiver of the one row of a dead letter, with sender, event and argument.
 
-        :raises PayloadError: where it can't be read any more.
+        :raises PayloadError: where the payload can't be read any more.
         """
         found = self._router.decode(notification.channel, notification.payload)
         if found is None:
@@ -253,7 +259,7 @@ class DurableDispatcher(Dispatcher):
                     yield subscriber, sender, event, argument
 
     def _pause(self, seconds: float) -> None:
-        """Wait, but not past `stop()`."""
+        """Wait for this time, or until `stop()`."""
         try:
             self._stopped.result(timeout=seconds)
         except TimeoutError:
@@ -261,7 +267,7 @@ class DurableDispatcher(Dispatcher):
 
 
 def receiver_name(receiver: Any) -> str:
-    """How a dead letter names a receiver: by module and qualified name, which another process has as well."""
+    """Return the name of a receiver in dead letters: module and qualified name, which are the same in every process."""
     function = getattr(receiver, "func", receiver)  # functools.partial
     name = getattr(function, "__qualname__", None) or type(function).__qualname__
     return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
@@ -279,9 +285,6 @@ def _origin_of(event: Event[Any]) -> tuple[str, str]:
 
 
 def _describe(error: BaseException) -> str:
-    """What a table of any encoding can hold of an error, whatever it is."""
-    try:
-        words = str(error)
-    except Exception:
-        words = "(its text can't be had)"
-    return f"{type(error).__name__}: {words}"[:2000].replace("\0", "").encode("utf-8", "backslashreplace").decode()
+    """Return an error in one line of at most `MAX_ERROR_LENGTH` characters, each of which text in UTF-8 can hold."""
+    name, words = type(error).__name__, one_line(error)
+    return (name if words == name else f"{name}: {words}")[:MAX_ERROR_LENGTH]

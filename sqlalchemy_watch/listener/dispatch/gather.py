@@ -1,4 +1,4 @@
-"""Gathering events for receivers of batches. No I/O and no threads: the dispatcher asks what is due."""
+"""Gathering events for receivers of batches. No I/O, no threads: the dispatcher asks for the batches that are due."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from ...signals.receivers import Batching
 
 @dataclass
 class Batch:
-    """Events of one sender that wait for others."""
+    """Events of one sender, gathered for the receivers of one signal."""
 
     signal: Batching
     sender: Any
-    #: When it is delivered, by `time.monotonic()`, if it isn't full before.
+    #: The time at which it is delivered, by `time.monotonic()`, unless it is full before.
     deadline: float
     #: The end of the last transaction before that of its first event, in the server's log; 0 without durable delivery.
     preceding_end_lsn: int
-    #: By running number, or by identity where only the latest counts.
+    #: The events by running number; by identity where only the latest counts.
     by_key: dict[Any, Event[Any]] = field(default_factory=dict)
 
     @property
     def events(self) -> list[Event[Any]]:
-        """In order of arrival."""
+        """The events in order of arrival."""
         return list(self.by_key.values())
 
     def add(self, event: Event[Any]) -> None:
@@ -37,20 +37,20 @@ class Batch:
 
 
 class Gatherer:
-    """What one dispatcher has put off: batches, and resyncs."""
+    """The batches and the resyncs that a dispatcher has put off."""
 
     def __init__(self) -> None:
         self._batches: dict[tuple[int, int], Batch] = {}
         #: The end of the last transaction that was taken whole, in the server's log; 0 without durable delivery.
         self.last_end_lsn = 0
-        #: Resyncs that were put off: by reason, when they are due.
+        #: The reasons of resyncs that were put off, with the time at which each is due.
         self.resyncs: dict[str, float] = {}
 
     def __bool__(self) -> bool:
         return bool(self._batches)
 
     def add(self, signal: Batching, sender: Any, event: Event[Any]) -> Batch | None:
-        """Add an event; gives the batch where that made it full."""
+        """Add an event, and return the batch where that made it full."""
         key = (id(signal), id(sender))
         batch = self._batches.get(key)
         if batch is None:
@@ -60,7 +60,7 @@ class Gatherer:
 
     @property
     def batches(self) -> list[Batch]:
-        """Those that wait."""
+        """The batches that wait."""
         return list(self._batches.values())
 
     @property
@@ -72,25 +72,25 @@ class Gatherer:
 
     @property
     def deadline(self) -> float | None:
-        """When the first batch or resync is due; None without any."""
+        """The time at which the first batch or resync is due; None without any."""
         if not self._batches and not self.resyncs:
             return None
         return min([*(batch.deadline for batch in self._batches.values()), *self.resyncs.values()])
 
     def take_due(self) -> list[Batch]:
-        """The batches that have waited long enough."""
+        """Remove the batches that are due, and return them."""
         now = time.monotonic()
         due = [key for key, batch in self._batches.items() if batch.deadline <= now]
         return [self._batches.pop(key) for key in due]
 
     def take_resyncs(self, now: float) -> list[str]:
-        """The reasons of the resyncs that are due by then."""
+        """Remove the resyncs that are due by then, and return their reasons."""
         due = [reason for reason, deadline in self.resyncs.items() if deadline <= now]
         for reason in due:
             del self.resyncs[reason]
         return due
 
     def take_all(self) -> list[Batch]:
-        """All batches."""
+        """Remove all batches, and return them."""
         batches, self._batches = list(self._batches.values()), {}
         return batches

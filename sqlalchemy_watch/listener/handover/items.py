@@ -7,17 +7,17 @@ from typing import NamedTuple, Protocol, TypeAlias
 
 
 class Notification(NamedTuple):
-    """A payload that came on a channel; it is untrusted."""
+    """A payload that came on a channel. Nothing in it can be trusted."""
 
     channel: str
     payload: bytes
-    #: Where its transaction committed, with durable delivery.
+    #: The place in the server's log where its transaction committed; None without durable delivery.
     lsn: int | None = None
 
 
 @dataclass(frozen=True)
 class Resync:
-    """Something may have been missed here."""
+    """Events may be missing at this place."""
 
     reason: str
 
@@ -35,38 +35,38 @@ class Disconnected:
 
 
 class Settable(Protocol):
-    """An event that somebody waits for."""
+    """An event that another thread waits for."""
 
     def set(self) -> None:
-        """Let whoever waits go on."""
+        """Let the waiting thread go on."""
 
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """Everything committed before this was asked for lies in front of it."""
+    """The end of what `catch_up` waits for: everything that was committed before that call lies in front of it."""
 
     done: Settable
 
 
 class Committed(NamedTuple):
-    """A transaction ends: once everything before it is dispatched, it can be acknowledged."""
+    """The end of a transaction, which can be acknowledged once everything before it is dispatched."""
 
     end_lsn: int
 
 
 @dataclass(frozen=True)
 class Discarded:
-    """The items taken before and not acknowledged yet come again, or were delivered by another consumer."""
+    """The items that were taken and not acknowledged are void: they come again, or another consumer delivered them."""
 
 
 @dataclass(frozen=True)
 class RetryDue:
-    """A parked event is to be tried again."""
+    """The time to try a dead letter again has come."""
 
 
 @dataclass(frozen=True)
 class BatchesDue:
-    """Gathered events have waited long enough."""
+    """The time to deliver gathered events, or to send a resync that was put off, has come."""
 
 
 Urgent: TypeAlias = Connected | Disconnected | Resync

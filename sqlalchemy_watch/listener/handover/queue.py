@@ -1,8 +1,8 @@
 """The bounded queue between the thread that reads and the thread that dispatches.
 
-Reading never waits for receivers: a backend that can't send pins the NOTIFY queue of the whole cluster,
-and when that is full every writer's COMMIT fails. So when the queue is full, notifications are dropped and
-counted until it has been emptied, and then there is one `Resync` in their place.
+Reading never waits for receivers. A backend that can't send pins the NOTIFY queue of the whole cluster, and when
+that is full every writer's COMMIT fails. So while this queue is full, notifications are dropped and counted. Once it
+has been emptied, one `Resync` takes their place.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ T = TypeVar("T")
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Payloads may be 8 KB each: so many bytes of them wait at the most.
+#: Bytes of payloads that wait at the most: each may have 8 KB.
 MAX_BYTES = 64 * 1024 * 1024
 
-#: Connections and losses in a row that are told one by one though the queue is full.
+#: Items about the connection, in a row, that are kept one by one though the queue is full.
 MAX_LIFECYCLE_ITEMS = 12
 
 OVERFLOW = "the listener's queue was full, since receivers are slower than writers"
 
 
 class EventQueue:
-    """FIFO of at most `limit` notifications and `max_bytes` of payloads."""
+    """A FIFO of at most `limit` notifications and `max_bytes` of payloads."""
 
     def __init__(self, limit: int, max_bytes: int = MAX_BYTES) -> None:
         self._limit, self._max_bytes = limit, max_bytes
-        #: Each is changed by one thread alone, and so without a lock.
+        #: Bytes put and bytes taken: each is changed by one thread alone, and so without a lock.
         self._bytes_put = self._bytes_taken = 0
         self._items: deque[Item] = deque()
-        self._lock = threading.RLock()  # a collection meanwhile may run somebody's stop() in this very thread
+        self._lock = threading.RLock()  # reentrant: a garbage collection may call stop() in this very thread
         self._changed = threading.Condition(self._lock)
-        #: Whether somebody does: telling costs more than looking.
+        #: True if a thread waits for a change. Notifying costs more than this check.
         self._waited_for = False
         self._gap = False
-        #: Whether `close` was called; looked at for each row, and so no property.
+        #: True once `close` was called. Read for each row, and so no property.
         self.closed: bool = False
         #: True if the thread that handles an item has to look here before it goes on: the queue is closed or paused,
         #: or something urgent waits.
         self.needs_attention: bool = False
-        #: How many notifications were dropped, in all.
+        #: The number of notifications dropped, in all.
         self.dropped: int = 0
 
     def put(self, notifications: Iterable[Notification]) -> None:
-        """Add notifications, or drop those that don't fit; never waits."""
+        """Add notifications, and drop those that don't fit. Never waits."""
         begins = False
         with self._lock:
             if self.closed:
@@ -70,7 +70,7 @@ class EventQueue:
             log.warning("%s: dropping what comes until it is empty (%d are waiting)", OVERFLOW, len(self))
 
     def put_control(self, item: Control) -> None:
-        """Add what must not be dropped."""
+        """Add an item that must not be dropped."""
         with self._lock:
             if self.closed:
                 return
@@ -81,9 +81,9 @@ class EventQueue:
             self._tell()
 
     def _summarize(self) -> None:
-        """Of lifecycle items at the end that nobody has been told of, keep the last state and each reason.
+        """Replace the items about the connection at the end of the queue by their summary.
 
-        A connection that comes and goes while a receiver blocks would otherwise fill the memory.
+        Otherwise a connection that comes and goes while a receiver blocks would fill the memory.
         """
         run: list[Item] = []
         try:
@@ -95,24 +95,24 @@ class EventQueue:
 
     @property
     def full(self) -> bool:
-        """Whether there is no space for another notification."""
+        """True if there is no space for another notification."""
         return len(self._items) >= self._limit or self._bytes_put - self._bytes_taken >= self._max_bytes
 
     @property
     def is_idle(self) -> bool:
-        """Whether `get` would wait."""
+        """True if `get` would wait."""
         return not (self._items or self._gap or self.closed)
 
     def get(self, deadline: float | None = None) -> Item | None:
-        """The next item, waiting for it; None once the queue is closed.
+        """Wait for the next item, and return it; None once the queue is closed.
 
-        :param deadline: by `time.monotonic()`; then it is `BatchesDue`.
+        :param deadline: the time, by `time.monotonic()`, at which `BatchesDue` is returned instead.
         """
         item: Item | None
         if deadline is not None or self.needs_attention:
             item = self._await_item(deadline)
         else:
-            try:  # without the lock: nobody else takes items, but for `close`
+            try:  # without the lock: only `close` takes items as well
                 item = self._items.popleft()
             except IndexError:
                 item = self._await_item(None)
@@ -148,7 +148,7 @@ class EventQueue:
             self._changed.notify()
 
     def close(self) -> None:
-        """Discard what waits, and let `get` return None."""
+        """Discard the items that wait, and let `get` return None."""
         with self._lock:
             self.closed = self.needs_attention = True
             while self._items:
@@ -166,24 +166,24 @@ class EventQueue:
 
 
 class WaitingQueue(EventQueue):
-    """Drops nothing: whoever fills it looks at `full` first, and is told when there is space again.
+    """A queue that drops nothing. The thread that fills it looks for space first.
 
-    It is paused while another process may be the active consumer: what waits in it, and what is being handled,
-    is held back then, and either resumed or discarded.
+    It is paused while another process may be the active consumer. The items that wait, and the one that is being
+    handled, are held back then. Afterwards they are either resumed or discarded.
     """
 
     def __init__(self, limit: int, max_bytes: int = 32 * 1024 * 1024) -> None:
         super().__init__(limit, max_bytes)
         self.on_space_freed: Callable[[], None] = lambda: None
         self._space_wanted = False
-        #: What is told even while it is paused, and before all else.
+        #: Items that are handled before all others, even while the queue is paused.
         self._urgent: deque[Urgent] = deque()
         self._paused = False
-        #: Until whoever handles items has been told so.
+        #: True from `discard` until `get` has returned `Discarded`.
         self._discarded = False
-        #: Up to where all has been dispatched.
+        #: The end of the last transaction before which everything has been dispatched.
         self.acknowledged: int = 0
-        #: Whether a `RetryDue` waits: one is enough.
+        #: True if a `RetryDue` waits: one is enough.
         self.retry_is_due: bool = False
 
     def request_space(self) -> bool:
@@ -192,7 +192,7 @@ class WaitingQueue(EventQueue):
         return not self.full
 
     def put(self, items: Iterable[Item]) -> None:
-        """Add items; as many more than fit, at the most, as whoever looked at `full` has at once."""
+        """Add items, even beyond the limit: only those that were read before `request_space` returned False."""
         with self._lock:
             for item in items:
                 self._items.append(item)
@@ -201,7 +201,7 @@ class WaitingQueue(EventQueue):
             self._tell()
 
     def put_urgent(self, item: Urgent) -> None:
-        """Add what is to be told as soon as possible."""
+        """Add an item that is handled before all others."""
         with self._lock:
             self._urgent.append(item)
             if len(self._urgent) > MAX_LIFECYCLE_ITEMS:
@@ -209,25 +209,28 @@ class WaitingQueue(EventQueue):
             self._note_change()
 
     def put_retry_due(self) -> None:
-        """Have a parked event tried again, behind what waits by now."""
+        """Add a `RetryDue`, unless one waits already."""
         if not self.retry_is_due:
             self.retry_is_due = True
             self.put_control(RetryDue())
 
     def pause(self) -> None:
-        """Hold everything back, even in the middle of an item."""
+        """Hold everything back, the rest of the item that is being handled included."""
         with self._lock:
             self._paused = True
             self._note_change()
 
     def resume(self) -> None:
-        """Go on where it was paused."""
+        """Go on where everything was held back."""
         with self._lock:
             self._paused = False
             self._note_change()
 
     def discard(self, acknowledged: int) -> None:
-        """Forget what waits and what is being handled; from now on all up to `acknowledged` has been dispatched."""
+        """Forget the items that wait, and the one that is being handled.
+
+        :param acknowledged: the new value of `acknowledged`.
+        """
         with self._lock:
             self._discarded = True
             self.retry_is_due = False
@@ -239,7 +242,10 @@ class WaitingQueue(EventQueue):
             self._note_change()
 
     def acknowledge(self, end_lsn: int) -> bool:
-        """All up to there has been dispatched; False, and nothing noted, while it is paused or just discarded."""
+        """Note that everything up to there has been dispatched.
+
+        :returns: False, with nothing noted, while the queue is paused, or where `get` has yet to return `Discarded`.
+        """
         with self._lock:
             if self._paused or self._discarded:
                 return False
@@ -259,9 +265,9 @@ class WaitingQueue(EventQueue):
         return item
 
     def get_urgent(self) -> Urgent | None:
-        """Return what is to be told in the middle of an item; None where there is nothing.
+        """Return an urgent item, in the middle of another one; None where there is none.
 
-        While the queue is paused, it waits: afterwards either handling goes on, or `is_revoked` is true.
+        It waits while the queue is paused. After None, the other item is gone on with, unless `is_revoked`.
         """
         with self._lock:
             while not self.closed:
@@ -294,14 +300,14 @@ class WaitingQueue(EventQueue):
         super()._wait(None if self._paused else deadline)
 
     def close(self) -> None:
-        """Discard what waits: it was not acknowledged, and will come again."""
+        """Discard the items that wait: they were not acknowledged, and will come again."""
         dropped = self.dropped
         super().close()
         self.dropped = dropped
 
 
 def _summary(run: Iterable[T]) -> list[T]:
-    """Of many items about the connection, the last state and each reason."""
+    """Return the items; of many, the last state of the connection, and then each reason once."""
     items = list(run)
     if len(items) <= MAX_LIFECYCLE_ITEMS:
         return items

@@ -52,7 +52,7 @@ def check_server(connection: psycopg.Connection[Any]) -> None:
 
 
 def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect, seconds: float) -> None:
-    """Raise behind a pooler that gives the server's session to others between transactions.
+    """Raise behind a pooler that lends the server's session to others between transactions.
 
     A pooler makes up its own cancel key, so the process id libpq knows isn't the session's. Whether it pools
     sessions (then LISTEN works) or transactions shows when a second connection gets the same session, when
@@ -78,7 +78,7 @@ def check_not_pooled(connection: psycopg.Connection[Any], connect: Connect, seco
 
 
 def _reaches(connection: psycopg.Connection[Any], other: psycopg.Connection[Any], seconds: float) -> bool:
-    """Whether a notification reaches a connection that is idle."""
+    """Return True if a notification reaches a connection that is idle."""
     channel = f"watch_probe_{uuid.uuid4().hex}"
     connection.execute(sql.SQL("LISTEN {}").format(sql.Identifier(channel)))
     other.execute("SELECT pg_catalog.pg_notify(%s, '')", [channel])
@@ -89,7 +89,7 @@ def _reaches(connection: psycopg.Connection[Any], other: psycopg.Connection[Any]
 
 
 def keep_alive_when_idle(connection: psycopg.Connection[Any]) -> None:
-    """A listener is idle by trade: `idle_session_timeout` (PostgreSQL 14) would be a gap each time."""
+    """Switch `idle_session_timeout` (PostgreSQL 14) off: a listener is idle most of the time, and each end is a gap."""
     connection.execute(
         "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'idle_session_timeout'"
     )
@@ -118,7 +118,7 @@ def _backend_pid(connection: psycopg.Connection[Any]) -> int:
 
 
 def resolve_schemas(connection: psycopg.Connection[Any], routes: Sequence[Route]) -> None:
-    """Find out which schema the tables without one are in: a namesake in another is not ours to hear."""
+    """Find the schemas of tables that are declared without one: namesakes in other schemas are not ours to hear."""
     unqualified = {
         '"' + r.watch.table.replace('"', '""') + '"': r.watch.table for r in routes if r.watch.schema is None
     }

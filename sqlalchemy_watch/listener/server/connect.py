@@ -1,4 +1,4 @@
-"""From an engine's own settings to a psycopg connection of the listener's own; the pool is not touched."""
+"""Psycopg connections of the listener's own, made from an engine's settings. The engine's pool is not touched."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 APPLICATION_NAME = "sqlalchemy-watch"
 
-#: Seconds that connecting may take, where the engine's settings do not say.
+#: Seconds that connecting may take, unless the engine's settings say otherwise.
 CONNECT_TIMEOUT = 10
 
 
@@ -37,7 +37,7 @@ class Connect(Protocol):
 
 _LISTEN_URL_HINT = "pass listen_url='postgresql://...' to the Listener"
 
-#: What other drivers call what libpq calls otherwise.
+#: The names of settings in other drivers, and in libpq.
 _RENAMED = {"database": "dbname", "ssl_mode": "sslmode", "timeout": "connect_timeout"}
 
 #: Settings of other drivers that mean nothing to a connection that only listens.
@@ -186,7 +186,7 @@ def _open(args: Any, parameters: dict[str, Any], replication: bool) -> psycopg.C
 
 
 def translate(driver: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Connect arguments of another driver as libpq's.
+    """Return the connect arguments of another driver as those of libpq.
 
     :raises ConfigurationError: for a setting that has no counterpart, such as an SSLContext.
     """

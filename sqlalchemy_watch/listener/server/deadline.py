@@ -1,8 +1,8 @@
 """A limit in seconds for each query made through psycopg's own blocking calls.
 
-A server that stops answering in the middle of one would hold the thread for ever: a blocking call has no timeout of
-its own. psycopg waits by running a generator that says what it waits for, and resumes that at least ten times a second;
-so the limit stands between the two, and needs no thread.
+A server that stops answering in the middle of a query would hold the thread for ever: a blocking call has no timeout
+of its own. psycopg waits by running a generator that says what it waits for, and resumes it at least ten times a
+second. The limit stands between the two, and so needs no thread.
 """
 
 from __future__ import annotations
