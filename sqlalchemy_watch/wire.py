@@ -54,7 +54,7 @@ DURABLE_PREFIX: Final = "sqlalchemy_watch/"
 #: The oldest PostgreSQL that serves durable delivery: from 14 on pgoutput passes logical messages on.
 DURABLE_SINCE: Final = 14
 
-#: What column names may take of a payload, and what a context may: the rest is for rows.
+#: Bytes of a payload that column names may take, and those that a context may. The rest is for rows.
 MAX_NAMES_BYTES: Final = 2_500
 MAX_CONTEXT_BYTES: Final = 2_000
 

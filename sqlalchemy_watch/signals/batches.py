@@ -34,7 +34,14 @@ class BatchOptions(NamedTuple):
 
 
 class BatchSignal(ReceiverSignal, Generic[T]):
-    """The signal that `batches()` makes; the listener gathers its events.
+    """A signal whose receivers get a list of events of one sender at once. Made by `batches()`::
+
+        @Order.watch.inserted.batches(max_size=500, max_wait=0.5).connect
+        def index(sender, events):
+            search.add([event.values for event in events])
+
+    The listener gathers the events. It delivers them when there are `max_size`, when the first has waited for
+    `max_wait` seconds, and in `catch_up()` and `stop()`.
 
     :param keep: called with this signal as a subscriber, whenever a receiver was connected.
     :param release: called with the same when the last receiver is gone.
@@ -50,19 +57,23 @@ class BatchSignal(ReceiverSignal, Generic[T]):
         release: Callable[[Subscriber], None],
     ) -> None:
         super().__init__(name)
+        #: The most events of a batch.
         self.max_size: int = options.max_size
-        #: In seconds.
+        #: The time, in seconds, that an event waits for others at the most.
         self.max_wait: float = options.max_wait
+        #: True if a batch keeps only the latest event of each identity.
         self.latest_only: bool = options.latest_only
         self._keep = keep
         self._release = release
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver, to be called as `receiver(sender, events)`; returns it, so it decorates.
+        """Connect a receiver, to be called as `receiver(sender, events=[...])`, and return it: a decorator as well.
 
-        :param receiver: a function, or a coroutine function, as for the signal itself.
+        :param receiver: a function, or a coroutine function. A coroutine function runs on the event loop in which it
+            was connected; if none was running, on the one in which the listener was started.
         :param sender: only events of this model class; by default all.
-        :param weak: disconnect the receiver when nothing else refers to it.
+        :param weak: disconnect the receiver when nothing else refers to it. Use False for functions defined inside
+            functions.
         :raises ConfigurationError: where the receiver can't be called that way.
         """
         with lock:

@@ -25,11 +25,11 @@ _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class EventKind:
-    """The common part of the events of one watch, as far as a payload names its columns."""
+    """The common part of the events of one watch whose payloads name the same columns."""
 
     operation: Operation
     label: str
-    #: How many of the leading values are the primary key.
+    #: The number of leading values that are the primary key.
     key_length: int
     #: Attribute names of the values in a whole row, the key first.
     attributes: tuple[str, ...]
@@ -74,13 +74,18 @@ class Extras(NamedTuple):
 
 
 class Event(Generic[T]):
-    """One changed row. Immutable; `T` is the model.
+    """One changed row, as receivers get it. Immutable; `T` is the model.
 
-    Events are made by the listener. `values` and `identity` have the Python types that loading the
-    attributes would give.
+    Events are made by the listener. `values`, `old` and `identity` hold the Python values that the attributes of the
+    loaded object would have::
+
+        @Order.watch.updated.connect
+        def tell(sender, event):
+            if event.changed is not None and "status" in event.changed:  # of a Watch with old=True
+                print(event.identity, event.old["status"], "->", event.values["status"])
     """
 
-    # One is made for each row: what few rows have stands in an object of its own.
+    # One is made for each row. The parts that most rows lack stand in an object of their own.
     __slots__ = ("_extras", "_index", "_message", "_model", "_row")
 
     def __init__(
@@ -95,7 +100,7 @@ class Event(Generic[T]):
 
     @property
     def model(self) -> Any:
-        """The model class of the row (in a mapped hierarchy its own), or the `Table`: also the sender."""
+        """The model class of the row (in a mapped hierarchy its own class), or the `Table`. It is the sender as well."""
         return self._model
 
     @property
@@ -110,24 +115,24 @@ class Event(Generic[T]):
 
     @property
     def identity(self) -> tuple[Any, ...] | None:
-        """The primary key, as `inspect(obj).identity` gives it; None for `truncated`."""
+        """The primary key as a tuple, like `inspect(obj).identity`; None for `truncated`."""
         return self._row[: self._message.kind.key_length] or None
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """Primary key and extra columns by attribute name; those of a deleted row are its last ones."""
+        """The primary key and the extra columns, by attribute name. A deleted row has its last values."""
         if not self._row:
             return _EMPTY
         return MappingProxyType(dict(zip(self._message.kind.attributes, self._row, strict=False)))
 
     @property
     def old(self) -> Mapping[str, Any] | None:
-        """The previous values, with `Watch(old=True)`; None without, and where the key itself changed."""
+        """The previous values by attribute name; None without `Watch(old=True)`, and where the key itself changed."""
         return None if self._extras is None else self._extras.old
 
     @property
     def changed(self) -> frozenset[str] | None:
-        """The names in `old` whose value differs; None where `old` is None."""
+        """The names of the attributes in `old` whose value differs; None where `old` is None."""
         return None if self._extras is None else self._extras.changed
 
     @property
@@ -137,7 +142,7 @@ class Event(Generic[T]):
 
     @property
     def emitted_at(self) -> datetime:
-        """The time when the trigger ran, by the server's clock; aware, in UTC."""
+        """The time at which the trigger ran, by the server's clock: an aware datetime in UTC."""
         return EPOCH + timedelta(microseconds=self._message.at)
 
     @property
@@ -147,7 +152,7 @@ class Event(Generic[T]):
 
     @property
     def partial(self) -> bool:
-        """True if extra columns were left out of `values`, because the row would not fit."""
+        """True if extra columns were left out of `values`, because the row would not fit into a notification."""
         return self._extras is not None and self._extras.partial
 
     @property
@@ -173,9 +178,14 @@ class Event(Generic[T]):
     async def load(self, session: AsyncSession | async_scoped_session[Any]) -> T | None: ...
 
     def load(self, session: Any) -> Any:
-        """Return the instance, or None where the row is gone; to be awaited with an AsyncSession.
+        """Return the row's instance as `session.get()` does: None where the row is gone::
 
-        :raises ConfigurationError: for a Core table, which has no class to load.
+            order = event.load(session)
+            order = await event.load(async_session)
+
+        :param session: an instance that it holds already is returned as it is, unless it is expired.
+        :raises ConfigurationError: for a Core table, which has no class to load, and for a `truncated` event, which
+            names no row.
         """
         if not isinstance(self._model, type):
             raise ConfigurationError(
@@ -186,7 +196,7 @@ class Event(Generic[T]):
         return session.get(self._model, self.identity)
 
     def get(self, attribute: str, default: Any = None) -> Any:
-        """Return the value of one attribute, or the default where it is not carried."""
+        """Return the value of one attribute; the default where the event does not carry it."""
         return self.values.get(attribute, default)
 
     def __repr__(self) -> str:
@@ -196,8 +206,8 @@ class Event(Generic[T]):
 
 
 def parts_of(event: Event[Any]) -> tuple[Message, tuple[Any, ...], int]:
-    """Return what an event was made of: the message, the values of the row, and its number within the message.
+    """Return the parts of an event: the message, the values of the row, and its number within the message.
 
-    For the listener and the filters. A user has no use for it, and so it is no member of `Event`.
+    They are of use to the listener and the filters alone, and so no members of `Event`.
     """
     return event._message, event._row, event._index  # noqa: SLF001 - of the same module

@@ -201,26 +201,35 @@ class EventSignal(Generic[T]):
         raise NotImplementedError
 
     def stream(self, max_queue: int = 1000) -> EventStream[T]:
-        """Return an asynchronous iterator over the events: `async for event in User.watch.updated.stream():`.
+        """Return an asynchronous iterator over the events::
 
-        :param max_queue: how many events wait at the most while the consumer is slow. Beyond that the
-            newest are dropped and `EventsDropped` is raised at that place; iterating may go on after it.
-        :raises ConfigurationError: outside a running event loop, or for a `max_queue` below 1.
+            async with User.watch.updated.stream() as events:
+                async for event in events:
+                    await websocket.send_json(event.values)
 
         It ends when the last listener of this signal stops, and with `aclose()`.
+
+        :param max_queue: the most events that wait while the consumer is slow. Beyond that the newest are dropped,
+            and `EventsDropped` is raised at that place; iterating may go on after it.
+        :raises ConfigurationError: outside a running event loop, or for a `max_queue` below 1.
         """
         return EventStream(self, self._registry.streams, max_queue)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.1, *, latest_only: bool = False) -> BatchSignal[T]:
-        """Return a signal for receivers that would rather have many rows at once: `receiver(sender, events=[...])`.
+        """Return a signal whose receivers get many events at once, as `receiver(sender, events=[...])`::
 
-        :param max_size: a batch has at most so many events.
-        :param max_wait: seconds an event waits for others at the most; 0 gathers what has arrived already.
+            @Order.watch.inserted.batches(max_size=500, max_wait=0.5).connect
+            def index(sender, events):
+                search.add([event.values for event in events])
+
+        A batch has the events of one sender. `catch_up` and `stop` deliver what has been gathered. The signal is kept
+        while it has receivers, and the same parameters return the same one.
+
+        :param max_size: the most events of a batch; 1 or more.
+        :param max_wait: the time, in seconds, that an event waits for others at the most; 0 gathers what has arrived
+            already.
         :param latest_only: keep only the latest event of each identity.
         :raises ConfigurationError: for values out of range.
-
-        `catch_up` and `stop` deliver what has been gathered. Batches have the events of one sender. They are kept
-        while they have receivers, and found again by the same parameters.
         """
         name = f"{self.name}.batches"
         options = BatchOptions(max_size, max_wait, latest_only)
@@ -246,10 +255,12 @@ class EventSignal(Generic[T]):
 
 
 class FilteredSignal(EventSignal[T]):
-    """The events of a `WatchSignal` for certain values alone: a view of it, made by `filter_by()`.
+    """A view of a `WatchSignal`: the events of rows that have certain values. Made by `filter_by()`::
 
-    Views of the same signal with the same keys and values are equal: whatever is connected to one is connected to
-    the others, and stays so when none is left.
+        Comment.watch.inserted.filter_by(order_id=42).connect(show)
+
+    Views of the same signal with the same keys and values are equal. A receiver that is connected to one of them is
+    connected to all, and stays so when no view is left.
     """
 
     __slots__ = ("_keys", "_registry", "_values")
@@ -265,13 +276,13 @@ class FilteredSignal(EventSignal[T]):
         return f"{self._registry.name}[{', '.join(self._keys)}]"
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver, to be called as `receiver(sender, event)`; returns it, so it decorates.
+        """Connect a receiver, to be called as `receiver(sender, event=event)`, and return it: a decorator as well.
 
-        :param receiver: a function, or a coroutine function: that runs on the event loop in which it was
-            connected, or else the one in which the listener was started.
+        :param receiver: a function, or a coroutine function. A coroutine function runs on the event loop in which it
+            was connected; if none was running, on the one in which the listener was started.
         :param sender: only events of this model class; by default all.
-        :param weak: disconnect the receiver when nothing else refers to it; use False for functions defined
-            inside functions.
+        :param weak: disconnect the receiver when nothing else refers to it. Use False for functions defined inside
+            functions.
         :raises ConfigurationError: where the receiver can't be called that way.
         """
         style = style_of(self, receiver, "event")
@@ -279,7 +290,7 @@ class FilteredSignal(EventSignal[T]):
         return receiver
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
-        """Disconnect a receiver; one that is not connected is ignored.
+        """Disconnect a receiver. One that is not connected is ignored.
 
         :param sender: only from events of this model class, which it was connected to; by default from all.
         """

@@ -77,7 +77,7 @@ class Subscriber(NamedTuple):
     is_async: bool
     #: The loop in which a coroutine receiver was connected; None where there was none.
     loop: asyncio.AbstractEventLoop | None
-    #: Where events are gathered for the receivers of a `batches()`; then `receiver` is that signal itself.
+    #: The signal made by `batches()`, for whose receivers events are gathered; then `receiver` is that signal itself.
     batch: Batching | None = None
     #: The keys of the senders whose events alone are wanted; None for all senders.
     senders: frozenset[Hashable] | None = None
@@ -281,13 +281,13 @@ class ReceiverSignal(blinker.NamedSignal):
         self._subscribers = Subscribers()
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver, to be called as `receiver(sender, event)`; returns it, so it decorates.
+        """Connect a receiver, to be called as `receiver(sender, event=event)`, and return it: a decorator as well.
 
-        :param receiver: a function, or a coroutine function: that runs on the event loop in which it was
-            connected, or else the one in which the listener was started.
+        :param receiver: a function, or a coroutine function. A coroutine function runs on the event loop in which it
+            was connected; if none was running, on the one in which the listener was started.
         :param sender: only events of this model class; by default all.
-        :param weak: disconnect the receiver when nothing else refers to it; use False for functions defined
-            inside functions.
+        :param weak: disconnect the receiver when nothing else refers to it. Use False for functions defined inside
+            functions.
         :raises ConfigurationError: where the receiver can't be called that way.
         """
         style = style_of(self, receiver, self.keyword)
@@ -300,7 +300,10 @@ class ReceiverSignal(blinker.NamedSignal):
         return receiver
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
-        """Disconnect a receiver; one that is not connected is ignored."""
+        """Disconnect a receiver. One that is not connected is ignored.
+
+        :param sender: only from events of this model class, which it was connected to; by default from all.
+        """
         with lock:
             super().disconnect(receiver, sender)
             if sender is not ANY:

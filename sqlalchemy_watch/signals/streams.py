@@ -28,11 +28,21 @@ class Streamed(Protocol):
 
 
 class EventStream(AsyncIterator[Event[T]], Generic[T]):
-    """An asynchronous iterator over the events of a signal, made by `signal.stream()`.
+    """An asynchronous iterator over the events of a signal. Made by `signal.stream()`::
 
-    It is connected from then on, so that nothing is missed before the first `await`. `dropped` counts the events
-    that did not fit. Use it as `async with` to disconnect early, or call `aclose()`; it also disconnects when it is
-    garbage collected.
+        async with User.watch.updated.stream(max_queue=100) as events:
+            try:
+                async for event in events:
+                    await websocket.send_json(event.values)
+            except EventsDropped:
+                ...  # reload what the page shows, and iterate again
+
+    It is connected as soon as it is made, so that nothing is missed before the first `await`. It is disconnected at
+    the end of the `async with` block, by `aclose()`, and when it is garbage collected.
+
+    :raises ConfigurationError: outside a running event loop, or for a `max_queue` below 1.
+    :raises EventsDropped: in iterating, once at each place where events are missing: the consumer was too slow, or
+        the listener may have missed something. Iterating may go on after it.
     """
 
     def __init__(self, signal: Streamed, streams: weakref.WeakSet[EventStream[T]], max_queue: int) -> None:
@@ -50,13 +60,13 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         self._streams = streams
         self._max_queue = max_queue
         self._lock = threading.Lock()
-        #: Events, and gaps where some are missing: never two gaps side by side, so that both are bounded.
+        #: Events, and the gaps between them. Two gaps side by side become one, so that both kinds are bounded.
         self._items: deque[Event[T] | EventsDropped] = deque()
-        self._waiting = 0  # how many of them are events
+        self._waiting = 0  # the number of events among them
         self._arrived = asyncio.Event()
         self._waking = False
         self._ended = False
-        #: How many events did not fit, in all.
+        #: The number of events that did not fit, in all.
         self.dropped: int = 0
         signal.connect(self._receive)
         streams.add(self)
@@ -79,13 +89,13 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         gap.dropped += dropped
 
     def missed(self, reason: str) -> None:
-        """Mark a gap: called by the listener where it may have missed something itself."""
+        """Mark a gap. Called by the listener where it may have missed something itself."""
         with self._lock:
             self._mark_gap(reason, 0)
         self._wake()
 
     def end(self) -> None:
-        """End after the events that wait: called when the last listener of the signal stopped."""
+        """End after the events that wait. Called when the last listener of the signal has stopped."""
         self._ended = True
         self._wake()
 
@@ -119,7 +129,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
             await self._arrived.wait()
 
     async def aclose(self) -> None:
-        """Disconnect; iterating ends after the events that wait."""
+        """Disconnect. Iterating ends after the events that wait."""
         self._ended = True
         self._signal.disconnect(self._receive)
         self._streams.discard(self)

@@ -31,9 +31,15 @@ class Details:
 
 
 class WatchSignal(ReceiverSignal, EventSignal[T]):
-    """The signal of one watch: `User.watch.updated`.
+    """The signal of one watch, such as `User.watch.updated`: a blinker signal that a listener sends::
 
-    `muted()` silences what is connected to `filter_by()` as well.
+        @User.watch.updated.connect
+        def greet(sender, event):
+            print(sender.__name__, event.identity)
+
+    Receivers are called as `receiver(sender, event=event)`, with the model class and an `Event`. `filter_by()` hears
+    rows with certain values alone, `batches()` many rows at once, and `stream()` iterates. `muted()` silences all that
+    is connected, also to filters, batches and streams.
     """
 
     def __init__(
@@ -49,10 +55,10 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
         #: The names in the database that belong to the signal.
         self.details: Details = details
         self._key = key
-        #: By key: the type of the values, as `isinstance` is asked; None for any.
+        #: The Python type of each key's values; None where any is right.
         self._python_types = {name: _python_type(column.type) for name, column in carried.items()}
         self._registry: FilterRegistry[T] = FilterRegistry(name)
-        #: Empty without filtered subscriptions. Looked at for each row, and so no property.
+        #: Empty without filtered subscriptions. Read for each row, and so no property.
         self.filters: Mapping[Keys, object] = self._registry.by_keys
         self._sources: set[int] = set()
 
@@ -62,7 +68,7 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
             self._sources.add(id(source))
 
     def detach(self, source: object) -> None:
-        """Note that a listener stopped: streams end with the last one."""
+        """Note that a listener stopped. Streams end with the last one."""
         with lock:
             self._sources.discard(id(source))
             streams = [] if self._sources else list(self._registry.streams)
@@ -70,22 +76,25 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
             stream.end()
 
     def forget(self, source: object) -> None:
-        """In a forked child: the listener does not run here. Streams are the parent's, and not woken."""
+        """Forget a listener in a forked child, where it does not run. Streams are the parent's, and not woken."""
         self._sources.discard(id(source))
 
     def missed(self, reason: str) -> None:
-        """Mark a gap in the streams: called by a listener that may have missed events."""
+        """Mark a gap in the streams. Called by a listener that may have missed events."""
         with lock:
             streams = list(self._registry.streams)
         for stream in streams:
             stream.missed(reason)
 
     def filter_by(self, /, **values: Any) -> FilteredSignal[T]:
-        """Return a view of the signal: the rows alone that have these values, all of them.
+        """Return a view of the signal: the events of rows that have all of these values::
 
-        :param values: attribute name and value, compared as Python values of the column's type.
-        :raises ConfigurationError: for an attribute that isn't carried, for a value of another type than
-            the column's, and for the whole primary key of `inserted`, which nobody can know beforehand.
+            Order.watch.updated.filter_by(customer_id=42).connect(refresh)
+
+        :param values: attribute names and values, compared as Python values of the column's type.
+        :raises ConfigurationError: without values; for an attribute that isn't carried; for a value of another type
+            than the column's, or of one that can't be hashed; and for the whole primary key of `inserted`, which
+            nobody can know beforehand.
         """
         if not values:
             raise ConfigurationError(f"signal {self.name!r}: filter_by() needs at least one key, such as id=7")
@@ -162,7 +171,7 @@ def _python_type(type_: TypeEngine[Any]) -> type | None:
 
 
 class WatchSignals(Generic[T]):
-    """The signals of one model: `User.watch`. Iterating gives them; attributes are their labels."""
+    """The signals of one model: `User.watch`. Iterable; each signal is also an attribute, by its label."""
 
     def __init__(self, owner: str, signals: Mapping[str, WatchSignal[T]]) -> None:
         self._owner = owner
@@ -195,7 +204,12 @@ class WatchSignals(Generic[T]):
         return [*super().__dir__(), *self._signals]
 
     def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver to all signals of the model; returns it, so it decorates."""
+        """Connect a receiver to all signals of the model, and return it: a decorator as well.
+
+        The parameters are those of `WatchSignal.connect`.
+
+        :raises ConfigurationError: where the receiver can't be called as `receiver(sender, event=event)`.
+        """
         for signal in self:
             signal.connect(receiver, sender, weak)
         return receiver

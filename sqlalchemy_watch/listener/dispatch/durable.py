@@ -285,6 +285,6 @@ def _origin_of(event: Event[Any]) -> tuple[str, str]:
 
 
 def _describe(error: BaseException) -> str:
-    """Return an error in one line of at most `MAX_ERROR_LENGTH` characters, each of which text in UTF-8 can hold."""
+    """Return an error in one line of at most `MAX_ERROR_LENGTH` characters, for a dead letter."""
     name, words = type(error).__name__, one_line(error)
     return (name if words == name else f"{name}: {words}")[:MAX_ERROR_LENGTH]
