@@ -1,4 +1,4 @@
-"""What the plugin adds to `alembic revision --autogenerate` on 500 watched tables.
+"""The time that the plugin adds to `alembic revision --autogenerate` on 500 watched tables.
 
 `python -m benchmarks.alembic_500_tables` starts a PostgreSQL of its own and prints a table.
 """

@@ -1,4 +1,4 @@
-"""How long it takes to see what is installed."""
+"""The time that it takes to see what is installed."""
 
 from __future__ import annotations
 

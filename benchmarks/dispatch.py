@@ -1,4 +1,4 @@
-"""What a subscription costs: to make, to keep, and to every row that is dispatched."""
+"""The cost of a subscription: to make it, to keep it, and to dispatch rows beside it."""
 
 from __future__ import annotations
 

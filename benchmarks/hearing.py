@@ -16,7 +16,7 @@ START_SECONDS = 30.0
 class Hearing:
     """A process that listens while the `with` block runs.
 
-    :param each: after how many rows it tells the time.
+    :param each: the number of rows after which it tells the time.
     """
 
     def __init__(self, peer: str, url: str, table: str, kind: Kind, each: int) -> None:
@@ -36,12 +36,12 @@ class Hearing:
         self._process.join()
 
     def wait(self, timeout: float) -> float | None:
-        """When the last of the rows was heard, by `time.perf_counter()`; None where it was not in time."""
+        """Return the time of the last row, by `time.perf_counter()`; None where it was not heard within the timeout."""
         found = self._receive(timeout)
         return found if isinstance(found, float) else None
 
     def count(self) -> int:
-        """How many rows have been heard."""
+        """Return the number of rows that have been heard."""
         self._pipe.send("count")
         while not isinstance(found := self._receive(5.0), int):
             if found is None:

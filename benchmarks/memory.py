@@ -1,4 +1,4 @@
-"""How much memory a listener takes through a large statement."""
+"""The memory that a listener takes through a large statement."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who is measured: this library, what people write themselves, and two packages, each as its manual says.
+"""The peers that are measured: this library, triggers written by hand, and two packages, used as their manuals say.
 
 Each has a table of its own for each kind of write, so that all can stand side by side in one database.
 """
@@ -27,15 +27,15 @@ from sqlalchemy_watch import Listener, Watch, Watched, install
 
 from .server import VERSION, Server
 
-#: What is watched; `changed` are updates told of only where `role_id` really changed.
+#: The kinds of writes that are watched. `changed` are updates that are told of only if `role_id` really changed.
 Kind = Literal["inserted", "updated", "changed", "deleted"]
 
-#: Called with each row that was heard; what the arguments are is each peer's own business.
+#: Called with each row that was heard. The arguments differ from peer to peer.
 Receive = Callable[..., None]
 
 
 def create_table(server: Server, table: str, *, unlogged: bool = True) -> None:
-    """The table all of them watch: a key, a column that is carried, and one that is not."""
+    """Create the table that all of them watch: a key, a column that is carried, and one that is not."""
     with server.connect() as connection:
         connection.execute(f"DROP TABLE IF EXISTS {table} CASCADE")
         connection.execute(
@@ -311,7 +311,7 @@ def table_name(peer: str, kind: Kind) -> str:
 
 
 def create(server: Server, peer: str, kind: Kind, *, unlogged: bool = True) -> str:
-    """Create the table of this peer and its trigger; gives the table's name."""
+    """Create the table of this peer and its trigger, and return the table's name."""
     table = table_name(peer, kind)
     create_table(server, table, unlogged=unlogged)
     PEERS[peer].install(server, table, kind)
@@ -319,7 +319,7 @@ def create(server: Server, peer: str, kind: Kind, *, unlogged: bool = True) -> s
 
 
 def drop_slot(server: Server, table: str) -> None:
-    """The slot of a consumer group that is gone, where there was one; it is named after its table."""
+    """Drop the slot of a consumer group, which is named after its table. Nothing happens where there is none."""
     drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s"
     with server.connect() as connection:
         for _ in range(100):

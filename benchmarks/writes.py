@@ -1,4 +1,4 @@
-"""What watching adds to a write."""
+"""The time that watching adds to a write."""
 
 from __future__ import annotations
 

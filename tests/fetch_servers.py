@@ -25,7 +25,7 @@ ARCHITECTURES = {"x86_64": "x64", "aarch64": "arm64"}
 
 
 def servers_folder() -> Path:
-    """Where fetched servers are."""
+    """Return the directory of fetched servers."""
     if chosen := os.environ.get("WATCH_TEST_SERVERS"):
         return Path(chosen).absolute()
     cache = Path("/var/cache") if os.geteuid() == 0 else Path.home() / ".cache"
@@ -33,12 +33,12 @@ def servers_folder() -> Path:
 
 
 def fetched_bin(version: int) -> Path:
-    """Where the programs of a fetched server are, or would be."""
+    """Return the directory in which the programs of a fetched server are, or would be."""
     return servers_folder() / PACKAGES.get(version, str(version)) / "bin"
 
 
 def local_bin(version: int) -> Path:
-    """Where the programs of a version are: fetched ones, or the system's.
+    """Return the directory of a version's programs: fetched ones, or the system's.
 
     :raises RuntimeError: where there are none.
     """
@@ -53,7 +53,7 @@ def local_bin(version: int) -> Path:
 
 
 def answer(bin_path: Path) -> str:
-    """What the server says of itself, such as "postgres (PostgreSQL) 13.23"."""
+    """Return the server's own name and version, such as "postgres (PostgreSQL) 13.23"."""
     command = [str(bin_path / "postgres"), "--version"]
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 

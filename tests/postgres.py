@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 def bin_path(version: int) -> Path:
-    """Where the programs of a version are."""
+    """Return the directory of a version's programs."""
     return Path(POSTGRES_VERSIONS[version]) if version in POSTGRES_VERSIONS else local_bin(version)
 
 
@@ -54,7 +54,7 @@ def needs(version: int, what: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(version > VERSION, reason=reason)
 
 
-#: What a durable listener reads and writes.
+#: For tests of durable listeners, which read logical messages.
 needs_logical_messages = needs(14, "logical messages in what it replicates")
 
 

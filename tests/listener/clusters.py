@@ -25,7 +25,7 @@ class Standby(Cluster):
             "pg_basebackup", "-D", str(self.data), "-h", "127.0.0.1", "-p", str(primary.port), "-U", "postgres",
             "-X", "stream", "-c", "fast", "-R", *options,
         )  # fmt: skip
-        # What -R wrote may name options that an older server does not know: the last line holds.
+        # The options that -R wrote may be unknown to an older server: the last line holds.
         with (self.data / "postgresql.auto.conf").open("a") as file:
             file.write(f"primary_conninfo = 'host=127.0.0.1 port={primary.port} user=postgres dbname=postgres'\n")
         self.configure(port=self.port)

@@ -74,7 +74,7 @@ class Connection:
         return items
 
     def send(self, now: float) -> tuple[int, int, bool] | None:
-        """What is said at that time: received, acknowledged, whether a reply is wanted."""
+        """Return what is sent at that time: received, acknowledged, and True if a reply is wanted."""
         status = self.core.send(now)
         return None if status is None else said(status)
 
@@ -97,7 +97,7 @@ def payloads(items: list[Item]) -> list[bytes]:
     return [item.payload for item in items if isinstance(item, Notification)]
 
 
-# What is dispatched
+# Dispatching
 
 
 def test_a_transaction_is_its_messages_and_its_end(connection: Connection) -> None:
@@ -162,12 +162,12 @@ def test_a_token_whose_transaction_was_cut_off_is_not_back(connection: Connectio
     assert connection.feed(*transaction(200)) == [Committed(210)]
 
 
-# What is sent again
+# Events that are sent again
 
 ALL = [*transaction(100, b"1", b"2"), *transaction(200, b"3"), *transaction(300, b"4", b"5", b"6")]
 
 
-#: Where the server may begin again: with a transaction that is not acknowledged, never in the middle of one.
+#: The places where the server may begin again: transactions not acknowledged, never the middle of one.
 BEGINS = [0, 4, 7]
 
 
@@ -206,7 +206,7 @@ def test_the_newest_commit_of_which_something_was_taken(pieces: list[bytes], new
     assert position.newest == newest
 
 
-# What is acknowledged
+# Acknowledging
 
 
 def test_a_transaction_is_acknowledged_once_it_is_dispatched(connection: Connection) -> None:
@@ -264,7 +264,7 @@ def test_a_keepalive_that_wants_a_reply_gets_one_at_once(connection: Connection)
     assert connection.send(1.0) is None
 
 
-# Whether the server is there
+# Signs of life of the server
 
 
 def run_until_silent(connection: Connection, times: list[float], look: Callable[[float], Seen | None]) -> float | None:

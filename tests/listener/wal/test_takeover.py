@@ -1,4 +1,4 @@
-"""What becomes of the events read before, once the slot is there again: tables of cases, without a server."""
+"""The fate of the events read before, once the slot is there again: tables of cases, without a server."""
 
 from __future__ import annotations
 
