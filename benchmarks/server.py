@@ -52,7 +52,7 @@ class Server:
         shutil.rmtree(self._root, ignore_errors=True)
 
     def run(self, program: str, *args: str) -> str:
-        """Run one of the server's programs; what it printed."""
+        """Run one of the server's programs, and return its output."""
         return pgexec(program, args, bin_path=self._server.bin_path, user=self._server.system_user)
 
     @property

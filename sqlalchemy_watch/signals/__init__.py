@@ -1,4 +1,4 @@
-"""Signals and what they carry: blinker's, with filters, batches and streams.
+"""Signals (blinker's, with filters, batches and streams), and the events that they carry.
 
 events          `Event`
 receivers       how each connected receiver is called

@@ -100,7 +100,7 @@ class Event(Generic[T]):
 
     @property
     def model(self) -> Any:
-        """The model class of the row (in a mapped hierarchy its own class), or the `Table`. It is the sender as well."""
+        """The model class of the row (in a mapped hierarchy its own class), or the `Table`: the sender as well."""
         return self._model
 
     @property

@@ -128,7 +128,7 @@ _known_styles: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], Style]] = w
 
 
 def style_of(signal: Named, receiver: Callable[..., Any], keyword: str) -> Style:
-    """Return how a receiver is called with a sender and this keyword.
+    """Return the way in which a receiver takes a sender and this keyword.
 
     :raises ConfigurationError: where it can't be called that way.
     """
@@ -227,7 +227,7 @@ class Subscribers:
 
 
 class Change(Generic[K]):
-    """Guards the changes of what is connected: receivers that die in the middle of one are removed at its end.
+    """Guards a change of the connected receivers: those that die in the middle of it are removed at its end.
 
     A garbage collection may come with any allocation, in the very thread that is changing something. Used in `with`
     statements.

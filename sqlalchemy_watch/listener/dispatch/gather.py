@@ -65,7 +65,7 @@ class Gatherer:
 
     @property
     def delivered_end_lsn(self) -> int:
-        """The end of the last transaction before which no event waits any more."""
+        """The end of the newest transaction up to which no event waits any more."""
         if not self._batches:
             return self.last_end_lsn
         return min(batch.preceding_end_lsn for batch in self._batches.values())

@@ -43,7 +43,7 @@ class Settable(Protocol):
 
 @dataclass(frozen=True)
 class CaughtUp:
-    """The end of what `catch_up` waits for: everything that was committed before that call lies in front of it."""
+    """The place that `catch_up` waits for: everything that was committed before that call lies in front of it."""
 
     done: Settable
 
