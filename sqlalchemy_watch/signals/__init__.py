@@ -1,7 +1,7 @@
 """Signals (blinker's, with filters, batches and streams), and the events that they carry.
 
 events          `Event`
-receivers       how each connected receiver is called
+receivers       the connected receivers, and the way in which each is called
 batches         signals whose receivers get many events at once
 streams         asynchronous iterators over a signal
 filters         subscriptions to certain values, and the views that `filter_by()` makes
