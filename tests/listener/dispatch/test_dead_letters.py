@@ -94,7 +94,11 @@ class Breaking(Failing):
 
 
 @pytest.mark.parametrize("policy", [GIVEN_UP_AT_ONCE, PARKED_AND_GIVEN_UP], ids=["in order", "parked"])
-@pytest.mark.parametrize("error", [ValueError("caf\udce9.txt"), Wordless()], ids=["unencodable", "wordless"])
+@pytest.mark.parametrize(
+    "error",
+    [ValueError("caf\udce9.txt"), Wordless(), ValueError("a\nb\0" * 1000)],
+    ids=["unencodable", "wordless", "long"],
+)
 def test_a_letter_is_written_whatever_the_error_says(
     client: psycopg.Connection[Any], Order: Any, durable: MakeListener, error: Exception, policy: RetryPolicy,
     caplog: pytest.LogCaptureFixture,
@@ -114,6 +118,8 @@ def test_a_letter_is_written_whatever_the_error_says(
     ((number, words, attempts, given_up),) = letters(client)
     assert (number, attempts, given_up) == ("1", policy.max_attempts, True)
     assert words.startswith(type(error).__name__)
+    assert words.isprintable()
+    assert len(words) <= 2000
 
 
 def test_a_hook_that_raises_while_a_letter_is_written_is_asked_again(
