@@ -209,7 +209,7 @@ class Wake:
         self._ours.setblocking(False)
         self._theirs.setblocking(False)
         #: True while the thread waits and nothing else will end that soon; see `nudge`.
-        self.is_wanted = True
+        self.is_wanted: bool = True
 
     def set(self) -> None:
         """Wake it, or let it not even begin to wait."""
