@@ -77,6 +77,12 @@ class Options:
         if self.group is not None:
             check_group_name(self.group)
 
+    @property
+    def slot(self) -> str:
+        """The name of the group's replication slot; there is one with durable delivery alone."""
+        assert self.group is not None
+        return self.group
+
 
 def check_group_name(name: str) -> str:
     """Return the name of a consumer group, if a replication slot can have it.

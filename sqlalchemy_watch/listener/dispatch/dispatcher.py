@@ -20,6 +20,7 @@ from ..decoding.routes import Route, Router
 from ..handover.items import BatchesDue, CaughtUp, Connected, Control, Disconnected, Notification, Resync
 from ..handover.queue import EventQueue
 from ..stats import Stats
+from .garbage import GarbageLog
 from .gather import Batch, Gatherer
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -47,9 +48,6 @@ LOOP_CHECK_SECONDS = 1.0
 #: Seconds between attempts to get an item, where getting one fails.
 BUG_SECONDS = 0.1
 
-#: Seconds between warnings of garbage. Otherwise a client that floods a channel would fill the log as well.
-GARBAGE_WARNING_SECONDS = 10.0
-
 UNEXPECTED = "an unexpected error while dispatching"
 UNDECIDED = "an event came without a column that filters compare: too large, or of an outdated trigger"
 
@@ -75,7 +73,7 @@ class Dispatcher:
         self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
         #: True if `stop()` kept a receiver from getting an event that it should have had.
         self._abandoned = False
-        self._warned_of_garbage = -GARBAGE_WARNING_SECONDS
+        self._garbage = GarbageLog()
         #: The time of the last resync that messages asked for, by reason.
         self._resynced: dict[str, float] = {}
         #: The time at which handling the present item began, by `time.monotonic()`; None between items.
@@ -140,7 +138,7 @@ class Dispatcher:
             found = self._router.decode(notification.channel, notification.payload)
         except PayloadError as error:
             self._stats.garbage += 1
-            self._log_garbage(notification, error)
+            self._garbage.note(notification, error)
             if error.tells_of_rows or notification.lsn is not None:
                 self._ask_to_resync(UNREADABLE)  # it told of rows, and so is no stranger's garbage
             return
@@ -166,16 +164,6 @@ class Dispatcher:
         for reason in self._gatherer.take_resyncs(now):
             self._on_control(Resync(reason))
             self._resynced[reason] = time.monotonic()
-
-    def _log_garbage(self, notification: Notification, error: PayloadError) -> None:
-        now = time.monotonic()
-        due = now - self._warned_of_garbage >= GARBAGE_WARNING_SECONDS
-        if due:
-            self._warned_of_garbage = now
-        log.log(
-            logging.WARNING if due else logging.DEBUG, "ignored a notification on channel %r (%d bytes): %s",
-            notification.channel, len(notification.payload), error,
-        )  # fmt: skip
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
         message, rows, stats, queue = decoded.message, decoded.rows, self._stats, self._queue

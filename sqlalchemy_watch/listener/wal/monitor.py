@@ -63,8 +63,7 @@ class SlotMonitor:
         stats: Stats,
         on_look: Callable[[], None],
     ) -> None:
-        assert options.group is not None
-        self._connect, self._group, self._queue, self._stats = connect, options.group, queue, stats
+        self._connect, self._group, self._queue, self._stats = connect, options.slot, queue, stats
         interval = options.heartbeat_interval
         self._interval = min(interval, RETRY_INTERVAL) if options.retry.needs_table else interval
         self._on_look = on_look

@@ -52,8 +52,7 @@ class Preparation:
         routes: Sequence[Route],
         on_connected: Callable[[psycopg.Connection[Any]], None],
     ) -> None:
-        assert options.group is not None
-        self._connect, self._group, self._routes = connect, options.group, routes
+        self._connect, self._group, self._routes = connect, options.slot, routes
         self._needs_table, self._on_connected = options.retry.needs_table, on_connected
         self._had_slot = False
         #: True if the log behind the slot can't be decoded, however often that is tried.

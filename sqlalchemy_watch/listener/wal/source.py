@@ -72,8 +72,7 @@ class WalSource:
         monitor: SlotMonitor,
         on_connected: Callable[[psycopg.Connection[Any]], None],
     ) -> None:
-        assert options.group is not None
-        self._connect, self._options, self._group = connect, options, options.group
+        self._connect, self._options = connect, options
         self._channels = sorted({route.watch.channel for route in routes})
         self._queue, self._stats, self._monitor = queue, stats, monitor
         self._preparation = Preparation(connect, options, routes, on_connected)
@@ -82,9 +81,9 @@ class WalSource:
         self._position = Position()
         self._before = Before()
         self.state: SourceState = SourceState("there is no connection at present")
-        self._standby = Standby(connect, options.group, self.state, stats)
+        self._standby = Standby(connect, options.slot, self.state, stats)
         self._keeper = Keeper(
-            self, self.state, stats, name="sqlalchemy-watch-wal", activity=f"reading slot {self._group!r}",
+            self, self.state, stats, name="sqlalchemy-watch-wal", activity=f"reading slot {self._options.slot!r}",
             steady=STEADY_SECONDS, log=log,
         )  # fmt: skip
         queue.on_space_freed = self._wake.set
@@ -143,7 +142,7 @@ class WalSource:
             try:
                 with contextlib.closing(self._connect()) as connection:
                     while time.monotonic() < deadline:
-                        found = slots.read_slots(connection, self._group)
+                        found = slots.read_slots(connection, self._options.slot)
                         if found and found[0].acknowledged and parse_lsn(found[0].acknowledged) >= wanted:
                             return True
                         stopping.wait(0.01)
@@ -188,8 +187,9 @@ class WalSource:
             return self._connect(replication=True, stopping=self._keeper.stopping)
         except psycopg.OperationalError as error:
             if re.search("start wal ?sender", str(error), re.IGNORECASE):
+                slot, words = self._options.slot, one_line(error)
                 raise SlotError(
-                    f"the role may not read the slot {self._group!r} ({one_line(error)}): ALTER ROLE ... REPLICATION"
+                    f"the role may not read the slot {slot!r} ({words}): ALTER ROLE ... REPLICATION"
                 ) from error
             raise
 
@@ -201,7 +201,7 @@ class WalSource:
             self._know(log=log_now)
         seconds = self._options.heartbeat_timeout
         try:
-            start_replication(connection, self._group, seconds)
+            start_replication(connection, self._options.slot, seconds)
         except errors.ObjectInUse:
             return False
         if self._standby.had_rival or not self._before.others_since:  # another one may have been active just now
@@ -221,7 +221,7 @@ class WalSource:
         with contextlib.closing(self._connect(stopping=self._keeper.stopping)) as connection:
             row = connection.execute(
                 "SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
-                [self._group],
+                [self._options.slot],
             ).fetchone()
             assert row is not None
             self._know(acknowledged=self._queue.acknowledged, newest=self._position.newest)
@@ -229,11 +229,11 @@ class WalSource:
             if not decision.goes_on:
                 self._queue.discard(decision.acknowledged)
                 self._position = Position(decision.acknowledged)
+            if decision.resync:
+                self._queue.put_urgent(Resync(SERVER_CHANGED))
+            self._know(log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False)
             for name in self._tokens.rename():  # those on their way may be lost
                 _emit(connection, name)
-        if decision.resync:
-            self._queue.put_urgent(Resync(SERVER_CHANGED))
-        self._know(log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False)
         self._queue.resume()
         self._queue.acknowledge(decision.acknowledged)
 
@@ -242,7 +242,7 @@ class WalSource:
         interval, timeout = options.heartbeat_interval, options.heartbeat_timeout
         channels = {(DURABLE_PREFIX + name).encode(codec, "replace"): name for name in self._channels}
         return WalCore(
-            Contents(self._group.encode(), channels, self._tokens.find, converter(codec)),
+            Contents(self._options.slot.encode(), channels, self._tokens.find, converter(codec)),
             self._position,
             Liveness(Heartbeat(interval, timeout, time.monotonic()), interval + timeout + sender_timeout),
             min(interval, sender_timeout / 4),
