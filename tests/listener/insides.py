@@ -17,6 +17,11 @@ def dispatcher_of(listener: Listener) -> Any:
     return _run_of(listener)._dispatcher
 
 
+def log_known_to(listener: Listener) -> Any:
+    """Return the server's log, as a durable listener has seen it; None where it has not."""
+    return _run_of(listener)._source._before.log
+
+
 def own_channel_of(listener: Listener) -> str:
     """Return the channel that nobody else can know."""
     name: str = _run_of(listener)._source._own_channel

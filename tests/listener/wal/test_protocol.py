@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy_watch.errors import PayloadError
 from sqlalchemy_watch.listener.handover.items import CaughtUp, Committed, Item, Notification, Resync
 from sqlalchemy_watch.listener.heartbeat import Heartbeat, Silent
+from sqlalchemy_watch.listener.source import Tokens
 from sqlalchemy_watch.listener.stats import ReadingStats
 from sqlalchemy_watch.listener.wal.protocol import (
     ACKNOWLEDGE_INTERVAL,
@@ -59,9 +60,10 @@ class Connection:
 
     def __init__(self, position: Position | None = None, **contents: Any) -> None:
         self.tokens: dict[str, threading.Event] = {}
+        contents = {"find_token": self.tokens.get, **contents}
         self.stats = ReadingStats()
         self.core = WalCore(
-            Contents(b"a_group", {CHANNEL: "orders"}, self.tokens.get, **contents),
+            Contents(b"a_group", {CHANNEL: "orders"}, **contents),
             position or Position(),
             Liveness(Heartbeat(INTERVAL, TIMEOUT, 0.0), longest_silence=100.0),
             15.0,
@@ -160,6 +162,19 @@ def test_a_token_whose_transaction_was_cut_off_is_not_back(connection: Connectio
     connection.tokens["mine"] = threading.Event()
     connection.feed(begin(100), message(b"mine", b"sqlalchemy_watch/token"))
     assert connection.feed(*transaction(200)) == [Committed(210)]
+
+
+def test_a_token_that_was_sent_anew_is_back_under_its_new_name_alone(connection: Connection) -> None:
+    # The message before may be lost with the server, or come late.
+    tokens, done = Tokens(), threading.Event()
+    old = tokens.add(done)
+    (new,) = tokens.rename()
+    connection = Connection(find_token=tokens.find)
+    items = [
+        connection.feed(begin(lsn), message(name.encode(), b"sqlalchemy_watch/token"), commit(lsn, lsn + 10))
+        for lsn, name in ((100, old), (200, new))
+    ]
+    assert items == [[Committed(110)], [Committed(210), CaughtUp(done)]]
 
 
 # Events that are sent again

@@ -20,6 +20,7 @@ from sqlalchemy_watch import Listener
 from ..clusters import removed_afterwards
 from ..conftest import MakeListener
 from ..consumers import Base, Payment
+from ..insides import log_known_to
 from ..journal import Journal, Writer
 from ..proxy import Proxy
 
@@ -100,15 +101,15 @@ def test_a_terminated_stream_goes_on_where_it_was(
 ) -> None:
     Order.watch.connect(recorder)
     with durable() as listener:
-        for i in range(5):
+        for i in range(2):
             insert(client, "orders", range(10 * i, 10 * i + 10))
             end_stream(client, group)
             wait_until(client, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", group)
             wait_until(client, "SELECT active FROM pg_replication_slots WHERE slot_name = %s", group)
         listener.catch_up()
-        assert listener.stats().reconnects == 5
-    assert [event.identity[0] for event in recorder.events] == list(range(50))
-    assert [event.position for event in recorder.events] == [*range(10)] * 5
+        assert listener.stats().reconnects == 2
+    assert [event.identity[0] for event in recorder.events] == list(range(20))
+    assert [event.position for event in recorder.events] == [*range(10)] * 2
 
 
 def test_a_stream_that_ends_in_the_middle_of_a_transaction_goes_on_there(
@@ -134,35 +135,30 @@ def test_a_stream_that_ends_in_the_middle_of_a_transaction_goes_on_there(
     assert [event.position for event in recorder.events] == list(range(20_000))
 
 
-@pytest.mark.parametrize("failure", ["cut", "freeze"])
-def test_a_connection_that_is_cut_or_frozen_is_made_anew(
-    database: str, client: psycopg.Connection[Any], Base: Any, Order: Any, group: str, proxy: Proxy,
-    engine_through_proxy: Engine, failure: str, recorder: Recorder,
-) -> None:  # fmt: skip
+def test_a_connection_that_is_cut_is_made_anew(
+    client: psycopg.Connection[Any],
+    Base: Any,
+    Order: Any,
+    group: str,
+    proxy: Proxy,
+    engine_through_proxy: Engine,
+    recorder: Recorder,
+) -> None:
     Order.watch.connect(recorder)
-    client.execute(f"ALTER DATABASE {database} SET wal_sender_timeout = '1s'")
-    options = {"heartbeat_interval": 0.2, "heartbeat_timeout": 0.3}
-    with Listener(engine_through_proxy, Base, durable=group, **options) as listener:
+    with Listener(engine_through_proxy, Base, durable=group) as listener:
         journal = Journal().attach(listener)
         insert(client, "orders", 1)
         listener.catch_up()
-        getattr(proxy, failure)()
+        proxy.cut()
         insert(client, "orders", 2)
         journal.wait_for_count("disconnected", 1)
-        proxy.resume(thaw=False)
         insert(client, "orders", 3)
         listener.catch_up()
     assert recorder.heard() == [("inserted", (1,)), ("inserted", (2,)), ("inserted", (3,))]
 
 
-@pytest.mark.parametrize("max_queue", [1, 50_000])
 def test_a_slow_receiver_is_not_cut_off_by_wal_sender_timeout(
-    client: psycopg.Connection[Any],
-    database: str,
-    Order: Any,
-    durable: MakeListener,
-    recorder: Recorder,
-    max_queue: int,
+    client: psycopg.Connection[Any], database: str, Order: Any, durable: MakeListener, recorder: Recorder
 ) -> None:
     client.execute(f"ALTER DATABASE {database} SET wal_sender_timeout = '600ms'")
     begun, go_on = threading.Event(), threading.Event()
@@ -173,7 +169,7 @@ def test_a_slow_receiver_is_not_cut_off_by_wal_sender_timeout(
         go_on.wait(20)
 
     Order.watch.connect(recorder)
-    with durable(max_queue=max_queue) as listener:
+    with durable(max_queue=1) as listener:
         insert(client, "orders", 0)
         assert begun.wait(10)
         for i in range(1, 10):
@@ -192,6 +188,7 @@ def test_a_standby_takes_over_within_seconds_and_hears_again_what_was_not_acknow
     active.start()
     standby.start()
     assert (active.stats().active, standby.stats().active) == (True, False)
+    assert log_known_to(standby) is not None  # to tell a failover by, while it stands by
     insert(client, "orders", range(1, 4))
     active.catch_up()
     journal = Journal().attach(standby)
