@@ -36,7 +36,7 @@ def test_a_closed_queue_gives_nothing_even_while_it_is_being_emptied() -> None:
     # A transaction's end could be taken after its last event was passed over.
     for _ in range(5):
         queue = WaitingQueue(1_000_000)
-        queue.put(Notification("channel", b"") for _ in range(100_000))
+        queue.put(Notification("channel", b"") for _ in range(20_000))
         queue.put_control(Committed(1))
         taken_late: list[Item | None] = []
         begun = threading.Event()

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -25,6 +22,7 @@ from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
 from sqlalchemy_watch.listener.dispatch import dead_letters
 
 from ..conftest import MakeListener
+from ..insides import queue_of
 from ..proxy import Proxy
 from .test_retries import QUICK, Flaky, letters
 
@@ -200,19 +198,17 @@ def distant(engine_through_proxy: Engine, Base: type[DeclarativeBase], group: st
         listener.stop(timeout=2.0)
 
 
-def come_back(proxy: Proxy, client: psycopg.Connection[Any], listener: Listener, *, thaw: bool) -> None:
-    """Wait until the listener has noticed a freeze, and let it reach the server again."""
+def come_back(proxy: Proxy, client: psycopg.Connection[Any], listener: Listener) -> None:
+    """Wait until the listener has noticed a freeze, and let it reach the server again by new connections."""
     wait_until(client, lambda: not listener.stats().active)
-    if not thaw:  # the server has not noticed
-        client.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
-    proxy.resume(thaw=thaw)
+    # The server has not noticed.
+    client.execute("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active")
+    proxy.resume(thaw=False)
 
 
-@pytest.mark.parametrize("thaw", [True, False], ids=["thawed", "frozen for ever"])
 def test_a_network_that_falls_silent_while_a_letter_is_written_holds_the_line_up_no_longer_than_it_lasts(
-    cluster: Cluster, database: str, client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: MakeListener,
-    thaw: bool,
-) -> None:  # fmt: skip
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: MakeListener
+) -> None:
     send_receipt = Failing(ValueError("no such address"), 1)
     Order.watch.inserted.connect(send_receipt)
     with distant(retry=GIVEN_UP_AT_ONCE) as listener:
@@ -222,7 +218,7 @@ def test_a_network_that_falls_silent_while_a_letter_is_written_holds_the_line_up
             insert(client, "orders", 3)
             wait_until(client, BEING_WRITTEN)
             proxy.freeze()
-        come_back(proxy, client, listener, thaw=thaw)
+        come_back(proxy, client, listener)
         wait_until(client, lambda: send_receipt.sent[-1:] == [3])
         listener.catch_up()
         assert listener.stats().resyncs == 0
@@ -230,9 +226,8 @@ def test_a_network_that_falls_silent_while_a_letter_is_written_holds_the_line_up
     assert letters(client) == [("1", "ValueError: no such address", 1, True)]
 
 
-@pytest.mark.parametrize("thaw", [True, False], ids=["thawed", "frozen for ever"])
 def test_a_network_that_falls_silent_while_a_letter_is_tried_again_holds_the_line_up_no_longer_than_it_lasts(
-    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: MakeListener, thaw: bool
+    client: psycopg.Connection[Any], Order: Any, proxy: Proxy, distant: MakeListener
 ) -> None:
     class Freezing(Flaky):
         def __call__(self, sender: Any, event: Any) -> None:
@@ -245,7 +240,7 @@ def test_a_network_that_falls_silent_while_a_letter_is_tried_again_holds_the_lin
     with distant(retry=RetryPolicy(in_order=False, **QUICK)) as listener:
         insert(client, "orders", range(1, 3))
         wait_until(client, lambda: len(send_receipt.calls) == 3)
-        come_back(proxy, client, listener, thaw=thaw)
+        come_back(proxy, client, listener)
         insert(client, "orders", 3)
         wait_until(client, lambda: 3 in send_receipt.sent)
         wait_until(client, NO_LETTERS)
@@ -262,26 +257,25 @@ def test_new_events_do_not_wait_for_all_the_letters_that_are_due(
 
     def send_receipt(sender: Any, event: Any) -> None:
         calls.append(event.identity[0])
-        if len(calls) <= 30:
+        if len(calls) <= 10:
             raise ConnectionError("the mail server is down")
-        if len(calls) == 31:
+        if len(calls) == 11:
             insert(client, "orders", 100)
-        elif len(calls) == 61:
+            wait_until(client, lambda: len(queue_of(listener)))
+        elif len(calls) == 21:
             done.set()
-        threading.Event().wait(0.05)
 
     Order.watch.inserted.connect(send_receipt)
-    with durable(retry=RetryPolicy(in_order=False, **QUICK)):
-        insert(client, "orders", range(1, 31))
+    listener = durable(retry=RetryPolicy(in_order=False, **QUICK))
+    with listener:
+        insert(client, "orders", range(1, 11))
         assert done.wait(20)
-    assert (sorted(calls[:30]), sorted(calls[30:])) == ([*range(1, 31)], [*range(1, 31), 100])
-    assert calls[-1] != 100
+    assert (sorted(calls[:10]), sorted(calls[10:])) == ([*range(1, 11)], [*range(1, 11), 100])
+    assert calls.index(100) == 11  # behind the letter that was being tried
 
 
 UNREADABLE = {
     "channel": "channel = channel || 'x'",
-    "column": """payload = replace(payload, '"id"', '"order_id"')""",
-    "garbage": "payload = 'garbage'",
     "row": "payload = regexp_replace(payload, '\"rows\":.*', '\"rows\": [[]]}')",
 }
 
@@ -310,7 +304,7 @@ def test_a_letter_that_can_no_longer_be_read_is_given_up_and_those_behind_it_are
 
 
 def test_a_listener_without_max_attempts_tries_again_what_an_operator_wants_tried(
-    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, cluster: Cluster, database: str
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str
 ) -> None:
     send_receipt = Flaky({1: 1})
     Order.watch.inserted.connect(send_receipt)
@@ -319,8 +313,7 @@ def test_a_listener_without_max_attempts_tries_again_what_an_operator_wants_trie
         listener.catch_up()
     assert send_receipt.calls == [1]
     with durable(heartbeat_interval=0.2) as listener:
-        command = [sys.executable, "-m", "sqlalchemy_watch", "dead-letters", "retry", group, "--all"]
-        subprocess.run(command, env={**os.environ, "DATABASE_URL": cluster.url(database)}, check=True, timeout=60)
+        assert dead_letters.retry(client, group, None) == 1
         wait_until(client, NO_LETTERS)
         insert(client, "orders", 2)
         listener.catch_up()

@@ -31,17 +31,17 @@ NO_LISTENER = (
 ONE_GAP = [("disconnected",), ("connected",), ("resync", "the connection was lost and is back"), ("event", 2)]
 
 
-def test_backend_terminated_20_times_under_load(
+def test_backend_terminated_5_times_under_load(
     cluster: Cluster, database: str, client: psycopg.Connection[Any], listener: Listener, journal: Journal
 ) -> None:
     with Writer(cluster.url(database)) as writer:
-        for number in range(20):
+        for number in range(5):
             writer.wait_for_more()
             end_listeners(client)
             journal.wait_for_count("connected", number + 2)
         writer.wait_for_more()
     listener.catch_up()
-    assert (journal.count("disconnected"), journal.count("resync"), listener.stats().reconnects) == (20, 20, 20)
+    assert (journal.count("disconnected"), journal.count("resync"), listener.stats().reconnects) == (5, 5, 5)
     journal.check(writer.last)
 
 
@@ -215,7 +215,7 @@ def test_backoff_is_exponential_with_jitter_and_bounded() -> None:
         assert len(set(delays)) > 40
 
 
-@pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.75, 0.9, 0.99])
+@pytest.mark.parametrize("share", [0.0, 0.75, 0.99])
 def test_server_that_falls_silent_while_connecting_is_given_up(
     client: psycopg.Connection[Any], proxy: Proxy, listening: MakeListener, journal: Journal, share: float
 ) -> None:

@@ -1,0 +1,74 @@
+"""Payloads that ask to resync, as the dispatcher sees them: no server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any
+
+import pytest
+from models import declare_base, declare_user
+from sqlalchemy import create_engine
+
+from sqlalchemy_watch import wire
+from sqlalchemy_watch.listener.decoding.routes import Router
+from sqlalchemy_watch.listener.decoding.values import ValueDecoders
+from sqlalchemy_watch.listener.dispatch import dispatcher as module
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE, Dispatcher
+from sqlalchemy_watch.listener.handover.items import Control, Notification, Resync
+from sqlalchemy_watch.listener.handover.queue import EventQueue
+from sqlalchemy_watch.listener.stats import Stats
+
+Base = declare_base()
+declare_user(Base)
+ROUTER = Router(Base.metadata.tables.values(), ValueDecoders(create_engine("postgresql+psycopg://")))
+(ROUTE,) = ROUTER.routes
+
+
+class Dispatching:
+    """A dispatcher at work, and what it told."""
+
+    def __init__(self) -> None:
+        self.queue = EventQueue(100)
+        self.told: SimpleQueue[Control] = SimpleQueue()
+        self.dispatcher = Dispatcher(self.queue, ROUTER, Stats(), self.told.put, self._note_failure, None)
+
+    def __enter__(self) -> Dispatching:
+        self.dispatcher.thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.dispatcher.stop()
+        self.dispatcher.thread.join(10)
+
+    def _note_failure(self, receiver: Any, event: Any, error: BaseException) -> None:
+        raise AssertionError(error)
+
+
+@pytest.fixture
+def dispatching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatching]:
+    """One that puts resyncs off by less than a server's would."""
+    monkeypatch.setattr(module, "RESYNC_SECONDS", 0.05)
+    with Dispatching() as dispatching:
+        yield dispatching
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"v": 99}, UNREADABLE),
+        ({"resync": wire.TOO_LARGE}, wire.TOO_LARGE),
+        ({"resync": "anything"}, "the database says that rows are missing"),
+        ({"rows": [["no number"]]}, "a row could not be decoded"),
+    ],
+    ids=str,
+)
+def test_the_last_payload_that_asks_to_resync_is_followed_by_a_resync(
+    dispatching: Dispatching, changes: dict[str, Any], reason: str
+) -> None:
+    fields = {**wire.head_fields(ROUTE.watch), "schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "rows": []}
+    asks = Notification(ROUTE.watch.channel, json.dumps({**fields, **changes}).encode())
+    dispatching.queue.put([asks, asks])
+    told = [dispatching.told.get(timeout=10) for _ in range(2)]  # the second by itself, with nothing behind it
+    assert told == [Resync(reason)] * 2
