@@ -36,6 +36,10 @@ from .wal.source import WalSource
 
 log: logging.Logger = logging.getLogger(__name__)
 
+#: Seconds after which whoever waits looks for Ctrl-C: one that comes right before a wait, or that another thread takes,
+#: does not end it.
+INTERRUPT_SECONDS = 0.5
+
 
 class Run:
     """The threads of a running listener, and the objects that they share.
@@ -115,7 +119,7 @@ class Run:
         """
         state = self._source.state
         try:
-            is_ready = state.ready.wait(timeout)
+            is_ready = _wait(state.ready, timeout)
         except BaseException:  # Ctrl-C: nothing is left running
             self.stop(timeout=1.0)
             raise
@@ -216,6 +220,15 @@ class Run:
         self._lifecycle.tell_failure(receiver, event, error)
         one = event[0] if isinstance(event, list) else event
         log.error("receiver %r failed on %s.%s", receiver, one.model, one.label, exc_info=error)
+
+
+def _wait(event: threading.Event, seconds: float) -> bool:
+    """Return True once the event is set, False where it is not by then."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > INTERRUPT_SECONDS:
+        if event.wait(INTERRUPT_SECONDS):
+            return True
+    return event.wait(max(0.0, left))
 
 
 def _nothing_watched(tables: Sequence[Table], group: str | None) -> str:

@@ -281,24 +281,72 @@ def test_ctrl_c_ends_the_program(cluster: Cluster, url: str, moment: str) -> Non
         if "starting" in MOMENT:
             silent = socket.create_server(("127.0.0.1", 0))
             engine = create_engine(engine.url.set(port=silent.getsockname()[1]))
+            accepted = []
+
+            def accept():
+                accepted.append(silent.accept()[0])
+                print("ready", flush=True)
+
+            threading.Thread(target=accept, daemon=True).start()
         try:
             listener = Listener(engine, User)
-            if "starting" in MOMENT:
-                print("ready", flush=True)
             with listener:
                 print("ready", flush=True)
                 time.sleep(60)
         except KeyboardInterrupt:
             print("interrupted", listener.running, flush=True)
         if "starting" in MOMENT:
-            silent.close()
+            for each in (silent, *accepted):
+                each.close()
         """.replace("MOMENT", repr(moment)),
     )
     assert program.line() == "ready"
-    if moment == "starting":
-        time.sleep(0.2)  # it is waiting in start() by then, or as good as
     program.process.send_signal(signal.SIGINT)
     assert program.finish(8) == (0, "interrupted False", "")
+
+
+def test_ctrl_c_that_does_not_end_a_wait_is_noticed_by_start_all_the_same(url: str) -> None:
+    # As one that comes right before the wait, it is taken where that is not interrupted: in another thread.
+    output = run(
+        url,
+        """
+        import signal, socket
+
+        class Attempts(logging.Handler):
+            def emit(self, record):
+                failed.set()
+
+        def interrupt():
+            while True:
+                starting.acquire()
+                failed.clear()
+                failed.wait()
+                os.kill(os.getpid(), signal.SIGINT)
+
+        starting, failed = threading.Semaphore(0), threading.Event()
+        logging.getLogger("sqlalchemy_watch").addHandler(Attempts())
+        threading.Thread(target=interrupt, daemon=True).start()
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # here, and in the listener's threads
+        deaf = socket.socket()
+        deaf.bind(("127.0.0.1", 0))
+        engine = create_engine(engine.url.set(port=deaf.getsockname()[1]))
+        seconds = []
+        for _ in range(5):
+            listener = Listener(engine, User)
+            began = time.monotonic()
+            try:
+                starting.release()
+                listener.start(timeout=20)
+            except KeyboardInterrupt:
+                seconds.append(time.monotonic() - began)
+            assert not listener.running
+        deaf.close()
+        assert len(seconds) == 5
+        assert max(seconds) < 5, seconds
+        print("done")
+        """,
+    )
+    assert output == "done"
 
 
 def test_suspended_process_comes_back(url: str, client: psycopg.Connection[Any]) -> None:
