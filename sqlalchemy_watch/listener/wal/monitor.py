@@ -91,20 +91,34 @@ class SlotMonitor:
         self._woken.set()
         return look
 
+    def forget(self, look: Look) -> None:
+        """Look no more for somebody who does not wait any more."""
+        with self._lock:
+            if self._asked is look:
+                self._asked = None
+
     def _run(self) -> None:
-        while not self._stopping.is_set():
+        while self._goes_on():
             try:
                 with contextlib.closing(self._connect(stopping=self._stopping)) as connection:
                     self._look_until_lost(connection)
             except Exception as error:  # the source says what is wrong with the server
                 log.debug("can't look at slot %r: %s", self._group, error)
-            self._woken.wait(self._interval if self._asked is None else SOON)
+            if self._asked is None:
+                self._woken.wait(self._interval)
+            else:  # it is woken already, and must not try without a pause
+                self._stopping.wait(min(self._interval, SOON))
+
+    def _goes_on(self) -> bool:
+        """Return True unless it is to end; from here on it is woken by whatever comes."""
+        self._woken.clear()  # first: `stop` and `look_at` wake it behind what they say
+        return not self._stopping.is_set()
 
     def _look_until_lost(self, connection: psycopg.Connection[Any]) -> None:
-        while not self._stopping.is_set():
-            self._woken.clear()
-            if self._asked is not None:
-                self._answer(connection, self._asked)
+        while self._goes_on():
+            look = self._asked
+            if look is not None:
+                self._answer(connection, look)
             is_there = self._look(connection)
             self._on_look()
             self._woken.wait(self._interval if is_there else min(self._interval, SOON))
@@ -112,9 +126,7 @@ class SlotMonitor:
     def _answer(self, connection: psycopg.Connection[Any], look: Look) -> None:
         row = connection.execute(_SEEN, {"group": self._group, "pid": look.pid}).fetchone()
         assert row is not None
-        with self._lock:
-            if self._asked is look:
-                self._asked = None
+        self.forget(look)
         look.seen = Seen(*row)
         look.answered()
 

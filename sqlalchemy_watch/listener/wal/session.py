@@ -118,14 +118,18 @@ class WalSession:
         :raises psycopg.Error: where the connection is lost.
         :raises Silent: where the server is silent for too long.
         """
-        while not is_stopping():
-            self._take_all()
-            self._send_due()
-            self._wait()
-            if self._rate.is_busy(time.monotonic(), self._core.commits) and not self._queue.full:
-                # To wake two threads for each transaction takes more of the processor than handling it.
-                time.sleep(LINGER_SECONDS)
-                self._pgconn.consume_input()
+        try:
+            while not is_stopping():
+                self._take_all()
+                self._send_due()
+                self._wait()
+                if self._rate.is_busy(time.monotonic(), self._core.commits) and not self._queue.full:
+                    # To wake two threads for each transaction takes more of the processor than handling it.
+                    time.sleep(LINGER_SECONDS)
+                    self._pgconn.consume_input()
+        finally:
+            if self._look is not None:
+                self._monitor.forget(self._look)
         self._finish()
 
     def _take_all(self) -> None:
