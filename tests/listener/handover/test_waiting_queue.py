@@ -45,19 +45,19 @@ def test_what_was_read_and_is_discarded_is_not_taken_and_what_comes_behind_it_is
 
 
 def test_what_is_being_handled_when_it_is_discarded_is_lost_and_not_acknowledged(queue: WaitingQueue) -> None:
-    assert not queue.is_lost
+    assert not queue.is_revoked
     queue.pause()
-    assert queue.interrupted
-    assert not queue.is_lost  # it may be resumed
+    assert queue.needs_attention
+    assert not queue.is_revoked  # it may be resumed
     queue.discard(0)
     queue.resume()
-    assert queue.interrupted
-    assert queue.is_lost
+    assert queue.needs_attention
+    assert queue.is_revoked
     assert not queue.acknowledge(20)
     assert queue.acknowledged == 0
     assert queue.get() == Discarded()
-    assert not queue.interrupted
-    assert not queue.is_lost
+    assert not queue.needs_attention
+    assert not queue.is_revoked
     assert queue.acknowledge(20)
     assert queue.acknowledged == 20
 
@@ -66,7 +66,7 @@ def test_what_is_being_handled_when_it_is_held_is_resumed_and_acknowledged_after
     queue.pause()
     assert not queue.acknowledge(20)
     queue.resume()
-    assert not queue.interrupted
+    assert not queue.needs_attention
     assert queue.acknowledge(20)
     assert take_all(queue) == [event(2), event(3), Committed(40)]
 
@@ -82,7 +82,7 @@ def test_a_resync_is_told_before_it_is_known_that_what_is_being_handled_is_lost(
     assert [queue.get_urgent() for _ in range(4)] == [
         Disconnected(None), Resync("another server"), Connected(), None,
     ]  # fmt: skip
-    assert queue.is_lost
+    assert queue.is_revoked
     assert (queue.get(), queue.get()) == (Discarded(), event(100))
 
 
