@@ -1,0 +1,29 @@
+"""The documents name tests; each of them is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+MODULES = list((ROOT / "tests").rglob("test_*.py"))
+TESTS = {
+    node.name
+    for path in MODULES
+    for node in ast.walk(ast.parse(path.read_text()))
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_")
+}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_named_tests_and_files_are_there(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert named <= TESTS, named - TESTS
+    files = {name for name in re.findall(r"`(tests/[\w/.]+)`", text) if not (ROOT / name).exists()}
+    assert not files
