@@ -102,6 +102,7 @@ class SlotMonitor:
             try:
                 with contextlib.closing(self._connect(stopping=self._stopping)) as connection:
                     self._look_until_lost(connection)
+                    return
             except Exception as error:  # the source says what is wrong with the server
                 log.debug("can't look at slot %r: %s", self._group, error)
             if self._asked is None:
@@ -115,6 +116,10 @@ class SlotMonitor:
         return not self._stopping.is_set()
 
     def _look_until_lost(self, connection: psycopg.Connection[Any]) -> None:
+        """Look until stopped.
+
+        :raises psycopg.Error: where the connection is lost.
+        """
         while self._goes_on():
             look = self._asked
             if look is not None:

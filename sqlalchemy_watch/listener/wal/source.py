@@ -197,8 +197,8 @@ class WalSource:
         """Read until stopped; return False, with nothing read, where another consumer is active."""
         codec = adopt_encoding(connection)  # the contents of messages are never converted by the server
         log_now = read_log(connection)
-        if self._before.log is None:
-            self._know(log=log_now)
+        self._know(acknowledged=self._queue.acknowledged)
+        self._before = self._before.look_at(log_now)
         seconds = self._options.heartbeat_timeout
         try:
             start_replication(connection, self._options.slot, seconds)
@@ -224,14 +224,16 @@ class WalSource:
                 [self._options.slot],
             ).fetchone()
             assert row is not None
-            self._know(acknowledged=self._queue.acknowledged, newest=self._position.newest)
+            self._know(newest=self._position.newest)
             decision = take_up(self._before, log_now, parse_lsn(row[0]))
             if not decision.goes_on:
                 self._queue.discard(decision.acknowledged)
                 self._position = Position(decision.acknowledged)
             if decision.resync:
                 self._queue.put_urgent(Resync(SERVER_CHANGED))
-            self._know(log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False)
+            self._know(
+                log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False, is_undone=False
+            )
             for name in self._tokens.rename():  # those on their way may be lost
                 _emit(connection, name)
         self._queue.resume()

@@ -8,7 +8,7 @@ before it, byte for byte; behind that, positions stand for something else.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .messages import parse_lsn
 
@@ -64,6 +64,14 @@ class Before:
     others_since: bool = True
     #: True if this process has made the slot, and read nothing from it.
     slot_is_new: bool = False
+    #: True if the server was seen to lack some of that since, whatever it has written by now.
+    is_undone: bool = False
+
+    def look_at(self, log: Log) -> Before:
+        """Return what is known once a server has been looked at, whether or not the slot is to be had there."""
+        if self.log is None:
+            return replace(self, log=log)
+        return replace(self, is_undone=self.is_undone or _lacks(log, self.log, self.acknowledged))
 
 
 @dataclass(frozen=True)
@@ -87,8 +95,10 @@ def take_up(before: Before, log: Log, slot_end: int) -> Decision:
     """
     goes_on, resync = True, False
     acknowledged, moved_to = before.acknowledged, before.moved_to
-    if before.log is not None and not _holds(log, before.log, acknowledged):
-        shared = 0 if log.continues(before.log) else log.shared_with(before.log)
+    before = before.look_at(log)
+    assert before.log is not None
+    if before.is_undone or not log.continues(before.log):
+        shared = 0 if before.is_undone else log.shared_with(before.log)
         if not before.slot_is_new:
             moved_to = min(moved_to, shared)
         if not shared or max(acknowledged, before.newest + 1) > shared:
@@ -103,6 +113,6 @@ def take_up(before: Before, log: Log, slot_end: int) -> Decision:
     return Decision(goes_on, max(acknowledged, slot_end), moved_to, resync)
 
 
-def _holds(log: Log, before: Log, acknowledged: int) -> bool:
-    """Return True if everything that was dispatched is in the log: a server restored to an earlier time lacks some."""
-    return log.continues(before) and log.written >= acknowledged
+def _lacks(log: Log, before: Log, acknowledged: int) -> bool:
+    """Return True if some of what was dispatched is not in the log: that of a server restored to an earlier time."""
+    return log.continues(before) and log.written < acknowledged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 import time
 from collections.abc import Iterator
@@ -59,6 +60,21 @@ def test_nobody_is_connected_for_who_does_not_wait_any_more(monitor: SlotMonitor
     attempts = server.attempts
     time.sleep(2.5 * SOON)
     assert server.attempts == attempts
+
+
+def test_it_ends_at_once_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = threading.Event()
+    options = Options(10, 30.0, 10.0, "a_group", RetryPolicy())
+    monitor = SlotMonitor(
+        lambda **how: io.BytesIO(),  # type: ignore[arg-type,return-value]
+        options, WaitingQueue(10), Stats(), looked.set,
+    )  # fmt: skip
+    monkeypatch.setattr(monitor, "_look", lambda connection: True)
+    monitor.thread.start()
+    looked.wait()
+    monitor.stop()
+    monitor.thread.join(5.0)
+    assert not monitor.thread.is_alive()
 
 
 def test_it_ends_though_it_is_stopped_while_it_turns_to_look(server: Unreachable) -> None:

@@ -102,6 +102,14 @@ def test_nothing_that_the_slot_has_passed_is_waited_for() -> None:
             assert not decision.resync  # the slot says it itself
 
 
+def test_a_server_that_lacked_something_lacks_it_whatever_it_has_written_by_now() -> None:
+    """Restored to an earlier time, and seen then, but another consumer had the slot, or the connection was lost."""
+    seen = RIVALLED.look_at(later(400))
+    assert take_up(seen, later(2000), 450) == Decision(START_OVER, 450, 450, True)
+    assert take_up(seen, promoted(1500, 2000), 450) == Decision(START_OVER, 450, 450, True)
+    assert take_up(RIVALLED.look_at(later(600)), later(2000), 450) == Decision(GO_ON, 500, 500, False)
+
+
 def test_history_files_of_the_server() -> None:
     text = "1\t0/3000148\tno recovery target specified\n\n2\t1/A0\tbefore 2026-01-01 00:00:00\n"
     assert parse_history(text) == {1: 0x3000148, 2: 0x1000000A0}
