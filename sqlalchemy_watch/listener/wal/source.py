@@ -231,9 +231,7 @@ class WalSource:
                 self._position = Position(decision.acknowledged)
             if decision.resync:
                 self._queue.put_urgent(Resync(SERVER_CHANGED))
-            self._know(
-                log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False, is_undone=False
-            )
+            self._know(log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False, is_undone=False)
             for name in self._tokens.rename():  # those on their way may be lost
                 _emit(connection, name)
         self._queue.resume()
