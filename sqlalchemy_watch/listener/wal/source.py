@@ -166,7 +166,7 @@ class WalSource:
         except Exception as error:
             self._preparation.note_failure(error)
             raise
-        self._know(others_since=True)
+        self._before = self._before.note_rival()
         self._standby.wait_until_free(stopping)
 
     def note_loss(self) -> None:

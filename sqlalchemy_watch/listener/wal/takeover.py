@@ -73,6 +73,10 @@ class Before:
             return replace(self, log=log)
         return replace(self, is_undone=self.is_undone or _lacks(log, self.log, self.acknowledged))
 
+    def note_rival(self) -> Before:
+        """Return what is known once another consumer has the slot: that one hears what a new slot says of itself."""
+        return replace(self, others_since=True, slot_is_new=False)
+
 
 @dataclass(frozen=True)
 class Decision:

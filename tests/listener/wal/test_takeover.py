@@ -110,6 +110,13 @@ def test_a_server_that_lacked_something_lacks_it_whatever_it_has_written_by_now(
     assert take_up(RIVALLED.look_at(later(600)), later(2000), 450) == Decision(GO_ON, 500, 500, False)
 
 
+def test_a_slot_made_anew_is_not_new_any_more_once_another_consumer_had_it() -> None:
+    """That one was told what the slot says of itself; what this one lost with the server, nobody else says."""
+    before = NEW_SLOT.note_rival()
+    assert take_up(before, promoted(480), 470) == Decision(START_OVER, 480, 480, True)
+    assert take_up(before, later(), 600) == Decision(GO_ON, 600, 600, False)
+
+
 def test_history_files_of_the_server() -> None:
     text = "1\t0/3000148\tno recovery target specified\n\n2\t1/A0\tbefore 2026-01-01 00:00:00\n"
     assert parse_history(text) == {1: 0x3000148, 2: 0x1000000A0}
