@@ -32,7 +32,7 @@ class Listener:
         pool is not touched.
     :param targets: declarative bases, registries, MetaData, mapped classes or Tables.
     :param listen_url: a URL to listen at instead, where the engine goes through a transaction pooler.
-    :param max_queue: how many notifications wait at the most while receivers are slow. Beyond that they
+    :param max_queue: the most notifications that wait while receivers are slow. Beyond that they
         are dropped and counted, and there is a `resync`.
     :param heartbeat_interval: seconds between round trips that prove LISTEN is in force.
     :param heartbeat_timeout: seconds to wait for one before the connection is given up.

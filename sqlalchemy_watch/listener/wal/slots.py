@@ -96,13 +96,13 @@ def ensure_publication(connection: psycopg.Connection[Any]) -> None:
 def ensure_slot(
     connection: psycopg.Connection[Any], name: str, *, existed: bool = False, is_unreadable: bool = False
 ) -> int | None:
-    """Make the group's slot, unless it is there and usable; gives where it begins, if it was made now.
+    """Make the group's slot, unless it is there and usable; return its beginning, if it was made now.
 
     A slot that the server has given up is made anew. What lay between is lost, and the first message in the new one
     says so: whoever acknowledges it has dispatched it, however many consumers die before.
 
-    :param existed: whether there was a slot, as far as the caller knows.
-    :param is_unreadable: whether the log that it holds can't be decoded, since the publication was missing.
+    :param existed: True if there was a slot, as far as the caller knows.
+    :param is_unreadable: True if the log that it holds can't be decoded, since the publication was missing.
     :raises UnsupportedServerError: where the server does no logical decoding, or has no such messages.
     :raises SlotError: where the slot belongs to something else, or can't be made.
     """
