@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import errors, generators, sql
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
@@ -38,21 +38,25 @@ _START = "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_
 
 def read_log(connection: psycopg.Connection[Any]) -> Log:
     """Ask a walsender whose log it sends."""
-    row = connection.execute("IDENTIFY_SYSTEM").fetchone()
-    assert row is not None
-    system, timeline, written = str(row[0]), int(row[1]), str(row[2])
+    system, timeline, written = _ask(connection, "IDENTIFY_SYSTEM")[:3]
     ancestors: Mapping[int, int] = {}
-    if timeline > 1:
+    if int(timeline) > 1:
         try:
-            history = connection.execute(f"TIMELINE_HISTORY {timeline}").fetchone()
+            ancestors = parse_history(_ask(connection, f"TIMELINE_HISTORY {timeline}")[1])
         except psycopg.DatabaseError as error:
             if error.sqlstate is None:
                 raise
-            history = None  # the server has no such file: nothing is known to be shared
-        if history is not None:
-            text = history[1]
-            ancestors = parse_history(text if isinstance(text, str) else bytes(text).decode(errors="replace"))
-    return Log(system, timeline, parse_lsn(written), ancestors)
+            # The server has no such file: nothing is known to be shared.
+    return Log(system, int(timeline), parse_lsn(written), ancestors)
+
+
+def _ask(connection: psycopg.Connection[Any], command: str) -> list[str]:
+    """Return the row that answers, as it is: the words in a history file may be of another encoding."""
+    connection.pgconn.send_query(command.encode())
+    result = connection.wait(generators.execute(connection.pgconn))[-1]
+    if result.status != ExecStatus.TUPLES_OK:
+        raise errors.error_from_result(result)
+    return [bytes(result.get_value(0, column) or b"").decode(errors="replace") for column in range(result.nfields)]
 
 
 def start_replication(connection: psycopg.Connection[Any], slot: str, seconds: float) -> None:

@@ -210,3 +210,23 @@ def test_a_standby_takes_over_within_seconds_and_hears_again_what_was_not_acknow
     insert(client, "orders", 7)
     standby.catch_up()
     assert [event.identity[0] for event in recorder.events] == [4, 5, 4, 5, 6, 7]
+
+
+def test_a_history_in_another_encoding_stops_nobody(recorder: Recorder) -> None:
+    """It names the restore point at which the server was recovered, as whoever made that wrote it."""
+    with removed_afterwards(Cluster(restore_command="false")) as cluster:
+        cluster.stop("fast")
+        (cluster.data / "recovery.signal").touch()
+        cluster.start()
+        with cluster.connect() as client:
+            wait_until(client, "SELECT NOT pg_is_in_recovery()")
+        (history,) = (cluster.data / "pg_wal").glob("*.history")
+        history.write_bytes(history.read_bytes().replace(b"no recovery target specified", b"at restore point \xfc"))
+        engine = create_engine(cluster.url(driver="psycopg"))
+        Base.metadata.create_all(engine)
+        with Payment.watch.inserted.connected_to(recorder), Listener(engine, Base, durable="mailer") as listener:
+            with cluster.connect() as client:
+                insert(client, "payments", 1)
+            listener.catch_up()
+            assert recorder.events[0].identity == (1,)
+        engine.dispose()
