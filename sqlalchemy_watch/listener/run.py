@@ -176,7 +176,7 @@ class Run:
         deadline = time.monotonic() + timeout
         try:
             source.send_token(done, deadline)
-            if done.wait(max(0.0, deadline - time.monotonic())) and source.confirm(deadline):
+            if _wait(done, max(0.0, deadline - time.monotonic())) and source.confirm(deadline):
                 return
         finally:
             source.forget_token(done)
