@@ -41,10 +41,10 @@ def _limited(
         except StopIteration as end:
             result: T = end.value
             return result
+        # Whatever came has been handled. Whether anything did, psycopg 3.2.10 does not say: its loop in C resumes as if.
+        if ready is not None:
+            if stopping is not None and stopping.is_set():
+                raise Unanswered("the listener was stopped meanwhile")
+            if time.monotonic() >= deadline:
+                raise Unanswered(f"no answer from the server within {seconds:g} s")
         ready = yield wanted
-        if ready:  # something came, or can be sent
-            continue
-        if stopping is not None and stopping.is_set():
-            raise Unanswered("the listener was stopped meanwhile")
-        if time.monotonic() >= deadline:
-            raise Unanswered(f"no answer from the server within {seconds:g} s")
