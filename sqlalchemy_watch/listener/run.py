@@ -157,6 +157,7 @@ class Run:
     def disown(self) -> None:
         """Give up everything that is the parent's, in a forked child: it does not run here."""
         self.is_running = False
+        self._lifecycle.loop = None  # of which the child has the object, and nothing that runs it
         self._source.disown()
         for signal in self._router.signals:
             signal.forget(self)

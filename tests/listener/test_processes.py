@@ -76,6 +76,45 @@ def test_fork_leaves_the_parents_listener_alone_and_the_child_has_its_own(url: s
     assert output == "done"
 
 
+def test_coroutine_receivers_run_on_the_loop_of_the_child(url: str) -> None:
+    output = run(
+        url,
+        """
+        import asyncio
+
+        later = []
+
+        async def receive(sender, event):
+            later.append(event.identity[0])
+
+        User.watch.inserted.connect(receive)
+        listener = Listener(engine, User)
+
+        async def hear(id):
+            listener.start()
+            insert(id)
+            await listener.catch_up_async(5)
+
+        loop = asyncio.new_event_loop()  # goes on to be there, as a server's does
+        loop.run_until_complete(hear(1))
+        child = os.fork()
+        if child == 0:
+            asyncio.run(hear(2))
+            listener.stop()
+            os._exit(later != [1, 2])
+        else:
+            ended = loop.run_until_complete(asyncio.wait_for(loop.run_in_executor(None, os.waitpid, child, 0), 10))
+            assert ended == (child, 0)
+            loop.run_until_complete(listener.catch_up_async(5))
+            loop.run_until_complete(loop.shutdown_default_executor())
+            listener.stop()
+            print(later)
+        loop.close()
+        """,
+    )
+    assert output == "[1, 2]"
+
+
 def test_workers_of_a_preloading_server_each_hear_everything(url: str) -> None:
     output = run(
         url,
