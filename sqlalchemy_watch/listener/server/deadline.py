@@ -41,7 +41,7 @@ def _limited(
         except StopIteration as end:
             result: T = end.value
             return result
-        # Whatever came has been handled. Whether anything did, psycopg 3.2.10 does not say: its loop in C resumes as if.
+        # Whatever came has been handled. Of psycopg 3.2.10, whose loop in C always says so, one can not know if anything did.
         if ready is not None:
             if stopping is not None and stopping.is_set():
                 raise Unanswered("the listener was stopped meanwhile")

@@ -136,10 +136,12 @@ class Liveness:
 
     def pause(self, is_paused: bool, now: float) -> None:
         """Note that nothing is read any more, or that reading goes on."""
-        if self.is_paused and not is_paused:
-            self.heartbeat.postpone(now)
-            self._looking_since = self._seen = None
+        if self.is_paused == is_paused:
+            return
         self.is_paused = is_paused
+        self._looking_since = self._seen = None  # the monitor was asked something else
+        if not is_paused:
+            self.heartbeat.postpone(now)
 
     def wants_look(self, now: float) -> bool:
         """Return True once each time that the monitor is to be asked."""

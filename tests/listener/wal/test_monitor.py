@@ -66,7 +66,7 @@ def test_it_ends_at_once_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None
     looked = threading.Event()
     options = Options(10, 30.0, 10.0, "a_group", RetryPolicy())
     monitor = SlotMonitor(
-        lambda **how: io.BytesIO(),  # type: ignore[arg-type,return-value]
+        lambda **how: io.BytesIO(),  # type: ignore[arg-type]
         options, WaitingQueue(10), Stats(), looked.set,
     )  # fmt: skip
     monkeypatch.setattr(monitor, "_look", lambda connection: True)

@@ -394,3 +394,15 @@ def test_there_is_always_a_time_at_which_to_go_on(
         liveness.wants_look(math.inf if liveness.deadline == math.inf else 31.0)
     deadline = connection.core.deadline(20.0)
     assert 20.0 <= deadline <= 45.0
+
+
+def test_an_answer_of_the_monitor_from_before_is_not_waited_for_while_nothing_is_read() -> None:
+    liveness = Liveness(Heartbeat(INTERVAL, TIMEOUT, 0.0))
+    liveness.heartbeat.ask(30.0)
+    assert liveness.wants_look(32.5)
+    liveness.see(Seen(is_ours=True, is_decoding=True), 32.6)
+    liveness.pause(True, 33.0)  # a dead letter that is due has filled the queue
+    assert liveness.wants_look(33.0)
+    liveness.check(42.9)
+    with pytest.raises(Silent, match="could not be looked at"):
+        liveness.check(43.0)
