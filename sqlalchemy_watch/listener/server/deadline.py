@@ -41,7 +41,7 @@ def _limited(
         except StopIteration as end:
             result: T = end.value
             return result
-        # Whatever came has been handled. Of psycopg 3.2.10, whose loop in C always says so, one can not know if anything did.
+        # Whatever came has been handled by now. psycopg 3.2.10 is no help there: its loop in C always says "ready".
         if ready is not None:
             if stopping is not None and stopping.is_set():
                 raise Unanswered("the listener was stopped meanwhile")
