@@ -50,7 +50,6 @@ receivers           dispatch reads                          that are replaced an
 Run.is_running      callers                                 `processes.lock`
 ==================  ======================================  ============================================================
 
-No receiver is called while a lock is held. Whoever holds a lock takes no other, except that a run begins under
-`processes.lock` and attaches itself to its signals there. A garbage collection may run a finalizer, and in it
-somebody's `stop()`, in any thread at any time: so the locks that `stop()` takes are reentrant.
+No receiver is called while a lock is held, and whoever holds a lock takes no other. A garbage collection may run a
+finalizer, and in it somebody's `stop()`, in any thread at any time: so the locks that `stop()` takes are reentrant.
 """

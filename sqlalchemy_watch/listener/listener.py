@@ -98,18 +98,17 @@ class Listener:
 
         With `durable` it also returns while another consumer of the group is active: then this one stands by.
         """
-        with processes.lock:
-            run = self._run
-            if run is None or not run.is_running:
-                if self._lifecycle.loop is None:
-                    self._lifecycle.loop = _running_loop()
-                tables = tables_of(*self._targets)
-                self._run = run = Run(self._connect, self._options, tables, self._decoders, self._lifecycle)
-                run.start()
-            elif run.is_ready:
-                return
         try:
-            run.wait_until_ready(timeout)
+            with processes.lock:
+                run, is_new = self._run, False
+                if run is None or not run.is_running:
+                    self._lifecycle.loop = self._lifecycle.loop or _running_loop()
+                    tables, is_new = tables_of(*self._targets), True
+                    self._run = run = Run(self._connect, self._options, tables, self._decoders, self._lifecycle)
+            if is_new:
+                run.start()
+            if is_new or not run.is_ready:
+                run.wait_until_ready(timeout)
         except BaseException:
             self._lifecycle.loop = None
             raise

@@ -90,7 +90,7 @@ class Run:
         dispatcher.configure(group, self._options.retry, connect, source.acknowledge, self._lifecycle.tell_dead_letter)
 
     def start(self) -> None:
-        """Start the threads.
+        """Start the threads; outside of any lock, since a new thread may run finalizers before it counts as started.
 
         :raises RuntimeError: where no more threads are to be had; then none is left running.
         """
@@ -104,6 +104,8 @@ class Run:
         except BaseException:
             self.stop(timeout=1.0)
             raise
+        if not self.is_running:  # another thread has stopped it meanwhile
+            self._end(timeout=1.0)
 
     @property
     def is_ready(self) -> bool:
@@ -141,6 +143,9 @@ class Run:
             if not self.is_running:
                 return
             self.is_running = False
+        self._end(timeout)
+
+    def _end(self, timeout: float) -> None:
         processes.unregister(self)
         deadline = time.monotonic() + timeout
         if self._monitor is None:

@@ -142,6 +142,9 @@ class Keeper:
             yield connection
         except BaseException as error:
             self._lose(error)
+            if not isinstance(error, (psycopg.Error, OSError, WatchError)):
+                with contextlib.suppress(Exception):
+                    self._log.exception("unexpected error while %s; going on with a new connection", self._activity)
             raise
         else:
             self._lose(None)
@@ -193,9 +196,6 @@ class Keeper:
         try:
             self._kept.connect_and_read()
         except Exception as error:  # whatever it was, the answer is a new connection, and never silence
-            if not isinstance(error, (psycopg.Error, OSError, WatchError)):
-                with contextlib.suppress(Exception):
-                    self._log.exception("unexpected error while %s; going on with a new connection", self._activity)
             self._state.error = error
             return error
         return None

@@ -19,6 +19,7 @@ from ..dispatch import dead_letters
 from ..options import Options
 from ..server.checks import check_server, resolve_schemas
 from ..server.connect import Connect
+from ..server.deadline import Unanswered
 from ..source import SourceState
 from . import slots
 
@@ -78,7 +79,8 @@ class Preparation:
             self._is_unreadable = False
             timeout = _sender_timeout(connection)
             resolve_schemas(connection, self._routes)
-            self._on_connected(connection)
+            with contextlib.suppress(Unanswered):  # looking is a courtesy, and this connection has done its work
+                self._on_connected(connection)
         if begins is not None:
             log.info("made the slot %r: events from now on are kept for this consumer group", self._group)
         self._had_slot = True

@@ -137,7 +137,7 @@ class WalSource:
 
     def confirm(self, deadline: float) -> bool:
         """Return True once the server has noted everything that is acknowledged by now, False at the deadline."""
-        wanted, stopping = self._queue.acknowledged, self._keeper.stopping
+        wanted = self._queue.acknowledged
         while time.monotonic() < deadline:
             try:
                 with contextlib.closing(self._connect()) as connection:
@@ -145,10 +145,10 @@ class WalSource:
                         found = slots.read_slots(connection, self._options.slot)
                         if found and found[0].acknowledged and parse_lsn(found[0].acknowledged) >= wanted:
                             return True
-                        stopping.wait(0.01)
+                        time.sleep(0.01)
             except psycopg.Error as error:
                 log.debug("can't see what is acknowledged: %s", error)
-                stopping.wait(RETRY_SECONDS)
+                time.sleep(RETRY_SECONDS)
         return False
 
     def connect_and_read(self) -> None:
@@ -206,18 +206,23 @@ class WalSource:
             return False
         if self._standby.had_rival or not self._before.others_since:  # another one may have been active just now
             self._keeper.stopping.wait(HANDOVER_SECONDS)
+        acknowledged = self._take_up(log_now)
         self._standby.end()
-        self._take_up(log_now)
         core = self._core(codec, prepared.sender_timeout)
         session = WalSession(connection, core, self._queue, self._wake, self._monitor, seconds, self._note_moved)
         self._stats.active = True
         self._keeper.announce()
+        self._queue.resume()
+        self._queue.acknowledge(acknowledged)
         self.state.ready.set()
         session.run(self._keeper.stopping.is_set)
         return True
 
-    def _take_up(self, log_now: Log) -> None:
-        """Dispatch again, now that no other consumer can be active any more."""
+    def _take_up(self, log_now: Log) -> int:
+        """Decide, now that no other consumer can be active any more, which events to go on with.
+
+        :returns: up to where everything counts as dispatched.
+        """
         with contextlib.closing(self._connect(stopping=self._keeper.stopping)) as connection:
             row = connection.execute(
                 "SELECT confirmed_flush_lsn::text FROM pg_catalog.pg_replication_slots WHERE slot_name = %s",
@@ -234,8 +239,7 @@ class WalSource:
             self._know(log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False, is_undone=False)
             for name in self._tokens.rename():  # those on their way may be lost
                 _emit(connection, name)
-        self._queue.resume()
-        self._queue.acknowledge(decision.acknowledged)
+        return decision.acknowledged
 
     def _core(self, codec: str, sender_timeout: float) -> WalCore:
         options = self._options
