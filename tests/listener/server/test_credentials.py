@@ -99,7 +99,9 @@ def test_listen_url_without_a_password_gets_the_hooks(guarded: Cluster, journal:
         pass
 
 
-def test_hook_that_fails_is_tried_again(guarded: Cluster, journal: Journal) -> None:
+def test_hook_that_fails_is_told_in_one_line_and_tried_again(
+    guarded: Cluster, journal: Journal, caplog: pytest.LogCaptureFixture
+) -> None:
     engine = create_engine(guarded.url(driver="psycopg"))
     failures = iter([None, RuntimeError("the vault is closed"), RuntimeError("still"), None])
 
@@ -115,6 +117,8 @@ def test_hook_that_fails_is_tried_again(guarded: Cluster, journal: Journal) -> N
         end_listener(guarded)
         journal.wait_for_count("resync", 1)
     assert journal.count("disconnected") == 1
+    assert "the vault is closed" in caplog.text
+    assert not any(record.exc_info for record in caplog.records)
 
 
 def test_wrong_password_is_told_in_the_servers_words(guarded: Cluster) -> None:
