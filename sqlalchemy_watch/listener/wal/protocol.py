@@ -153,14 +153,15 @@ class Liveness:
     def see(self, seen: Seen, now: float) -> None:
         """Note the monitor's answer.
 
-        :raises Silent: where the slot is no longer this consumer's.
+        :raises Silent: where nothing is read, and the slot is no longer this consumer's.
         """
+        if not self.is_paused:
+            self._seen = seen
+            return
         if not seen.is_ours:
             raise Silent("the server ended the stream meanwhile")
-        self._seen = seen
-        if self.is_paused:
-            self.heartbeat.heard_at = now
-            self._looking_since = self._seen = None
+        self.heartbeat.heard_at = now
+        self._looking_since = self._seen = None
 
     def check(self, now: float) -> None:
         """Raise where neither the server nor the monitor has answered in time.
