@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 import pytest
 from models import declare_base, declare_order
 from postgres import Cluster, needs, needs_logical_messages
@@ -13,6 +14,7 @@ from sqlalchemy import URL, create_engine
 from support import insert, wait_until
 
 from sqlalchemy_watch import Listener
+from sqlalchemy_watch.listener.source import Tokens
 from sqlalchemy_watch.listener.wal.protocol import SLOT_LOST
 from sqlalchemy_watch.listener.wal.source import SERVER_CHANGED
 
@@ -192,8 +194,15 @@ def test_a_process_that_starts_after_the_failover_hears_what_the_copied_slot_has
 
 @synchronizing
 def test_a_new_server_that_lacks_delivered_events_is_told_by_a_resync_and_none_of_its_own_is_passed_over(
-    pair: Pair,
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    rename, failures = Tokens.rename, [psycopg.OperationalError("cut off while the slot was taken up")]
+
+    def fail_once(tokens: Tokens) -> list[str]:
+        if failures:
+            raise failures.pop()
+        return rename(tokens)
+
     with Consumer(pair.primary, pair.standby) as consumer:
         pair.start_standby()
         pair.copy_slot()
@@ -202,10 +211,12 @@ def test_a_new_server_that_lacks_delivered_events_is_told_by_a_resync_and_none_o
         pair.part()
         pair.write(11, 200)
         consumer.listener.catch_up()
+        monkeypatch.setattr(Tokens, "rename", fail_once)
         pair.fail_over_parted()
         with pair.standby.connect() as client:
             insert(client, "orders", *range(201, 211))
         consumer.listener.catch_up()
+        assert failures == []
         assert consumer.heard == [*range(1, 201), SERVER_CHANGED, *range(201, 211)]
         undone, new = consumer.places[10:200], consumer.places[200:]
         assert new[0] < undone[-1]  # the same positions, for other events
