@@ -19,7 +19,8 @@ class Lifecycle:
     """The five signals that a listener has beside those of the models."""
 
     def __init__(self, sender: object) -> None:
-        self._sender = sender
+        #: The listener.
+        self.sender: object = sender
         self.connected: blinker.Signal = blinker.Signal("Sent when LISTEN is in force.")
         self.disconnected: blinker.Signal = blinker.Signal("Sent with error= when the connection is lost.")
         self.resync: blinker.Signal = blinker.Signal("Sent with reason= when something may have been missed.")
@@ -50,9 +51,9 @@ class Lifecycle:
         self._send(self.dead_lettered, receiver=receiver, event=event, error=error)
 
     def _send(self, signal: blinker.Signal, **details: Any) -> None:
-        for receiver in list(signal.receivers_for(self._sender)):
+        for receiver in list(signal.receivers_for(self.sender)):
             try:
-                result = receiver(self._sender, **details)
+                result = receiver(self.sender, **details)
                 if inspect.iscoroutine(result):
                     if self.loop is None:
                         result.close()

@@ -51,7 +51,7 @@ class Run:
         self, connect: Connect, options: Options, tables: Sequence[Table], decoders: ValueDecoders, lifecycle: Lifecycle
     ) -> None:
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
-        self._router = Router(tables, decoders, durable=options.group is not None)
+        self._router = Router(tables, decoders, durable=options.group is not None, listener=lifecycle.sender)
         if not self._router.routes:
             log.warning("%s", _nothing_watched(tables, options.group))
         self._stats = Stats()

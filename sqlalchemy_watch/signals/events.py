@@ -43,7 +43,7 @@ class EventKind:
 class Message:
     """The common part of the rows of one notification."""
 
-    __slots__ = ("at", "context", "first_position", "kind", "lsn", "origin", "txid")
+    __slots__ = ("at", "context", "first_position", "kind", "listener", "lsn", "origin", "schema", "txid")
 
     def __init__(
         self,
@@ -51,12 +51,16 @@ class Message:
         txid: int,
         at: int,
         context: Mapping[str, Any] = _EMPTY,
+        schema: str = "",
     ) -> None:
         self.kind: EventKind = kind
         self.txid: int = txid
         #: Microseconds since 1970.
         self.at: int = at
         self.context: Mapping[str, Any] = context
+        self.schema: str = schema
+        #: The listener that heard it.
+        self.listener: Any = None
         #: With durable delivery: where the transaction committed in the server's log, the number of the first row
         #: within it, and, for the dead letters, the notification and the numbers of rows in it that could not be
         #: decoded.
@@ -112,6 +116,16 @@ class Event(Generic[T]):
     def label(self) -> str:
         """The watch's label; the operation where it has none."""
         return self._message.kind.label
+
+    @property
+    def schema(self) -> str:
+        """The schema of the table whose row it is; of a partition, that of the partition."""
+        return self._message.schema
+
+    @property
+    def listener(self) -> Any:
+        """The `Listener` that heard it: two in one process may share a receiver."""
+        return self._message.listener
 
     @property
     def identity(self) -> tuple[Any, ...] | None:

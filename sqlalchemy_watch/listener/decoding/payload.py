@@ -149,7 +149,7 @@ class PayloadDecoder:
         if not _EARLIEST <= at <= _LATEST:
             raise PayloadError("field 'at' is no time")
         context, resync = fields.get("context"), fields.get("resync")
-        message = Message(kind, fields["txid"], at, _EMPTY if context is None else _context(context))
+        message = Message(kind, fields["txid"], at, _EMPTY if context is None else _context(context), fields["schema"])
         rows, lost = layout.decode(fields["rows"])
         if self._watch.old and self._watch.operation == "deleted":
             rows = [_with_old(kind.attributes, row) for row in rows]

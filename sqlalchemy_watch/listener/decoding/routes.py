@@ -103,7 +103,10 @@ class Route:
 class Router:
     """The routes of a listener, by channel."""
 
-    def __init__(self, tables: Iterable[Table], decoders: ValueDecoders, *, durable: bool = False) -> None:
+    def __init__(
+        self, tables: Iterable[Table], decoders: ValueDecoders, *, durable: bool = False, listener: object = None
+    ) -> None:
+        self._listener = listener
         self.routes: list[Route] = []
         self.by_channel: dict[str, list[Route]] = {}
         for table in tables:
@@ -120,6 +123,12 @@ class Router:
 
         :raises PayloadError: where the payload can't be read.
         """
+        found = self._decode(channel, payload)
+        if found is not None:
+            found[1].message.listener = self._listener
+        return found
+
+    def _decode(self, channel: str, payload: bytes) -> tuple[Route, Decoded] | None:
         routes = self.by_channel.get(channel, ())
         for route in routes:
             decoded = route.decoder.decode_declared(payload, route.schemas)
