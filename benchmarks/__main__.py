@@ -9,7 +9,7 @@ from datetime import date
 from pathlib import Path
 
 from . import catalog, consumer, delivery, dispatch, memory, pgbench, writes
-from .harness import Table, Target, target_grid
+from .harness import Figure, Table, figure_grid
 from .machine import describe
 from .server import Server
 
@@ -36,6 +36,13 @@ logging, on by default, is off) and django-pgpubsub (psycopg 3). Absolute figure
 what counts.
 """
 
+GLANCE = """\
+Bulk statements and single rows are two different things: a statement of many rows costs a fraction of what a row
+trigger adds, a transaction of a single row costs more than one. `Watch(..., level="row")` is cheaper for single rows,
+and as dear as any row trigger in bulk. Aims are what we would like to reach; the last column says what stands in the
+way, or where the time goes.\
+"""
+
 
 def main() -> None:
     """Run what was asked for."""
@@ -53,21 +60,22 @@ def main() -> None:
             for table in GROUPS[name](server, options.quick):
                 print(table.markdown(), end="\n\n", flush=True)
                 tables.append(table)
-    targets = [target for table in tables for target in table.targets]
-    print(target_grid(targets))
+    figures = [figure for table in tables for figure in table.figures]
+    print(figure_grid(figures))
     if not options.quick and not options.only:
-        PAGE.write_text(page(lines, load, tables, targets))
+        PAGE.write_text(page(lines, load, tables, figures))
 
 
-def page(machine: list[str], load: float, tables: list[Table], targets: list[Target]) -> str:
+def page(machine: list[str], load: float, tables: list[Table], figures: list[Figure]) -> str:
     """The page of the documentation."""
     about = [*machine, f"Measured on {date.today():%Y-%m-%d}, with a load of {load:.1f} before it began"]
     parts = [
         INTRODUCTION.rstrip(),
         "## The machine",
         "\n".join(f"- {line}" for line in about),
-        "## Targets",
-        target_grid(targets),
+        "## At a glance",
+        GLANCE,
+        figure_grid(figures),
         *[table.markdown() for table in tables],
     ]
     return "\n\n".join(parts) + "\n"

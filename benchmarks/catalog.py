@@ -11,7 +11,7 @@ from sqlalchemy import Table as SqlTable
 from sqlalchemy_watch import Watch, status, watch
 
 from . import alembic_500_tables
-from .harness import Table, Target
+from .harness import Figure, Table
 from .server import Server
 
 
@@ -41,9 +41,9 @@ def run(server: Server, quick: bool) -> list[Table]:
         queries.append(len(sent))
         table.add(f"{count}", len(sent), seconds)
         metadata.drop_all(engine)
-    table.targets += [
-        Target(f"`status` over {counts[-1]} tables", seconds, 1.0, unit=" s"),
-        Target(f"queries more than over {counts[0]} tables", queries[-1] - queries[0], 0),
+    table.figures += [
+        Figure(f"`status` over {counts[-1]} tables", seconds, 1.0, "making the text of the functions to compare", " s"),
+        Figure(f"queries more than over {counts[0]} tables", queries[-1] - queries[0], 0, "nothing: always these two"),
     ]
     return [table, alembic_500_tables.measure(server, counts[-1], 2 if quick else 5)]
 

@@ -29,36 +29,30 @@ def percentile(values: Iterable[float], share: float) -> float:
 
 
 @dataclass(frozen=True)
-class Target:
-    """A figure that is to be reached."""
+class Figure:
+    """A figure that sums a table up, what is aimed at, and what limits it."""
 
     what: str
     value: float
-    limit: float
-    at_most: bool = True
+    aim: float
+    limited_by: str
     unit: str = ""
-
-    @property
-    def is_reached(self) -> bool:
-        if self.value < 0:  # a difference that got lost in the noise is no figure
-            return False
-        return self.value <= self.limit if self.at_most else self.value >= self.limit
+    at_most: bool = True
 
     def cells(self) -> tuple[str, str, str, str]:
         sign = "≤" if self.at_most else "≥"
-        wanted = f"{sign} {number(self.limit)}{self.unit}"
-        return self.what, wanted, f"{number(self.value)}{self.unit}", "reached" if self.is_reached else "**missed**"
+        return self.what, f"{number(self.value)}{self.unit}", f"{sign} {number(self.aim)}{self.unit}", self.limited_by
 
 
 @dataclass
 class Table:
-    """One table of figures, with the targets it answers for."""
+    """One table of figures, with those that sum it up."""
 
     title: str
     about: str
     columns: Sequence[str]
     rows: list[Sequence[str]] = field(default_factory=list)
-    targets: list[Target] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def add(self, *cells: str | float | int | None) -> None:
@@ -67,16 +61,12 @@ class Table:
 
     def markdown(self, level: int = 2) -> str:
         """The table as it stands in the documentation."""
-        parts = [f"{'#' * level} {self.title}", self.about, grid(self.columns, self.rows)]
-        if self.targets:
-            parts.append(target_grid(self.targets))
-        parts.extend(self.notes)
-        return "\n\n".join(parts)
+        return "\n\n".join([f"{'#' * level} {self.title}", self.about, grid(self.columns, self.rows), *self.notes])
 
 
-def target_grid(targets: Iterable[Target]) -> str:
-    """Targets and what was measured."""
-    return grid(("target", "wanted", "measured", ""), [target.cells() for target in targets])
+def figure_grid(figures: Iterable[Figure]) -> str:
+    """What was measured, what is aimed at, and what limits it."""
+    return grid(("figure", "measured", "aim", "what limits it"), [figure.cells() for figure in figures])
 
 
 def grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -16,5 +16,5 @@ def test_quick_benchmark_prints_its_tables_and_leaves_the_page_alone() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     assert "## Dispatch with many filtered subscriptions" in done.stdout
-    assert "| target" in done.stdout
+    assert "| figure" in done.stdout
     assert page.read_bytes() == before
