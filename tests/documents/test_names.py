@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+from .snippets import DOCUMENTS, ROOT
+
 
 MODULES = list((ROOT / "tests").rglob("test_*.py"))
 TESTS = {

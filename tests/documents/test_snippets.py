@@ -1,0 +1,123 @@
+"""Every program and every command in the documents runs, beside README's `shop.py`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster, restore_interrupts
+from support import PATIENCE, wait_until
+
+from .snippets import ROOT, SHOP, SHOP_URL, SNIPPETS, Snippet
+
+PYTHON = [s for s in SNIPPETS if s.language == "python" and s.note is None]
+COMMANDS = [
+    (snippet, line.partition("  #")[0].strip())
+    for snippet in SNIPPETS
+    if snippet.language == "sh"
+    for line in snippet.code.splitlines()
+    if line.strip()
+]
+
+#: Commands that set something up, by the place where they are run.
+RUN_ELSEWHERE = {
+    'python -m pip install ".[demo]" && sqlalchemy-watch demo': "tests/cli/test_demo.py",
+    "python -m pip install tox && tox": ".ci/run",
+    'pip install "sqlalchemy-watch[binary,alembic]"': "pyproject.toml",
+    'alembic revision --autogenerate -m "watch orders" && alembic upgrade head': "tests/migration/test_plugin.py",
+}
+
+
+class Shop:
+    """A directory with `shop.py`, and the database it works on."""
+
+    def __init__(self, path: Path, url: str, plain_url: str, client: psycopg.Connection[Any]) -> None:
+        self.path, self.url, self.client = path, url, client
+        self.write("shop.py", SHOP)
+        python_path = os.pathsep.join([str(ROOT), str(path), os.environ.get("PYTHONPATH", "")])
+        self.environment = {**os.environ, "DATABASE_URL": plain_url, "PYTHONPATH": python_path}
+        self.run("-c", "from shop import *; Base.metadata.create_all(engine)")
+
+    def write(self, name: str, code: str) -> str:
+        (self.path / name).write_text(code.replace(SHOP_URL, self.url))
+        return name
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, *arguments], cwd=self.path, env=self.environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=restore_interrupts,
+        )  # fmt: skip
+
+    def run(self, *arguments: str) -> str:
+        """Run a program to its end."""
+        process = self.start(*arguments)
+        output, errors = process.communicate(timeout=3 * PATIENCE)
+        assert process.returncode == 0, errors
+        return output
+
+    def wait_until_listening(self) -> None:
+        wait_until(
+            self.client,
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'"
+            " AND datname = current_database()",
+        )
+
+
+@pytest.fixture
+def shop(tmp_path: Path, cluster: Cluster, database: str, client: psycopg.Connection[Any]) -> Iterator[Shop]:
+    yield Shop(tmp_path, cluster.url(database, "psycopg"), cluster.url(database), client)
+    client.execute(
+        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
+    )
+
+
+@pytest.mark.parametrize("snippet", PYTHON, ids=str)
+def test_program_runs(shop: Shop, snippet: Snippet) -> None:
+    name = shop.write(snippet.file_name or "snippet.py", snippet.code)
+    if name.startswith("test_"):
+        assert "1 passed" in shop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", name)
+    elif "listener.run()" in snippet.code:
+        run_until_sigterm(shop, name)
+    else:
+        shop.run(name)
+
+
+def test_the_first_program_prints_what_readme_says(shop: Shop) -> None:
+    with shop.start("shop.py") as process:
+        shop.wait_until_listening()
+        assert process.stdout is not None
+        shop.client.execute("INSERT INTO orders (customer_id) VALUES (42)")
+        shop.client.execute("UPDATE orders SET status = 'shipped'")
+        printed = [process.stdout.readline(), process.stdout.readline()]
+        process.send_signal(signal.SIGINT)
+        assert process.wait(PATIENCE) == 0
+    assert "".join(f"    {line}" for line in printed) in (ROOT / "README.md").read_text()
+
+
+@pytest.mark.parametrize(("snippet", "line"), COMMANDS, ids=str)
+def test_command_runs(shop: Shop, snippet: Snippet, line: str) -> None:
+    words = shlex.split(line)
+    if words[0] != "sqlalchemy-watch" or snippet.page == "CONTRIBUTING.md":
+        assert snippet.page == "CONTRIBUTING.md" or (ROOT / RUN_ELSEWHERE[line]).exists()
+        return
+    arguments = ["-m", "sqlalchemy_watch", *words[1:]]
+    if words[1] in ("run", "tail"):
+        run_until_sigterm(shop, *arguments)
+    else:
+        shop.run(*arguments)
+
+
+def run_until_sigterm(shop: Shop, *arguments: str) -> None:
+    with shop.start(*arguments) as process:
+        shop.wait_until_listening()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, errors
