@@ -46,9 +46,7 @@ def snippets_of(page: Path) -> list[Snippet]:
     """Return the fenced blocks of a document that have a language."""
     text = page.read_text()
     return [
-        Snippet(
-            page.name, text.count("\n", 0, match.start("code")), match["language"], match["code"], match["note"]
-        )
+        Snippet(page.name, text.count("\n", 0, match.start("code")), match["language"], match["code"], match["note"])
         for match in _FENCE.finditer(text)
     ]
 

@@ -10,7 +10,6 @@ import pytest
 
 from .snippets import DOCUMENTS, ROOT
 
-
 MODULES = list((ROOT / "tests").rglob("test_*.py"))
 TESTS = {
     node.name

@@ -19,13 +19,7 @@ from support import PATIENCE, wait_until
 from .snippets import ROOT, SHOP, SHOP_URL, SNIPPETS, Snippet
 
 PYTHON = [s for s in SNIPPETS if s.language == "python" and s.note is None]
-COMMANDS = [
-    (snippet, line.partition("  #")[0].strip())
-    for snippet in SNIPPETS
-    if snippet.language == "sh"
-    for line in snippet.code.splitlines()
-    if line.strip()
-]
+SHELL = [s for s in SNIPPETS if s.language == "sh" and s.page != "CONTRIBUTING.md"]  # whose commands .ci/run runs
 
 #: Commands that set something up, by the place where they are run.
 RUN_ELSEWHERE = {
@@ -42,6 +36,9 @@ class Shop:
     def __init__(self, path: Path, url: str, plain_url: str, client: psycopg.Connection[Any]) -> None:
         self.path, self.url, self.client = path, url, client
         self.write("shop.py", SHOP)
+        for snippet in SNIPPETS:
+            if snippet.file_name is not None:
+                self.write(snippet.file_name, snippet.code)
         python_path = os.pathsep.join([str(ROOT), str(path), os.environ.get("PYTHONPATH", "")])
         self.environment = {**os.environ, "DATABASE_URL": plain_url, "PYTHONPATH": python_path}
         self.run("-c", "from shop import *; Base.metadata.create_all(engine)")
@@ -102,17 +99,16 @@ def test_the_first_program_prints_what_readme_says(shop: Shop) -> None:
     assert "".join(f"    {line}" for line in printed) in (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize(("snippet", "line"), COMMANDS, ids=str)
-def test_command_runs(shop: Shop, snippet: Snippet, line: str) -> None:
-    words = shlex.split(line)
-    if words[0] != "sqlalchemy-watch" or snippet.page == "CONTRIBUTING.md":
-        assert snippet.page == "CONTRIBUTING.md" or (ROOT / RUN_ELSEWHERE[line]).exists()
-        return
-    arguments = ["-m", "sqlalchemy_watch", *words[1:]]
-    if words[1] in ("run", "tail"):
-        run_until_sigterm(shop, *arguments)
-    else:
-        shop.run(*arguments)
+@pytest.mark.parametrize("snippet", SHELL, ids=str)
+def test_commands_run_one_after_the_other(shop: Shop, snippet: Snippet) -> None:
+    for line in filter(None, snippet.code.splitlines()):
+        program, *words = shlex.split(line, comments=True)
+        if program != "sqlalchemy-watch":
+            assert (ROOT / RUN_ELSEWHERE[line]).exists()
+        elif words[0] in ("run", "tail"):
+            run_until_sigterm(shop, "-m", "sqlalchemy_watch", *words)
+        else:
+            shop.run("-m", "sqlalchemy_watch", *words)
 
 
 def run_until_sigterm(shop: Shop, *arguments: str) -> None:
