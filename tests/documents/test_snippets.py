@@ -117,3 +117,25 @@ def run_until_sigterm(shop: Shop, *arguments: str) -> None:
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, errors
+
+
+LIFESPAN = """
+import asyncio, os, signal
+from shop import Order
+from web import lifespan
+
+async def main():
+    signal.signal(signal.SIGTERM, lambda number, frame: print("the server was told"))
+    async with lifespan(None):
+        stream = Order.watch.inserted.stream()
+        os.kill(os.getpid(), signal.SIGTERM)
+        async for event in stream:
+            pass
+        print("the stream ended")
+
+asyncio.run(main())
+"""
+
+
+def test_sigterm_ends_the_streams_of_the_documented_lifespan(shop: Shop) -> None:
+    assert shop.run("-c", LIFESPAN).splitlines() == ["the server was told", "the stream ended"]
