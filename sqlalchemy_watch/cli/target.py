@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError
 
 from ..declaring.targets import tables_of
 from ..errors import ConfigurationError
-from ..listener.server.connect import translate
+from ..listener.server.settings import translate
 
 Target = Annotated[
     str,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, StaticPool, create_engine
 from sqlalchemy.engine import URL, make_url
 
 from ...aio import sync_engine_of
 from ...errors import ConfigurationError
 from .deadline import limit_queries
+from .settings import LISTEN_URL_HINT, check_known, translate
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -35,22 +36,6 @@ class Connect(Protocol):
     ) -> psycopg.Connection[Any]: ...
 
 
-_LISTEN_URL_HINT = "pass listen_url='postgresql://...' to the Listener"
-
-#: The names of settings in other drivers, and in libpq.
-_RENAMED = {"database": "dbname", "ssl_mode": "sslmode", "timeout": "connect_timeout"}
-
-#: Settings of other drivers that mean nothing to a connection that only listens.
-_IGNORED = frozenset(
-    {
-        "async_creator_fn", "async_fallback", "prepared_statement_cache_size", "prepared_statement_name_func",
-        "statement_cache_size", "max_cached_statement_lifetime", "max_cacheable_statement_size", "command_timeout",
-        "connection_class", "record_class", "loop", "connection_factory", "cursor_factory", "async_", "tcp_keepalive",
-        "replication", "row_factory", "prepare_threshold",
-    }
-)  # fmt: skip
-
-
 def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None, *, seconds: float) -> Connect:
     """Return a function that opens a connection as the engine would, `do_connect` hooks included, each time anew.
 
@@ -58,7 +43,7 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None,
         settings can't be carried over to psycopg. The engine's hooks are then asked for user and password,
         unless the URL has a password.
     :param seconds: the time that each query of such a connection may take.
-    :raises ConfigurationError: where the engine is none, or not for PostgreSQL.
+    :raises ConfigurationError: where the engine is none, not for PostgreSQL, or has settings that psycopg can't take.
     """
     open_connection = _opener(engine, listen_url)
 
@@ -86,14 +71,18 @@ def _opener(engine: Engine | AsyncEngine, listen_url: str | URL | None) -> _Open
         raise ConfigurationError(f"only PostgreSQL can be listened to, and this engine is for {sync.dialect.name}")
     found = _arguments_of(sync)
     if found is None:
-        return lambda replication: _created(sync, replication)
+        return lambda replication: _open_like(_created(sync), "the engine's creator", replication)
     fixed_args, fixed_parameters = found
+    if not sync.dialect.dispatch.do_connect:  # a hook may take out what psycopg can't take
+        translate(
+            sync.dialect.driver, {name: fixed_parameters[name] for name in fixed_parameters.keys() - {"password"}}
+        )
 
     def open_connection(replication: bool) -> psycopg.Connection[Any]:
         hook_args, hook_parameters = list(fixed_args), dict(fixed_parameters)
         made = _call_hooks(sync, hook_args, hook_parameters)
         if made is not None:
-            return _checked(made, "a do_connect hook", replication)
+            return _open_like(made, "a do_connect hook", replication)
         return _open(hook_args, translate(sync.dialect.driver, hook_parameters), replication)
 
     return open_connection
@@ -110,6 +99,7 @@ def _call_hooks(engine: Engine, args: list[Any], parameters: dict[str, Any]) -> 
 def _opener_of_url(url: URL, engine: Engine) -> _Opener:
     """Return a function that connects to another URL than the engine does."""
     args, fixed = create_engine(url).dialect.create_connect_args(url)
+    check_known(fixed)
 
     def open_connection(replication: bool) -> psycopg.Connection[Any]:
         parameters = dict(fixed)
@@ -117,7 +107,7 @@ def _opener_of_url(url: URL, engine: Engine) -> _Opener:
             hooked = dict(fixed)
             made = _call_hooks(engine, list(args), hooked)
             if made is not None:
-                _discard(made)
+                _give_back(made)
             parameters.update({name: hooked[name] for name in ("user", "password") if name in hooked})
         return _open(args, parameters, replication)
 
@@ -137,91 +127,54 @@ def _arguments_of(engine: Engine) -> tuple[list[Any], dict[str, Any]] | None:
     return list(kept["cargs_tup"].cell_contents), dict(kept["cparams"].cell_contents)
 
 
-def _created(engine: Engine, replication: bool) -> psycopg.Connection[Any]:
+def _created(engine: Engine) -> Any:
     if engine.dialect.is_async:
         raise ConfigurationError(
-            f"the engine connects through async_creator, which a thread can't use: {_LISTEN_URL_HINT}"
+            f"the engine connects through async_creator, which a thread can't use: {LISTEN_URL_HINT}"
         )
-    fairy = engine.pool.recreate().connect()
-    connection = fairy.dbapi_connection
-    fairy.detach()
-    return _checked(connection, "the engine's creator", replication)
+    if isinstance(engine.pool, StaticPool):
+        raise ConfigurationError(
+            f"the engine has one connection for everybody (StaticPool), which its creator may hand out again: "
+            f"{LISTEN_URL_HINT}"
+        )
+    return engine.pool._invoke_creator(None)  # type: ignore[arg-type]  # noqa: SLF001 - there is no public way
 
 
-def _checked(connection: Any, source: str, replication: bool) -> psycopg.Connection[Any]:
-    if replication:
-        raise ConfigurationError(
-            f"{source} gives ready-made connections, and a slot needs one of its kind: {_LISTEN_URL_HINT}"
-        )
-    if not isinstance(connection, psycopg.Connection):
-        _discard(connection)
-        raise ConfigurationError(
-            f"{source} gives a {type(connection).__module__}.{type(connection).__name__}, and the listener needs a "
-            f"psycopg 3 connection: {_LISTEN_URL_HINT}"
-        )
-    connection.autocommit = True
-    limit_queries(connection, CONNECT_TIMEOUT)
+def _open_like(given: Any, source: str, replication: bool) -> psycopg.Connection[Any]:
+    """Open a connection with the settings of one that a creator or a hook gives.
+
+    That one is left as it is: it may belong to a pool of the application's, and would go on there in autocommit, with
+    LISTEN in force.
+    """
     try:
-        connection.execute(f"SET application_name = '{APPLICATION_NAME}'; SET client_encoding = 'UTF8'")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        if not isinstance(given, psycopg.Connection):
+            raise ConfigurationError(
+                f"{source} gives a {type(given).__module__}.{type(given).__name__}, and the listener needs a psycopg 3 "
+                f"connection, whose settings it takes over: {LISTEN_URL_HINT}"
+            )
+        options = given.pgconn.info
+    finally:
+        _give_back(given)
+    return _open([], {o.keyword.decode(): o.val.decode() for o in options if o.val}, replication)
 
 
-def _discard(connection: Any) -> None:
+def _give_back(connection: Any) -> None:
+    """Do what the engine's own pool would: close it. What belongs to a psycopg_pool is put back there."""
+    pool = getattr(connection, "_pool", None) if isinstance(connection, psycopg.Connection) else None
+    if pool is not None:
+        pool.putconn(connection)
+        return
     close = getattr(connection, "close", None)
     if callable(close) and not inspect.iscoroutinefunction(close):
         close()
 
 
-def _open(args: Any, parameters: dict[str, Any], replication: bool) -> psycopg.Connection[Any]:
+def _open(args: Sequence[Any], parameters: dict[str, Any], replication: bool) -> psycopg.Connection[Any]:
     parameters.update(application_name=APPLICATION_NAME, autocommit=True, client_encoding="utf8")
     parameters.setdefault("connect_timeout", CONNECT_TIMEOUT)
+    parameters.pop("replication", None)
     if replication:
         parameters["replication"] = "database"
     for mine in ("row_factory", "cursor_factory", "prepare_threshold"):
         parameters.pop(mine, None)
     return psycopg.connect(*args, **parameters)
-
-
-def translate(driver: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the connect arguments of another driver as those of libpq.
-
-    :raises ConfigurationError: for a setting that has no counterpart, such as an SSLContext.
-    """
-    if driver == "psycopg":
-        return dict(parameters)
-    translated: dict[str, Any] = {}
-    for name, value in parameters.items():
-        if name in _IGNORED or value is None:
-            continue
-        if name in ("ssl", "ssl_context"):
-            translated["sslmode"] = _sslmode(name, value)
-        elif name == "server_settings":
-            translated["options"] = " ".join(f"-c {k}={_escape_option(v)}" for k, v in value.items())
-        elif name == "password" and callable(value):
-            translated["password"] = value()
-        elif name == "unix_sock":
-            translated["host"] = str(value).rpartition("/")[0]
-        elif name == "timeout":
-            translated["connect_timeout"] = max(2, round(float(value)))
-        elif name in ("host", "port") and isinstance(value, (list, tuple)):
-            translated[name] = ",".join(map(str, value))
-        else:
-            translated[_RENAMED.get(name, name)] = value
-    return translated
-
-
-def _sslmode(name: str, value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "require" if value else "disable"
-    raise ConfigurationError(
-        f"the engine's {name} is an SSLContext, which psycopg can't take: {_LISTEN_URL_HINT} with sslmode, sslrootcert"
-    )
-
-
-def _escape_option(value: Any) -> str:
-    return str(value).replace("\\", "\\\\").replace(" ", "\\ ")
