@@ -54,6 +54,12 @@ DURABLE_PREFIX: Final = "sqlalchemy_watch/"
 #: The oldest PostgreSQL that serves durable delivery: from 14 on pgoutput passes logical messages on.
 DURABLE_SINCE: Final = 14
 
+
+def lowest_wal_level(version: int) -> str:
+    """Return the `wal_level` that durable delivery needs at least: 19 raises it by itself, with the first slot."""
+    return "replica" if version >= 19 else "logical"
+
+
 #: Bytes of a payload that column names may take, and those that a context may. The rest is for rows.
 MAX_NAMES_BYTES: Final = 2_500
 MAX_CONTEXT_BYTES: Final = 2_000

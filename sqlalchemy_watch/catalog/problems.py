@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
-from ..wire import DURABLE_SINCE
+from ..wire import DURABLE_SINCE, lowest_wal_level
 from .matching import read_status
 from .reading import Fetch, psycopg_fetcher
 from .status import WatchStatus
@@ -31,18 +31,29 @@ def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Tabl
             yield f"the trigger of {item.table}/{item.label} is installed, but {'; '.join(item.problems)}"
 
 
+def durable_problem(version: int, wal_level: str) -> str | None:
+    """Return why the server can't deliver durably, and the remedy; None if it can.
+
+    :param version: its major version.
+    """
+    needed = lowest_wal_level(version)
+    if version < DURABLE_SINCE:
+        why, remedy = f"the server is PostgreSQL {version}", f"it needs PostgreSQL {DURABLE_SINCE} or later"
+    elif wal_level not in (needed, "logical"):
+        why, remedy = f"wal_level is {wal_level!r}", f"set wal_level = {needed} and restart the server"
+    else:
+        return None
+    return f"{why}, so durable delivery can't work: {remedy}"
+
+
 def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
     """Return the items; those of durable watches also say if the server can't deliver them."""
     if not any(item.watch is not None and item.watch.is_durable for item in items):
         return items
     version, level = fetch(_SERVER, {})[0]
-    if version < DURABLE_SINCE:
-        why, remedy = f"the server is PostgreSQL {version}", f"it needs PostgreSQL {DURABLE_SINCE} or later"
-    elif level != "logical":
-        why, remedy = f"wal_level is {level!r}", "set wal_level = logical and restart the server"
-    else:
+    problem = durable_problem(version, level)
+    if problem is None:
         return items
-    problem = f"{why}, so durable delivery can't work: {remedy}"
     return [
         replace(item, problems=(*item.problems, problem)) if item.watch is not None and item.watch.is_durable else item
         for item in items

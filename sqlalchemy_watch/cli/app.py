@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Annotated
 
 import psycopg
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from .. import __version__
 from ..errors import WatchError, one_line
-from . import dead_letters, demo, schema, slots, tail
+from . import dead_letters, demo, running, schema, slots, tail
+from .output import LogFormatter, say
 
 app: typer.Typer = typer.Typer(
     name="sqlalchemy-watch",
@@ -21,6 +24,7 @@ app: typer.Typer = typer.Typer(
 )
 app.command("demo")(demo.demo)
 app.command("tail")(tail.tail)
+app.command("run")(running.run)
 app.command("status")(schema.status)
 app.command("ddl")(schema.ddl)
 app.command("install")(schema.install)
@@ -29,13 +33,32 @@ app.add_typer(slots.app, name="slots")
 app.add_typer(dead_letters.app, name="dead-letters")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"sqlalchemy-watch {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def begin(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Set up the log, except for an application that may do so itself."""
+    if context.invoked_subcommand != "run":
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
 def run() -> None:
     """Parse the arguments and run the command."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr)
     try:
         app()
     except (WatchError, SQLAlchemyError, psycopg.Error) as error:
-        print(f"sqlalchemy-watch: {one_line(error)}", file=sys.stderr)
+        say(f"sqlalchemy-watch: {one_line(error)}", to_stderr=True)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output has left
         sys.stderr.close()

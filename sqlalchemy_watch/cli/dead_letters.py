@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
-from typing import Annotated
+from typing import Annotated, Any
 
+import psycopg
 import typer
-from rich.table import Table
 
 from ..errors import ConfigurationError
 from ..listener.dispatch import dead_letters
-from .output import print_json_lines, print_table
+from .output import DataTable, print_json_lines, print_table
 from .target import Url, connect
 
 app: typer.Typer = typer.Typer(help="Events whose receivers kept failing.", no_args_is_help=True)
 
+NONE = "there are no dead letters"
+
 Group = Annotated[str, typer.Argument(help="The consumer group.", show_default=False)]
 Ids = Annotated[list[int] | None, typer.Argument(help="The letters' ids.", show_default=False)]
+#: Changes the letters of a group, some or all of them, and returns their number.
+Change = Callable[["psycopg.Connection[Any]", str, list[int] | None], int]
 All = Annotated[bool, typer.Option("--all", help="All letters of the group.")]
 
 
@@ -33,28 +38,41 @@ def list_letters(
     if as_json:
         print_json_lines(map(asdict, letters))
         return
-    table = Table("id", "group", "receiver", "channel", "row", "attempts", "failed at", "error", "next try")
+    table = DataTable("id", "group", "receiver", "channel", "row", "attempts", "failed at", "error", "next try")
     for letter in letters:
-        row = json.dumps(json.loads(letter.payload)["rows"])
-        table.add_row(
-            str(letter.id), letter.consumer_group, letter.receiver, letter.channel, row, str(letter.attempts),
+        table.add_data(
+            str(letter.id), letter.consumer_group, letter.receiver, letter.channel, _rows(letter), str(letter.attempts),
             f"{letter.failed_at:%Y-%m-%d %H:%M:%S}", letter.error, f"{letter.retry_at or 'given up'}",
         )  # fmt: skip
-    print_table(table, "there are no dead letters")
+    print_table(table, NONE)
 
 
 @app.command("retry")
 def retry_letters(group: Group, ids: Ids = None, all_letters: All = False, url: Url = None) -> None:
     """Have the running consumer try letters again, at once."""
-    with connect(url) as connection:
-        print(f"{dead_letters.retry(connection, group, _chosen(ids, all_letters))} will be tried again")
+    _change(url, group, _chosen(ids, all_letters), dead_letters.retry, "{} will be tried again")
 
 
 @app.command("drop")
 def drop_letters(group: Group, ids: Ids = None, all_letters: All = False, url: Url = None) -> None:
     """Delete letters."""
+    _change(url, group, _chosen(ids, all_letters), dead_letters.drop, "dropped {}")
+
+
+def _change(url: str | None, group: str, ids: list[int] | None, change: Change, words: str) -> None:
     with connect(url) as connection:
-        print(f"dropped {dead_letters.drop(connection, group, _chosen(ids, all_letters))}")
+        if dead_letters.has_table(connection):
+            print(words.format(change(connection, group, ids)))
+        else:
+            print(f"{NONE}: a listener with durable= makes their table when it needs it, or `slots create`")
+
+
+def _rows(letter: dead_letters.DeadLetter) -> str:
+    """Return the letter's row as JSON; anybody who may write the table may have changed it."""
+    try:
+        return json.dumps(json.loads(letter.payload)["rows"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "unreadable"
 
 
 def _chosen(ids: list[int] | None, all_letters: bool) -> list[int] | None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from ..catalog.status import WatchStatus
@@ -13,8 +12,8 @@ from ..declaring.dialect import POSTGRESQL
 from ..declaring.targets import watches_of
 from ..triggers import install as triggers
 from ..triggers.ddl import create_statements, drop_statements
-from .output import print_json_lines, print_table
-from .target import Target, Url, load_target, make_engine
+from .output import DataTable, print_json_lines, print_table, say
+from .target import NOTHING_WATCHED, Target, Url, check_watched, load_target, make_engine
 
 _COLOURS = {"installed": "green", "outdated": "yellow", "missing": "red", "orphaned": "magenta"}
 
@@ -25,7 +24,10 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show how each watch stands in the database; exit status 1 unless all are installed and can work."""
-    items = triggers.status(make_engine(url), load_target(target))
+    found = load_target(target)
+    items = triggers.status(make_engine(url), found)
+    if not items:  # of what is declared no more, there may be left-overs to show
+        check_watched(target, found)
     if as_json:
         print_json_lines(map(_fields, items))
     else:
@@ -39,7 +41,9 @@ def ddl(
 ) -> None:
     """Print the SQL that makes the triggers, as psql takes it; no database is needed."""
     statements = drop_statements if drop else create_statements
-    for watch in watches_of(load_target(target)):
+    found = load_target(target)
+    check_watched(target, found)
+    for watch in watches_of(found):
         print(f"-- {watch.table_key}/{watch.label}")
         for statement in statements(watch):
             print(f"{str(statement.compile(dialect=POSTGRESQL)).strip()};\n")
@@ -53,19 +57,22 @@ def install(
     ] = False,
 ) -> None:
     """Create the triggers that are missing and replace those that are outdated."""
-    changed = triggers.install(make_engine(url), load_target(target), remove_orphaned=remove_orphaned)
+    found = load_target(target)
+    if not remove_orphaned:  # which is for those of whom nothing is declared any more
+        check_watched(target, found)
+    changed = triggers.install(make_engine(url), found, remove_orphaned=remove_orphaned)
     for item in changed:
         done = {"missing": "created", "outdated": "replaced", "orphaned": "dropped"}[item.state]
-        print(f"{done} {item.table}/{item.label}")
+        say(f"{done} {item.table}/{item.label}")
     if not changed:
-        print("nothing to do: all triggers are installed")
+        print(f"nothing to do: {'all triggers are installed' if watches_of(found) else NOTHING_WATCHED}")
 
 
 def uninstall(target: Target, url: Url = None) -> None:
     """Drop the triggers and their functions; nothing that isn't ours is touched."""
     dropped = triggers.uninstall(make_engine(url), load_target(target))
     for item in dropped:
-        print(f"dropped {item.table}/{item.label}")
+        say(f"dropped {item.table}/{item.label}")
     if not dropped:
         print("nothing to do: no triggers are installed")
 
@@ -76,7 +83,7 @@ def _fields(item: WatchStatus) -> dict[str, object]:
 
 
 def _print_table(items: list[WatchStatus]) -> None:
-    table = Table("table", "watch", "state", "")
+    table = DataTable("table", "watch", "state", "")
     for item in items:
-        table.add_row(item.table, item.label, Text(item.state, _COLOURS[item.state]), "; ".join(item.problems))
+        table.add_data(item.table, item.label, Text(item.state, _COLOURS[item.state]), "; ".join(item.problems))
     print_table(table, "nothing is watched")

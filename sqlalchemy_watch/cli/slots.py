@@ -6,12 +6,11 @@ from dataclasses import asdict
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
 from ..listener.dispatch import dead_letters
 from ..listener.options import check_group_name
 from ..listener.wal import slots as replication
-from .output import print_json_lines, print_table
+from .output import DataTable, print_json_lines, print_table, say
 from .target import Url, connect
 
 app: typer.Typer = typer.Typer(help="The replication slots of consumer groups.", no_args_is_help=True)
@@ -29,19 +28,19 @@ def list_slots(
     if as_json:
         print_json_lines(map(asdict, found))
         return
-    table = Table("group", "database", "consumer", "behind", "held", "lag", "wal_status", "until lost")
+    table = DataTable("group", "database", "consumer", "behind", "held", "lag", "wal_status", "until lost")
     for slot in found:
         consumer = f"{slot.consumer} (pid {slot.active_pid})" if slot.active else "none"
         lag = "" if slot.lag_seconds is None else f"{slot.lag_seconds:.3f} s"
         left = "no limit" if slot.safe_bytes is None else _size(slot.safe_bytes)
-        table.add_row(
+        table.add_data(
             slot.name,
             slot.database,
             consumer,
             _size(slot.lag_bytes),
             _size(slot.held_bytes),
             lag,
-            slot.wal_status,
+            slot.wal_status or "",
             left,
         )
     print_table(table, "there are no logical slots")
@@ -61,7 +60,7 @@ def create_slot(
             dead_letters.grant(connection, role)
         if name is not None:
             made = replication.ensure_slot(connection, check_group_name(name))
-            print(f"{'there is already' if made is None else 'created'} the slot {name}")
+            say(f"{'there is already' if made is None else 'created'} the slot {name}")
 
 
 @app.command("drop")
@@ -69,7 +68,7 @@ def drop_slot(name: Name, url: Url = None) -> None:
     """Drop a group's slot, and with it the log that is kept for it."""
     with connect(url) as connection:
         replication.drop_slot(connection, name)
-    print(f"dropped the slot {name}")
+    say(f"dropped the slot {name}")
 
 
 def _size(number: int | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import signal
@@ -21,7 +20,8 @@ from ..errors import one_line
 from ..listener.listener import Listener
 from ..signals.events import Event
 from ..watched import signals_in
-from .target import Target, Url, load_target, make_engine
+from .output import json_line, printable, say
+from .target import Target, Url, check_watched, load_target, make_engine
 
 #: Types whose values need no quotes in a line of text.
 _PLAIN = (int, float, Decimal, uuid.UUID, date, time, timedelta, type(None))
@@ -38,6 +38,7 @@ def tail(
 ) -> None:
     """Print every event, as text or as JSON lines; ends with Ctrl-C."""
     found = load_target(target)
+    check_watched(target, found)
     ended = threading.Event()
     signals = signals_in(tables_of(found))
     printer = _Printer(as_json, count, ended, max((len(str(signal.name)) for signal in signals), default=0))
@@ -49,7 +50,7 @@ def tail(
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
         with listener:
-            print("listening", file=sys.stderr, flush=True)
+            say("listening", to_stderr=True)
             ended.wait()
     except KeyboardInterrupt:
         pass
@@ -81,14 +82,14 @@ class _Printer:
 
     def _line(self, event: Event[Any]) -> str:
         if self._as_json:
-            return json.dumps(_without_nan(event_fields(event)), default=str)
+            return json_line(_without_nan(event_fields(event)))
         return event_text(event, self._width)
 
     def print_resync(self, sender: Any, reason: str) -> None:
-        print(f"events may have been missed: {reason}", file=sys.stderr, flush=True)
+        say(f"events may have been missed: {reason}", to_stderr=True)
 
     def print_disconnected(self, sender: Any, error: BaseException | None) -> None:
-        print(f"disconnected: {one_line(error)}", file=sys.stderr, flush=True)
+        say(f"disconnected: {one_line(error)}", to_stderr=True)
 
 
 def signal_name(event: Event[Any]) -> str:
@@ -138,7 +139,7 @@ def event_text(event: Event[Any], width: int = 0) -> str:
         changes = "  was " + _pairs({name: event.old[name] for name in sorted(event.changed)})
     context = f"  by {_pairs(event.context)}" if event.context else ""
     clock = event.emitted_at.astimezone().strftime("%H:%M:%S.%f")[:-3]
-    return f"{clock}  {signal_name(event):<{width}}  {_pairs(event.values)}{changes}{context}"
+    return printable(f"{clock}  {signal_name(event):<{width}}  {_pairs(event.values)}{changes}{context}")
 
 
 def _pairs(values: Mapping[str, Any]) -> str:

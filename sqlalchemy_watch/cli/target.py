@@ -16,9 +16,11 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from ..declaring.targets import tables_of
+from ..declaring.targets import tables_of, watches_of
 from ..errors import ConfigurationError
 from ..listener.server.settings import translate
+
+NOTHING_WATCHED = "no watched model was imported"
 
 Target = Annotated[
     str,
@@ -38,30 +40,53 @@ Url = Annotated[
 
 
 def load_target(target: str) -> Any:
-    """Return the object that `module:name` stands for; modules are found from the working directory as well.
+    """Return the object that `module:name` stands for, which can be watched.
 
     :raises ConfigurationError: where there is none, or it can't be watched.
     """
+    found = load_object(target, "myapp.models:Base")
+    tables_of(found)
+    return found
+
+
+def check_watched(target: str, found: Any) -> None:
+    """Raise where nothing is watched: saying that all is well would be wrong where nothing was looked at.
+
+    :raises ConfigurationError: naming the remedy.
+    """
+    if not watches_of(found):
+        raise ConfigurationError(
+            f"target {target!r}: {NOTHING_WATCHED}: name a module that imports those of all models, and give a model "
+            f"__watch__"
+        )
+
+
+def load_object(target: str, example: str) -> Any:
+    """Return the object that `module:name` stands for; modules are found from the working directory as well.
+
+    :raises ConfigurationError: where there is none.
+    """
     module_name, separator, path = target.partition(":")
     if not separator or not module_name or not path:
-        raise ConfigurationError(f"target {target!r} must be module:name, such as myapp.models:Base")
+        raise ConfigurationError(f"target {target!r} must be module:name, such as {example}")
     if not all(part.isidentifier() for part in module_name.split(".")):
         raise ConfigurationError(f"target {target!r}: {module_name!r} is not the dotted name of a module")
     sys.path.insert(0, "")
     try:
         found: Any = importlib.import_module(module_name)
     except Exception as error:
-        raise ConfigurationError(f"target {target!r}: can't import {module_name!r}: {_failure(error)}") from error
+        raise ConfigurationError(
+            f"target {target!r}: can't import {module_name!r}: {describe_failure(error)}"
+        ) from error
     for name in path.split("."):
         try:
             found = getattr(found, name)
         except AttributeError:
             raise ConfigurationError(f"target {target!r}: {module_name!r} has no {path!r}") from None
-    tables_of(found)
     return found
 
 
-def _failure(error: Exception) -> str:
+def describe_failure(error: Exception) -> str:
     """Describe the error, with the line of the application that it comes from."""
     if isinstance(error, (ImportError, SyntaxError)):
         return str(error)

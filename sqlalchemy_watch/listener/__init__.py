@@ -9,7 +9,8 @@ Rooms, from above; each imports only from those below it:
 
 listener    `Listener`, the public face
 run         everything that lives from one `start()` to its `stop()`
-notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns
+notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns,
+            exclusive (one of several processes)
 wal         the source of a replication slot: messages, protocol and takeover (pure), slots, monitor, preparing,
             session, standby, source
 dispatch    the thread that calls receivers; batches, retries, dead letters
@@ -18,7 +19,7 @@ lifecycle   the listener's own signals
 server      connections as the engine makes them, checks, a limit for each query
 decoding    payloads to values (payload and rows are pure), routes, encodings
 handover    the items and queues between reading and dispatching
-options, heartbeat (pure), stats, processes
+options, heartbeat (pure), stats, processes, foreground
 
 The threads of a running listener, what each owns, and the only objects that two of them touch:
 
@@ -29,7 +30,7 @@ thread                      owns
 `sqlalchemy-watch-wal`      durable: the walsender connection, WalSession, WalCore, Liveness, Position, Before, Standby
 `sqlalchemy-watch-slot`     durable: SlotMonitor's connection and its part of the stats
 `sqlalchemy-watch-dispatch` the dispatcher, its gatherer, the decoders; calls every receiver that is no coroutine
-the caller's                `start`, `stop`, `catch_up`, `stats`
+the caller's                `start`, `run`, `stop`, `catch_up`, `stats`, `healthy`
 an event loop's             coroutine receivers, which the dispatch thread waits for
 ==========================  ============================================================================================
 

@@ -14,6 +14,7 @@ from ..declaring.targets import tables_of
 from ..errors import ListenerError
 from . import processes
 from .decoding.values import ValueDecoders
+from .foreground import run_until_told
 from .lifecycle import Lifecycle
 from .options import Options, RetryPolicy, retry_policy
 from .run import Run
@@ -43,6 +44,9 @@ class Listener:
     :param max_attempts: with `durable`: calls of a receiver that raises before the event goes to the dead
         letters; None tries for ever.
     :param retry: with `durable`, instead of `max_attempts`: the whole policy; see `RetryPolicy`.
+    :param exclusive: a name: of all processes whose listeners have it one hears, and the others stand by, by an
+        advisory lock of the database that goes with the connection. The one that takes over has a `resync`.
+        Not with `durable`, where it is so anyway.
     :raises ConfigurationError: for a target that can't be watched, and for settings psycopg can't take.
 
     Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events:
@@ -66,9 +70,10 @@ class Listener:
         durable: str | None = None,
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
+        exclusive: str | None = None,
     ) -> None:
         policy = retry_policy(durable, max_attempts, retry)
-        self._options = Options(max_queue, heartbeat_interval, heartbeat_timeout, durable, policy)
+        self._options = Options(max_queue, heartbeat_interval, heartbeat_timeout, durable, policy, exclusive)
         self._targets = targets
         tables_of(*targets)  # refuses those that can't be watched
         self._connect = connector(engine, listen_url, seconds=heartbeat_timeout)
@@ -86,17 +91,22 @@ class Listener:
         """True from `start()` to `stop()`, also while it reconnects."""
         return self._run is not None and self._run.is_running
 
-    def start(self, timeout: float = 10.0) -> None:
+    def start(self, timeout: float = 10.0, *, wait: bool = True) -> None:
         """Start, and return once LISTEN is in force: what commits after that is heard.
 
         For a running listener it waits for the same. Models declared since the listener was made are heard, too.
 
         :param timeout: seconds to try for, where the server can't be reached.
+        :param wait: False to return at once, where the database may still be down. The listener then tries in the
+            background until `stop()`, whatever it fails with: what somebody has to mend is logged as an ERROR,
+            and `healthy()` is False meanwhile. When LISTEN is in force, `connected` is sent, and a `resync`, since the
+            application may have read before. With `durable` there is a `resync` only where the slot had to be made.
         :raises ListenerStartError: where LISTEN is not in force by then, with the server's own message.
         :raises UnsupportedServerError: at once for a standby, a transaction pooler or a server too old.
         :raises SlotError: with `durable`: at once where the slot can't be made or is something else's.
 
-        With `durable` it also returns while another consumer of the group is active: then this one stands by.
+        With `durable` and `exclusive` it also returns while another process is heard: then this one stands by, and
+        `stats().active` is False.
         """
         try:
             with processes.lock:
@@ -104,14 +114,30 @@ class Listener:
                 if run is None or not run.is_running:
                     self._lifecycle.loop = self._lifecycle.loop or _running_loop()
                     tables, is_new = tables_of(*self._targets), True
-                    self._run = run = Run(self._connect, self._options, tables, self._decoders, self._lifecycle)
+                    self._run = run = Run(
+                        self._connect, self._options, tables, self._decoders, self._lifecycle, keeps_trying=not wait
+                    )
             if is_new:
                 run.start()
-            if is_new or not run.is_ready:
+            if wait and (is_new or not run.is_ready):
                 run.wait_until_ready(timeout)
         except BaseException:
-            self._lifecycle.loop = None
+            if not self.running:
+                self._lifecycle.loop = None
             raise
+
+    def run(self, stop_timeout: float = 10.0) -> None:
+        """Start, and return once stopped: by SIGTERM or Ctrl-C, or by a `stop()`; for a process that does nothing else.
+
+        It tries to connect for as long as that takes, like `start(wait=False)`. The main thread runs an event loop for
+        coroutine receivers. The handlers of the two signals are given back at the end. A listener that runs already is
+        stopped in the same way; its coroutine receivers run where it was started.
+
+        :param stop_timeout: seconds that receivers get to end in.
+        :raises ListenerError: in another thread than the main one, and in a running event loop.
+        :raises KeyboardInterrupt: at a second Ctrl-C, without waiting any longer.
+        """
+        run_until_told([self], stop_timeout)
 
     def stop(self, timeout: float = 10.0) -> None:
         """Stop: no receiver is called any more after the present one; what waits is dropped and counted.
@@ -130,7 +156,8 @@ class Listener:
 
         :param timeout: in seconds.
         :raises CatchUpTimeout: where it was not by then.
-        :raises ListenerError: where the listener is not running, or in a receiver, which would wait for itself.
+        :raises ListenerError: where the listener is not running, or in a receiver, which would wait for itself;
+            with `exclusive` also where this process stands by, with the words who is heard.
 
         In a coroutine use `await listener.catch_up_async()`, so that coroutine receivers can run meanwhile.
         """
@@ -142,6 +169,19 @@ class Listener:
     async def catch_up_async(self, timeout: float = 30.0) -> None:
         """`catch_up` for coroutines: the event loop goes on meanwhile."""
         await asyncio.to_thread(self.catch_up, timeout)
+
+    def healthy(self, max_lag: float | None = None) -> bool:
+        """Return True if all is well, for a probe: cheap, from any thread, without a query; never raises.
+
+        All is well while LISTEN is in force and heartbeats are answered, or this process stands by rightly; and while
+        no receiver takes longer than `heartbeat_interval` for one notification. It is False before `start()`, after
+        `stop()`, in a forked child, without a connection, and where another role holds the lock of `exclusive`.
+
+        :param max_lag: seconds that the oldest event which has not been dispatched may have waited; None for any.
+            With `durable`, while it works off what was kept for it, this is the age that the last event had when it
+            was dispatched, by the server's clock.
+        """
+        return self._run is not None and self._run.is_healthy(max_lag)
 
     def stats(self) -> Stats:
         """Return a copy of the counters since `start`."""

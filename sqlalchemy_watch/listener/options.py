@@ -51,6 +51,10 @@ class RetryPolicy:
         return self.max_attempts is not None and attempts >= self.max_attempts
 
 
+#: Characters that `exclusive` may have.
+MAX_EXCLUSIVE = 200
+
+
 @dataclass(frozen=True)
 class Options:
     """The settings of a listener, under the names that `Listener` gives them.
@@ -66,6 +70,8 @@ class Options:
     #: The consumer group; None without durable delivery.
     group: str | None
     retry: RetryPolicy
+    #: The name that several processes have in common, of which one is heard; None where each is.
+    exclusive: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_interval", "heartbeat_timeout"):
@@ -76,6 +82,20 @@ class Options:
             raise ConfigurationError(f"max_queue must be an int of at least 1, not {self.max_queue!r}")
         if self.group is not None:
             check_group_name(self.group)
+        if self.exclusive is not None:
+            self._check_exclusive(self.exclusive)
+
+    def _check_exclusive(self, name: str) -> None:
+        if not isinstance(name, str) or not name.strip() or len(name) > MAX_EXCLUSIVE or not name.isprintable():
+            raise ConfigurationError(
+                f"exclusive={name!r} must be a name of 1 to {MAX_EXCLUSIVE} printable characters, the same in all "
+                f"processes of which one is heard"
+            )
+        if self.group is not None:
+            raise ConfigurationError(
+                f"exclusive={name!r} and durable={self.group!r} don't go together: of a consumer group one process is "
+                f"active anyway, so remove exclusive="
+            )
 
     @property
     def slot(self) -> str:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -45,11 +45,13 @@ class Run:
     """The threads of a running listener, and the objects that they share.
 
     :param tables: those of the listener's targets, watched or not.
+    :param keeps_trying: go on whatever the first attempt to connect fails with.
     """
 
     def __init__(
-        self, connect: Connect, options: Options, tables: Sequence[Table], decoders: ValueDecoders, lifecycle: Lifecycle
-    ) -> None:
+        self, connect: Connect, options: Options, tables: Sequence[Table], decoders: ValueDecoders,
+        lifecycle: Lifecycle, keeps_trying: bool,
+    ) -> None:  # fmt: skip
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
         self._router = Router(tables, decoders, durable=options.group is not None, listener=lifecycle.sender)
         if not self._router.routes:
@@ -66,6 +68,7 @@ class Run:
             self._make_notified(connect)
         else:
             self._make_durable(connect, options.group)
+        self._source.state.keeps_trying = keeps_trying
 
     def _make_notified(self, connect: Connect) -> None:
         self._queue = queue = EventQueue(self._options.max_queue)
@@ -113,7 +116,9 @@ class Run:
         return self._source.state.ready.is_set()
 
     def wait_until_ready(self, timeout: float) -> None:
-        """Return once events are heard, or another consumer of the group is active; stop where that fails.
+        """Return once events are heard, or another process is heard and this one stands by.
+
+        Where that fails it stops, unless it is one that keeps trying.
 
         :param timeout: in seconds.
         :raises WatchError: where trying again would not help.
@@ -128,7 +133,8 @@ class Run:
         error = state.error
         if is_ready and not isinstance(error, WatchError):
             return
-        self.stop(timeout=1.0)
+        if not state.keeps_trying:
+            self.stop(timeout=1.0)
         if is_ready and error is not None:
             raise error
         words = one_line(error, "no answer from the server")
@@ -173,7 +179,7 @@ class Run:
 
         :param timeout: in seconds.
         :raises CatchUpTimeout: where it was not by then.
-        :raises ListenerError: in a receiver.
+        :raises ListenerError: in a receiver, and where another process is heard in place of this one.
         """
         source = self._source
         if self._dispatcher.thread is threading.current_thread():
@@ -181,8 +187,9 @@ class Run:
         done = threading.Event()
         deadline = time.monotonic() + timeout
         try:
+            self._check_heard()
             source.send_token(done, deadline)
-            if _wait(done, max(0.0, deadline - time.monotonic())) and source.confirm(deadline):
+            if _wait(done, max(0.0, deadline - time.monotonic()), self._check_heard) and source.confirm(deadline):
                 return
         finally:
             source.forget_token(done)
@@ -191,6 +198,41 @@ class Run:
             f"not caught up within {timeout:g} s, {len(self._queue)} notifications are waiting{state}: a receiver "
             f"may be slow, or need the event loop that this call blocks (then use await catch_up_async())"
         )
+
+    def _check_heard(self) -> None:
+        """Raise where this process stands by. A group's token is acknowledged by whoever is active; a lock has none."""
+        instead = self._source.state.standing_by
+        if instead is not None and self._options.group is None:
+            raise ListenerError(
+                f"this process stands by, and has nothing to catch up with: {instead}; ask stats().active first"
+            )
+
+    def is_healthy(self, max_lag: float | None) -> bool:
+        """Return True if events are heard and dispatched, or another process does so and this one is ready to follow.
+
+        :param max_lag: seconds that the oldest event may have waited.
+        """
+        state, options, now = self._source.state, self._options, time.monotonic()
+        if not (self.is_running and self._source.thread.is_alive() and self._dispatcher.thread.is_alive()):
+            return False
+        if state.standing_by is not None:
+            return not state.is_displaced
+        silence = options.heartbeat_interval + options.heartbeat_timeout
+        proved_at, busy_since = state.proved_at, self._dispatcher.busy_since
+        if not state.listening or (proved_at is not None and now - proved_at > 2 * silence):
+            return False
+        if busy_since is not None and now - busy_since > options.heartbeat_interval:
+            return False
+        return max_lag is None or self._lag(now, busy_since) <= max_lag
+
+    def _lag(self, now: float, busy_since: float | None) -> float:
+        """Return the age of the oldest event that has not been dispatched, in seconds; 0 where there is none."""
+        since = self._queue.waiting_since(at_work=busy_since is not None)
+        if since is None:
+            return 0.0 if busy_since is None else now - busy_since
+        # What a group reads may have been committed long ago; the last event that was dispatched tells how long.
+        committed = (self._stats.lag or 0.0) if self._options.group is not None else 0.0
+        return max(now - since, committed)
 
     def stats(self) -> Stats:
         """Return a copy of the counters."""
@@ -228,12 +270,16 @@ class Run:
         log.error("receiver %r failed on %s.%s", receiver, one.model, one.label, exc_info=error)
 
 
-def _wait(event: threading.Event, seconds: float) -> bool:
-    """Return True once the event is set, False where it is not by then."""
+def _wait(event: threading.Event, seconds: float, check: Callable[[], None] = lambda: None) -> bool:
+    """Return True once the event is set, False where it is not by then.
+
+    :param check: called now and then; may raise.
+    """
     deadline = time.monotonic() + seconds
     while (left := deadline - time.monotonic()) > INTERRUPT_SECONDS:
         if event.wait(INTERRUPT_SECONDS):
             return True
+        check()
     return event.wait(max(0.0, left))
 
 

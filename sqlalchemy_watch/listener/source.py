@@ -44,6 +44,19 @@ class SourceState:
         self.listening: bool = False
         #: The reason for which nothing is heard while it isn't listening, in words.
         self.missing: str = missing
+        #: Who is heard in place of this one, which rightly hears nothing; None otherwise.
+        self.standing_by: str | None = None
+        #: True if whoever is heard in its place has no right to that, as far as can be told.
+        self.is_displaced: bool = False
+        #: True to go on trying whatever the first attempt fails with.
+        self.keeps_trying: bool = False
+        #: When the other side last proved that events are heard, by `time.monotonic()`; None where that is not asked.
+        self.proved_at: float | None = None
+
+    def stand_by(self, instead: str, is_displaced: bool = False) -> None:
+        """Note that another process is heard, and that this one is ready to follow it."""
+        self.standing_by, self.is_displaced, self.error = instead, is_displaced, None
+        self.ready.set()
 
 
 class Source(Protocol):
@@ -157,9 +170,10 @@ class Keeper:
         """Note that from now on everything is heard; return True if it was once before."""
         again, self._was_listening = self._was_listening, True
         self._listened_from = time.monotonic()
-        self._state.listening, self._state.error = True, None
+        self._state.listening, self._state.error, self._state.standing_by = True, None, None
         self._stats.connected_since = datetime.now(UTC)
         self._stats.reconnects += again
+        self._log.info("%s", self._activity)
         self._kept.tell(Connected())
         return again
 
@@ -167,7 +181,7 @@ class Keeper:
         self._state.error = failure
         if not self._state.listening:
             return
-        self._state.listening = False
+        self._state.listening, self._state.proved_at = False, None
         self._stats.connected_since = None
         self._kept.note_loss()
         if time.monotonic() - self._listened_from >= self._steady:
@@ -181,22 +195,26 @@ class Keeper:
                 failure = self._attempt()
                 if failure is None or self.stopping.is_set():
                     continue
-                if isinstance(failure, HOPELESS) and not self._state.ready.is_set():
+                if isinstance(failure, HOPELESS) and not (self._state.ready.is_set() or self._state.keeps_trying):
                     self._state.ready.set()
                     return
-                delay = self._backoff.next()
-                with contextlib.suppress(Exception):  # a failure to log must not end the thread
-                    self._log.warning("not %s (%s): trying again in %.1f s", self._activity, one_line(failure), delay)
-                self.stopping.wait(delay)
+                self._back_off(failure)
         finally:
             self._kept.close()
+
+    def _back_off(self, failure: BaseException) -> None:
+        delay = self._backoff.next()
+        level = logging.ERROR if isinstance(failure, HOPELESS) else logging.WARNING  # somebody has to do something
+        with contextlib.suppress(Exception):  # a failure to log must not end the thread
+            self._log.log(level, "not %s (%s): trying again in %.1f s", self._activity, one_line(failure), delay)
+        self.stopping.wait(delay)
 
     def _attempt(self) -> BaseException | None:
         """Connect and read once; return what ended it."""
         try:
             self._kept.connect_and_read()
         except Exception as error:  # whatever it was, the answer is a new connection, and never silence
-            self._state.error = error
+            self._state.error, self._state.standing_by = error, None
             return error
         return None
 

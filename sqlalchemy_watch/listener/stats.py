@@ -19,9 +19,11 @@ class ReadingStats:
     #: Share of the server's NOTIFY queue in use at the last heartbeat, 0 to 1; None before the first.
     notify_queue_usage: float | None = None
 
-    # With durable delivery:
-    #: True if this process is the active consumer of its group, False if it stands by; None without a group.
+    #: True if this process is heard, False if it stands by or is not connected: as a consumer of its group, or with
+    #: `exclusive`. None without either, and before it is known.
     active: bool | None = None
+
+    # With durable delivery:
     #: Up to where the group has acknowledged, as PostgreSQL writes positions (`16/B374D848`).
     acknowledged: str | None = None
 

@@ -52,6 +52,11 @@ SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
 
 _COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, error, attempts, failed_at, retry_at"
 
+#: Times that Python has, in place of those that somebody wrote by hand.
+_BOUNDED = "CASE WHEN {0} IS NOT NULL THEN least(greatest({0}, '0002-01-01 00:00+00'), '9998-12-31 00:00+00') END"
+
+_LISTED = _COLUMNS.replace("failed_at, retry_at", f"{_BOUNDED.format('failed_at')}, {_BOUNDED.format('retry_at')}")
+
 _PARK = (
     f"INSERT INTO {TABLE} (consumer_group, channel, payload, lsn, position, receiver, error, attempts, retry_at) "
     f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s)) "
@@ -148,7 +153,7 @@ def list_letters(connection: psycopg.Connection[Any], group: str | None = None) 
     """Return the letters of a group, or of all groups, the oldest first; none where there is no table yet."""
     try:
         rows = connection.execute(
-            f"SELECT {_COLUMNS} FROM {TABLE} "
+            f"SELECT {_LISTED} FROM {TABLE} "
             f"WHERE CAST(%(group)s AS text) IS NULL OR consumer_group = %(group)s ORDER BY id",
             {"group": group},
         )

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from .ages import Ages
 from .items import BatchesDue, Connected, Control, Discarded, Disconnected, Item, Notification, Resync, RetryDue, Urgent
 
 T = TypeVar("T")
@@ -37,6 +38,7 @@ class EventQueue:
         self._limit, self._max_bytes = limit, max_bytes
         #: Bytes put and bytes taken: each is changed by one thread alone, and so without a lock.
         self._bytes_put = self._bytes_taken = 0
+        self._ages = Ages()
         self._items: deque[Item] = deque()
         self._lock = threading.RLock()  # reentrant: a garbage collection may call stop() in this very thread
         self._changed = threading.Condition(self._lock)
@@ -57,6 +59,7 @@ class EventQueue:
         with self._lock:
             if self.closed:
                 return
+            self._ages.note(self._bytes_put, self._bytes_taken, time.monotonic())
             for notification in notifications:
                 if self._gap or self.full:
                     begins |= not self._gap
@@ -97,6 +100,15 @@ class EventQueue:
     def full(self) -> bool:
         """True if there is no space for another notification."""
         return len(self._items) >= self._limit or self._bytes_put - self._bytes_taken >= self._max_bytes
+
+    def waiting_since(self, *, at_work: bool) -> float | None:
+        """Return the time, by `time.monotonic()`, since which the oldest notification has been here; None without any.
+
+        :param at_work: count the one that was taken last, too.
+        """
+        with self._lock:
+            place = self._bytes_taken - at_work
+            return self._ages.since(place) if place < self._bytes_put else None
 
     @property
     def is_idle(self) -> bool:
@@ -194,6 +206,7 @@ class WaitingQueue(EventQueue):
     def put(self, items: Iterable[Item]) -> None:
         """Add items, even beyond the limit: only those that were read before `request_space` returned False."""
         with self._lock:
+            self._ages.note(self._bytes_put, self._bytes_taken, time.monotonic())
             for item in items:
                 self._items.append(item)
                 if isinstance(item, Notification):
@@ -234,6 +247,7 @@ class WaitingQueue(EventQueue):
         with self._lock:
             self._discarded = True
             self.retry_is_due = False
+            self._ages.clear()
             while self._items:
                 with contextlib.suppress(IndexError):  # `get` took the last one
                     item = self._items.popleft()

@@ -24,6 +24,7 @@ from ..server.checks import check_not_pooled, check_server, keep_alive_when_idle
 from ..server.connect import Connect
 from ..source import Keeper, SourceState, Tokens, Wake
 from ..stats import ReadingStats
+from .exclusive import TAKEN_OVER, Exclusive
 from .protocol import NotifyProtocol
 from .session import NotifySession
 from .turns import Turns
@@ -31,6 +32,8 @@ from .turns import Turns
 log: logging.Logger = logging.getLogger(__name__)
 
 RECONNECTED = "the connection was lost and is back"
+
+STARTED_LATE = "the listener began to hear after start(wait=False) had returned"
 
 
 class NotifySource:
@@ -58,6 +61,7 @@ class NotifySource:
         self._tokens = Tokens()
         self.turns: Turns = Turns(self._wake.set, lambda: queue.is_idle)
         self.state: SourceState = SourceState("there is no connection at present")
+        self._exclusive = Exclusive(options, self.state, stats) if options.exclusive is not None else None
         self._keeper = Keeper(
             self, self.state, stats, name="sqlalchemy-watch-listen", activity="listening", steady=0.0, log=log
         )
@@ -105,16 +109,20 @@ class NotifySource:
             connection.pgconn.notify_handler = None
             session = NotifySession(
                 connection, self._protocol(codec), self._tokens, self._wake, self._queue, self._stats,
-                self._on_heartbeat,
+                self._note_heartbeat,
             )  # fmt: skip
-            if self._keeper.announce():
-                self._queue.put_control(Resync(RECONNECTED))
+            self.state.proved_at = time.monotonic()
+            reason = self._gap(is_new=not self._keeper.announce())
+            if reason is not None:
+                self._queue.put_control(Resync(reason))
             self.state.ready.set()
             session.take(early)  # they came while the queries ran
             self.turns.run(session.step)
 
     def note_loss(self) -> None:
-        """Note nothing: events that wait are dispatched all the same."""
+        """Note that another process may be heard; events that wait are dispatched all the same."""
+        if self._exclusive is not None:
+            self._stats.active = False
 
     def tell(self, item: Connected | Disconnected) -> None:
         """Pass on that the connection is there, or lost."""
@@ -124,11 +132,28 @@ class NotifySource:
         """Close what the thread was woken by."""
         self._wake.close()
 
+    def _gap(self, *, is_new: bool) -> str | None:
+        """Return why something may have been missed before this connection; None where nothing was.
+
+        :param is_new: True for the first connection.
+        """
+        if self._exclusive is not None and self._exclusive.took_over:
+            return TAKEN_OVER
+        if not is_new:
+            return RECONNECTED
+        return STARTED_LATE if self.state.keeps_trying else None
+
+    def _note_heartbeat(self) -> None:
+        self.state.proved_at = time.monotonic()
+        self._on_heartbeat()
+
     def _listen(self, connection: psycopg.Connection[Any]) -> str:
         """LISTEN; return the encoding in which the server sends."""
         check_server(connection)
         check_not_pooled(connection, self._connect, self._options.heartbeat_timeout)
         keep_alive_when_idle(connection)
+        if self._exclusive is not None:
+            self._exclusive.acquire(connection, self._keeper.stopping)
         codec = adopt_encoding(connection)  # before the first notification
         channels = [*self._channels, self._own_channel]
         statements = [sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in channels]

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors, sql
 
 from ...errors import SlotError, UnsupportedServerError, one_line
-from ...wire import DURABLE_SINCE
+from ...wire import DURABLE_SINCE, lowest_wal_level
 from .messages import RESYNC_PREFIX, parse_lsn
 
 #: It has no tables: pgoutput wants a publication, and logical messages belong to none.
@@ -127,8 +127,16 @@ def drop_slot(connection: psycopg.Connection[Any], name: str) -> None:
     """
     found = read_slots(connection, name)
     if not found:
-        raise SlotError(f"there is no slot {name!r}: `sqlalchemy-watch slots list` shows those there are")
-    _check_slot(connection, found[0])
+        is_physical = connection.execute(_IS_PHYSICAL, [name]).fetchone() is not None
+        why = f"the slot {name!r} is a physical one, of something else" if is_physical else f"there is no slot {name!r}"
+        raise SlotError(f"{why}: `sqlalchemy-watch slots list` shows those there are")
+    slot = found[0]
+    if slot.database != _database(connection):
+        raise SlotError(
+            f"the slot {name!r} is of database {slot.database!r}: drop it there, with that database in --url"
+        )
+    if slot.plugin != PLUGIN:
+        raise SlotError(f"the slot {name!r} is of the plugin {slot.plugin!r}, not {PLUGIN}, so it is something else's")
     try:
         connection.execute("SELECT pg_catalog.pg_drop_replication_slot(%s)", [name])
     except errors.ObjectInUse as error:
@@ -136,9 +144,7 @@ def drop_slot(connection: psycopg.Connection[Any], name: str) -> None:
 
 
 def _check_slot(connection: psycopg.Connection[Any], slot: Slot) -> None:
-    row = connection.execute("SELECT current_database()").fetchone()
-    assert row is not None
-    if slot.database != row[0]:
+    if slot.database != _database(connection):
         raise SlotError(
             f"the slot {slot.name!r} is held by database {slot.database!r}, and names of slots are shared by the whole "
             f"server: choose another name for this consumer group"
@@ -148,6 +154,12 @@ def _check_slot(connection: psycopg.Connection[Any], slot: Slot) -> None:
             f"the slot {slot.name!r} is of the plugin {slot.plugin!r}, not {PLUGIN}, so it is something else's: choose "
             f"another name for this consumer group"
         )
+
+
+def _database(connection: psycopg.Connection[Any]) -> str:
+    row = connection.execute("SELECT pg_catalog.current_database()").fetchone()
+    assert row is not None
+    return str(row[0])
 
 
 def _create(connection: psycopg.Connection[Any], name: str, statements: str) -> int | None:
@@ -182,8 +194,8 @@ def _create(connection: psycopg.Connection[Any], name: str, statements: str) -> 
         ) from error
     except errors.ObjectNotInPrerequisiteState as error:
         raise UnsupportedServerError(
-            f"the server does no logical decoding ({one_line(error, brief=True)}): set wal_level = logical and "
-            f"restart it"
+            f"the server does no logical decoding ({one_line(error, brief=True)}): set wal_level = "
+            f"{lowest_wal_level(connection.info.server_version // 10_000)} and restart it"
         ) from error
 
 

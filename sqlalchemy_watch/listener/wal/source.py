@@ -53,6 +53,8 @@ HANDOVER_SECONDS = 0.2
 #: Seconds between attempts of a caller's thread to reach the server.
 RETRY_SECONDS = 0.2
 
+STARTED_LATE = "the slot was made after start(wait=False) had returned"
+
 SERVER_CHANGED = "the server is another one than before (restored, or failed over): it may lack what was delivered last"
 
 
@@ -206,12 +208,14 @@ class WalSource:
             return False
         if self._standby.had_rival or not self._before.others_since:  # another one may have been active just now
             self._keeper.stopping.wait(HANDOVER_SECONDS)
+        slot_is_new = self._before.slot_is_new
         acknowledged = self._take_up(log_now)
         self._standby.end()
         core = self._core(codec, prepared.sender_timeout)
         session = WalSession(connection, core, self._queue, self._wake, self._monitor, seconds, self._note_moved)
         self._stats.active = True
-        self._keeper.announce()
+        if not self._keeper.announce() and slot_is_new and self.state.keeps_trying:
+            self._queue.put_urgent(Resync(STARTED_LATE))
         self._queue.resume()
         self._queue.acknowledge(acknowledged)
         self.state.ready.set()

@@ -37,6 +37,7 @@ class Standby:
     def end(self) -> None:
         """Note that this consumer has the slot."""
         self.had_rival, self._state.missing = False, self._otherwise_missing
+        self._state.standing_by = None
 
     def wait_until_free(self, stopping: threading.Event) -> None:
         """Return once the slot is free, or gone, or `stopping` is set."""
@@ -58,5 +59,4 @@ class Standby:
             log.info("another consumer of %r is active: standing by", self._group)
         self._state.missing = STANDING_BY
         self._stats.active = False
-        self._state.error = None
-        self._state.ready.set()
+        self._state.stand_by(STANDING_BY)
