@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import blinker
@@ -16,8 +17,9 @@ from . import processes
 from .decoding.values import ValueDecoders
 from .foreground import run_until_told
 from .lifecycle import Lifecycle
-from .options import Options, RetryPolicy, retry_policy
+from .options import Options, RetryPolicy, check_schemas, retry_policy
 from .run import Run
+from .server.asking import Asker
 from .server.connect import connector
 from .stats import Stats
 
@@ -47,6 +49,12 @@ class Listener:
     :param exclusive: a name: of all processes whose listeners have it one hears, and the others stand by, by an
         advisory lock of the database that goes with the connection. The one that takes over has a `resync`.
         Not with `durable`, where it is so anyway.
+    :param schemas: for tables declared without a schema: the schemas in which they are heard, such as
+        `("tenant_a", "tenant_b")`, or `"*"` for all; `event.schema` says which. None hears them where the engine leads:
+        a connection of its own kind is opened now and then, and closed at once, to look up where its `search_path` (or
+        `schema_translate_map`) has the table. Partitions are heard with their table, wherever they are. Rows of another
+        table of that name are passed over (`stats().ignored`) where the engine's own is known; otherwise there are a
+        warning and a `resync`.
     :raises ConfigurationError: for a target that can't be watched, and for settings psycopg can't take.
 
     Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events:
@@ -71,12 +79,14 @@ class Listener:
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
         exclusive: str | None = None,
+        schemas: Iterable[str] | None = None,
     ) -> None:
-        policy = retry_policy(durable, max_attempts, retry)
-        self._options = Options(max_queue, heartbeat_interval, heartbeat_timeout, durable, policy, exclusive)
+        policy, homes = retry_policy(durable, max_attempts, retry), check_schemas(schemas)
+        self._options = Options(max_queue, heartbeat_interval, heartbeat_timeout, durable, policy, exclusive, homes)
         self._targets = targets
         tables_of(*targets)  # refuses those that can't be watched
         self._connect = connector(engine, listen_url, seconds=heartbeat_timeout)
+        self._asker = Asker(engine, self._connect, has_listen_url=listen_url is not None)
         self._decoders = ValueDecoders(sync_engine_of(engine))
         self._lifecycle = lifecycle = Lifecycle(self)
         self._run: Run | None = None
@@ -115,7 +125,13 @@ class Listener:
                     self._lifecycle.loop = self._lifecycle.loop or _running_loop()
                     tables, is_new = tables_of(*self._targets), True
                     self._run = run = Run(
-                        self._connect, self._options, tables, self._decoders, self._lifecycle, keeps_trying=not wait
+                        self._connect,
+                        self._asker,
+                        self._options,
+                        tables,
+                        self._decoders,
+                        self._lifecycle,
+                        keeps_trying=not wait,
                     )
             if is_new:
                 run.start()

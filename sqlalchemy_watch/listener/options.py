@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from ..errors import ConfigurationError
+
+#: The schemas to hear, for tables declared without one; None for those where the engine's search_path leads.
+Schemas = frozenset[str] | Literal["*"] | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Options:
     retry: RetryPolicy
     #: The name that several processes have in common, of which one is heard; None where each is.
     exclusive: str | None = None
+    schemas: Schemas = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_interval", "heartbeat_timeout"):
@@ -115,6 +121,31 @@ def check_group_name(name: str) -> str:
             f"digits and underscores"
         )
     return name
+
+
+def check_schemas(schemas: object) -> Schemas:
+    """Return the value of the option `schemas` as a set; `"*"` and None as they are.
+
+    :raises ConfigurationError: for anything but None, `"*"`, and an iterable of names.
+    """
+    if schemas is None or schemas == "*":
+        return None if schemas is None else "*"
+    if isinstance(schemas, (str, bytes)) or not isinstance(schemas, Iterable):
+        name = schemas if isinstance(schemas, str) and schemas else "a_schema"
+        raise ConfigurationError(
+            f"schemas must be a sequence of schema names, or '*' for all, not {schemas!r}: write schemas=({name!r},)"
+        )
+    names = tuple(schemas)
+    wrong = next((name for name in names if not isinstance(name, str) or name in ("", "*")), None)
+    if wrong is not None or None in names:
+        raise ConfigurationError(
+            f"schemas={names!r}: {wrong!r} is no name of a schema; for all of them pass schemas='*'"
+        )
+    if not names:
+        raise ConfigurationError(
+            "schemas names no schema: name those to hear, or leave it out to hear those where the search_path leads"
+        )
+    return frozenset(names)
 
 
 def retry_policy(group: str | None, max_attempts: int | None, retry: RetryPolicy | None) -> RetryPolicy:

@@ -27,6 +27,7 @@ from .handover.queue import EventQueue, WaitingQueue
 from .lifecycle import Lifecycle
 from .notify.source import NotifySource
 from .options import Options
+from .server.asking import Asker
 from .server.checks import warn_of_triggers
 from .server.connect import Connect
 from .source import Source
@@ -49,7 +50,7 @@ class Run:
     """
 
     def __init__(
-        self, connect: Connect, options: Options, tables: Sequence[Table], decoders: ValueDecoders,
+        self, connect: Connect, asker: Asker, options: Options, tables: Sequence[Table], decoders: ValueDecoders,
         lifecycle: Lifecycle, keeps_trying: bool,
     ) -> None:  # fmt: skip
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
@@ -69,6 +70,7 @@ class Run:
         else:
             self._make_durable(connect, options.group)
         self._source.state.keeps_trying = keeps_trying
+        self._dispatcher.placing.use(asker, options.schemas)
 
     def _make_notified(self, connect: Connect) -> None:
         self._queue = queue = EventQueue(self._options.max_queue)

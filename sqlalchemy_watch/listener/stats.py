@@ -36,8 +36,11 @@ class DispatchStats:
     events: int = 0
     #: Notifications that were no payload of ours.
     garbage: int = 0
-    #: Notifications of a same-named table in another schema.
+    #: Notifications of another tenant's table: one of the same name, in a schema where the engine's search_path does
+    #: not lead, or which `Listener(schemas=...)` does not name. With them those that name no watch of this listener.
     ignored: int = 0
+    #: Notifications of a table of ours in a schema that could not be placed. There were a warning and a `resync`.
+    unplaced: int = 0
     #: Calls of receivers that raised.
     failed_receivers: int = 0
     #: `resync` signals sent.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Table
 from sqlalchemy.orm import Mapper
@@ -34,7 +34,7 @@ class Route:
     endpoints: Sequence[Endpoint]
 
     def __post_init__(self) -> None:
-        #: The schemas whose payloads are this table's; None until the listener has asked the server.
+        #: The schemas whose payloads are this table's; None for any.
         self.schemas: frozenset[str] | None = None if self.watch.schema is None else frozenset([self.watch.schema])
         #: For debugging all watches, or one: a logger below `sqlalchemy_watch.watch`.
         self.log: logging.Logger = logging.getLogger(
@@ -49,13 +49,9 @@ class Route:
         """The signals declared on this table. Those that a subclass inherits belong to the tables of its ancestors."""
         return (endpoint.signal for endpoint in self.endpoints)
 
-    def matches(self, fields: Mapping[str, Any]) -> bool:
-        """Return True if a payload is of this watch: a namesake of the table may have the same channel."""
-        return (
-            fields["table"] == self.watch.table
-            and fields["label"] == self.watch.label
-            and (self.schemas is None or fields["schema"] in self.schemas)
-        )
+    def names(self, fields: Mapping[str, Any]) -> bool:
+        """Return True if a payload names this watch, of whatever schema: other names may make the same channel."""
+        return bool(fields["table"] == self.watch.table and fields["label"] == self.watch.label)
 
     @property
     def is_uniform(self) -> bool:
@@ -100,6 +96,22 @@ class Route:
         return next((m for m in base.self_and_descendants if m.local_table is self.table), base)
 
 
+class Elsewhere(NamedTuple):
+    """A payload that names a watch, and a schema that is not known to be the table's."""
+
+    route: Route
+    fields: Mapping[str, Any]
+
+    @property
+    def schema(self) -> str:
+        """The schema, as the payload says."""
+        return str(self.fields["schema"])
+
+
+#: A payload decoded, and the watch that it is of.
+Found = tuple[Route, Decoded]
+
+
 class Router:
     """The routes of a listener, by channel."""
 
@@ -118,27 +130,39 @@ class Router:
                 self.routes.append(route)
                 self.by_channel.setdefault(watch.channel, []).append(route)
 
-    def decode(self, channel: str, payload: bytes) -> tuple[Route, Decoded] | None:
+    def decode(self, channel: str, payload: bytes) -> Found | Elsewhere | None:
         """Return the watch that a payload is of, and the payload decoded; None where it is of no watch here.
 
+        :returns: `Elsewhere` where the schema has to be looked up.
         :raises PayloadError: where the payload can't be read.
         """
         found = self._decode(channel, payload)
-        if found is not None:
+        if found is not None and not isinstance(found, Elsewhere):
             found[1].message.listener = self._listener
         return found
 
-    def _decode(self, channel: str, payload: bytes) -> tuple[Route, Decoded] | None:
+    def decode_as_ours(self, elsewhere: Elsewhere) -> Found:
+        """Return the watch and the payload decoded: the schema is the table's.
+
+        :raises PayloadError: where the payload can't be read.
+        """
+        route, fields = elsewhere
+        decoded = route.decoder.decode(fields)
+        decoded.message.listener = self._listener
+        return route, decoded
+
+    def _decode(self, channel: str, payload: bytes) -> Found | Elsewhere | None:
         routes = self.by_channel.get(channel, ())
         for route in routes:
             decoded = route.decoder.decode_declared(payload, route.schemas)
             if decoded is not None:
                 return route, decoded
         fields = read_fields(payload)
-        for route in routes:
-            if route.matches(fields):
+        named = [route for route in routes if route.names(fields)]
+        for route in named:
+            if route.schemas is None or fields["schema"] in route.schemas:
                 return route, route.decoder.decode(fields)
-        return None
+        return Elsewhere(named[0], fields) if named else None
 
     @property
     def signals(self) -> set[WatchSignal[Any]]:

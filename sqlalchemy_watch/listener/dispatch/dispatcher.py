@@ -22,6 +22,7 @@ from ..handover.queue import EventQueue
 from ..stats import Stats
 from .garbage import GarbageLog
 from .gather import Batch, Gatherer
+from .placing import Placing
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -74,6 +75,7 @@ class Dispatcher:
         #: True if `stop()` kept a receiver from getting an event that it should have had.
         self._abandoned = False
         self._garbage = GarbageLog()
+        self.placing: Placing = Placing(router, queue, stats, self._ask_to_resync, lambda: self._stopped)
         #: The time of the last resync that messages asked for, by reason.
         self._resynced: dict[str, float] = {}
         #: The time at which handling the present item began, by `time.monotonic()`; None between items.
@@ -108,6 +110,8 @@ class Dispatcher:
     def _next(self) -> Notification | Control | None:
         """Return the next item. While there is none, this thread reads the source itself."""
         queue, deadline = self._queue, self._gatherer.deadline
+        if self.placing.due_at != math.inf:
+            deadline = min(deadline or math.inf, self.placing.due_at)
         while queue.is_idle and (deadline is None or deadline > time.monotonic()) and self._read_source(deadline):
             pass
         return queue.get(deadline)
@@ -124,18 +128,21 @@ class Dispatcher:
             self._handle_notification(item)
         elif isinstance(item, BatchesDue):
             self._deliver_batches(self._gatherer.take_due())
+            self.placing.look_again(time.monotonic())
             self._send_resyncs(time.monotonic())
         elif isinstance(item, CaughtUp):
             self._deliver_batches(self._gatherer.take_all())
+            self.placing.look_again()
             self._send_resyncs()
             item.done.set()
         else:
             assert isinstance(item, (Resync, Connected, Disconnected))
+            self.placing.forget()
             self._on_control(item)
 
     def _handle_notification(self, notification: Notification) -> None:
         try:
-            found = self._router.decode(notification.channel, notification.payload)
+            found = self.placing.decode(notification.channel, notification.payload)
         except PayloadError as error:
             self._stats.garbage += 1
             self._garbage.note(notification, error)
@@ -143,7 +150,6 @@ class Dispatcher:
                 self._ask_to_resync(UNREADABLE)  # it told of rows, and so is no stranger's garbage
             return
         if found is None:
-            self._stats.ignored += 1
             return
         route, decoded = found
         if route.log.isEnabledFor(logging.DEBUG):

@@ -17,7 +17,7 @@ from ...errors import PayloadError, one_line
 from ...signals.events import Event, parts_of
 from ...signals.receivers import Subscriber
 from ..decoding.payload import Decoded
-from ..decoding.routes import Route
+from ..decoding.routes import Elsewhere, Route
 from ..handover.items import Committed, Control, Discarded, Notification, RetryDue
 from ..handover.queue import WaitingQueue
 from ..options import RetryPolicy
@@ -62,6 +62,7 @@ class DurableDispatcher(Dispatcher):
         self._acknowledged = 0
         self._lsn = -1
         self._next_position = 0
+        self.placing.wait = self._wait_to_place
 
     def _handle(self, item: Notification | Control) -> None:
         try:
@@ -94,6 +95,7 @@ class DurableDispatcher(Dispatcher):
     def _forget(self) -> None:
         """Forget the items that were taken and are not acknowledged: they come again."""
         self._gatherer = Gatherer()
+        self.placing.forget()
         self._acknowledged = 0
         self._lsn = -1
 
@@ -248,6 +250,8 @@ class DurableDispatcher(Dispatcher):
         found = self._router.decode(notification.channel, notification.payload)
         if found is None:
             raise PayloadError("it is of no watch that there is here")
+        if isinstance(found, Elsewhere):  # its table was known to be ours when the letter was written
+            found = self._router.decode_as_ours(found)
         route, decoded = found
         message = decoded.message
         message.lsn, message.first_position = notification.lsn, position
@@ -257,6 +261,13 @@ class DurableDispatcher(Dispatcher):
                 event: Event[Any] = Event(sender, message, *row)
                 for subscriber, argument in (call for signal in signals for call in signal.calls_for(sender, event)):
                     yield subscriber, sender, event, argument
+
+    def _wait_to_place(self, seconds: float) -> bool:
+        """Wait before an event is looked up again; return False where it is left to whoever reads the slot next."""
+        self._pause(seconds)
+        self._await_turn()
+        self._abandoned |= self._stopped.done()
+        return not self._abandoned
 
     def _pause(self, seconds: float) -> None:
         """Wait for this time, or until `stop()`."""

@@ -111,6 +111,16 @@ class EventQueue:
             return self._ages.since(place) if place < self._bytes_put else None
 
     @property
+    def received(self) -> int:
+        """A number that grows with each notification that is put: see `taken`."""
+        return self._bytes_put
+
+    @property
+    def taken(self) -> int:
+        """The number that `received` was when the notification that was taken last had been put."""
+        return self._bytes_taken
+
+    @property
     def is_idle(self) -> bool:
         """True if `get` would wait."""
         return not (self._items or self._gap or self.closed)

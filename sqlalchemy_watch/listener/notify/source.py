@@ -20,7 +20,7 @@ from ..handover.items import Connected, Disconnected, Resync
 from ..handover.queue import EventQueue
 from ..heartbeat import Heartbeat
 from ..options import Options
-from ..server.checks import check_not_pooled, check_server, keep_alive_when_idle, resolve_schemas
+from ..server.checks import check_not_pooled, check_server, keep_alive_when_idle
 from ..server.connect import Connect
 from ..source import Keeper, SourceState, Tokens, Wake
 from ..stats import ReadingStats
@@ -158,7 +158,6 @@ class NotifySource:
         channels = [*self._channels, self._own_channel]
         statements = [sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in channels]
         connection.execute(sql.SQL("; ").join(statements).as_string(None).encode(codec))
-        resolve_schemas(connection, self._routes)
         self._on_connected(connection)
         if connection.pgconn.status != ConnStatus.OK:  # looking at the triggers hides its errors
             raise psycopg.OperationalError("the connection was lost while the triggers were looked at")

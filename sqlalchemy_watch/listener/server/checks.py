@@ -14,7 +14,6 @@ from sqlalchemy import Table
 
 from ...catalog import problems
 from ...errors import UnsupportedServerError
-from ..decoding.routes import Route
 from .connect import Connect
 from .deadline import Unanswered
 
@@ -24,15 +23,6 @@ OLDEST_VERSION = 13
 
 #: Seconds to wait for a notification behind something that may be a transaction pooler.
 PROBE_SECONDS = 3.0
-
-_SCHEMAS = """
-SELECT t.name, n.nspname
-FROM unnest(CAST(%s AS text[])) AS t(name)
-JOIN pg_catalog.pg_class AS root ON root.oid = pg_catalog.to_regclass(t.name)
-LEFT JOIN LATERAL pg_catalog.pg_partition_tree(root.oid) AS p ON true
-JOIN pg_catalog.pg_class AS c ON c.oid = coalesce(p.relid, root.oid)
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-"""
 
 
 def check_server(connection: psycopg.Connection[Any]) -> None:
@@ -115,20 +105,3 @@ def _backend_pid(connection: psycopg.Connection[Any]) -> int:
     row = connection.execute("SELECT pg_catalog.pg_backend_pid()").fetchone()
     assert row is not None
     return int(row[0])
-
-
-def resolve_schemas(connection: psycopg.Connection[Any], routes: Sequence[Route]) -> None:
-    """Find the schemas of tables that are declared without one: namesakes in other schemas are not ours to hear."""
-    unqualified = {
-        '"' + r.watch.table.replace('"', '""') + '"': r.watch.table for r in routes if r.watch.schema is None
-    }
-    if not unqualified:
-        return
-    found: dict[str, set[str]] = {}
-    for name, schema in connection.execute(_SCHEMAS, [list(unqualified)]):
-        found.setdefault(unqualified[name], set()).add(schema)
-    row = connection.execute("SELECT pg_catalog.current_schema()").fetchone()
-    current = {row[0]} if row is not None else set()
-    for route in routes:
-        if route.watch.schema is None:  # a table that does not exist yet will be made in the current schema
-            route.schemas = frozenset(found.get(route.watch.table, current))

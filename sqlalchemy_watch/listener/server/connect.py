@@ -127,6 +127,11 @@ def _arguments_of(engine: Engine) -> tuple[list[Any], dict[str, Any]] | None:
     return list(kept["cargs_tup"].cell_contents), dict(kept["cparams"].cell_contents)
 
 
+def has_creator(engine: Engine) -> bool:
+    """Return True if the engine's connections come from a function of the application's."""
+    return _arguments_of(engine) is None
+
+
 def _created(engine: Engine) -> Any:
     if engine.dialect.is_async:
         raise ConfigurationError(

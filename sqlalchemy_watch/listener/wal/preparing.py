@@ -7,17 +7,16 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors
 
 from ...errors import SlotError
-from ..decoding.routes import Route
 from ..dispatch import dead_letters
 from ..options import Options
-from ..server.checks import check_server, resolve_schemas
+from ..server.checks import check_server
 from ..server.connect import Connect
 from ..server.deadline import Unanswered
 from ..source import SourceState
@@ -50,10 +49,9 @@ class Preparation:
         self,
         connect: Connect,
         options: Options,
-        routes: Sequence[Route],
         on_connected: Callable[[psycopg.Connection[Any]], None],
     ) -> None:
-        self._connect, self._group, self._routes = connect, options.slot, routes
+        self._connect, self._group = connect, options.slot
         self._needs_table, self._on_connected = options.retry.needs_table, on_connected
         self._had_slot = False
         #: True if the log behind the slot can't be decoded, however often that is tried.
@@ -78,7 +76,6 @@ class Preparation:
             state.error = None
             self._is_unreadable = False
             timeout = _sender_timeout(connection)
-            resolve_schemas(connection, self._routes)
             with contextlib.suppress(Unanswered):  # looking is a courtesy, and this connection has done its work
                 self._on_connected(connection)
         if begins is not None:

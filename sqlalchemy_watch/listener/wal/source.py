@@ -77,7 +77,7 @@ class WalSource:
         self._connect, self._options = connect, options
         self._channels = sorted({route.watch.channel for route in routes})
         self._queue, self._stats, self._monitor = queue, stats, monitor
-        self._preparation = Preparation(connect, options, routes, on_connected)
+        self._preparation = Preparation(connect, options, on_connected)
         self._wake = Wake()
         self._tokens = Tokens()
         self._position = Position()
