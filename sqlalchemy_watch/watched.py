@@ -233,6 +233,7 @@ def _signal(owner: str, filed: list[TableWatch]) -> WatchSignal[Any]:
         Details(own.function_name, own.trigger_name, own.channel, own.table_key, tuple(c.name for c in own.carried)),
         tuple(c.attribute for c in own.key),
         {c.attribute: c for c in own.carried if c.attribute in everywhere},
+        own.delivery,
     )
 
 

@@ -1,16 +1,22 @@
-"""The listener's own signals, and how they are sent: on the dispatch thread, each receiver isolated from the others."""
+"""The listener's own signals, and how they are sent: on the dispatch thread, each receiver isolated from the others.
+
+Coroutine receivers are waited for before anything later is dispatched: a `resync` that reloads would otherwise put its
+older values over those of the events behind it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 import blinker
 
-from ..errors import ListenerError
 from .handover.items import Connected, Disconnected, Resync
+from .naming import function_name
+from .waiting import Coroutine, Waiting
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -33,33 +39,46 @@ class Lifecycle:
         #: The loop in which coroutine receivers run; None if the listener was started outside of one.
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def tell(self, item: Connected | Disconnected | Resync) -> None:
+    def tell(self, item: Connected | Disconnected | Resync, waiting: Waiting) -> None:
         """Tell of the connection, or that something may have been missed."""
         if isinstance(item, Connected):
-            self._send(self.connected)
+            self._send(self.connected, waiting)
         elif isinstance(item, Disconnected):
-            self._send(self.disconnected, error=item.error)
+            self._send(self.disconnected, waiting, error=item.error)
         else:
-            self._send(self.resync, reason=item.reason)
+            self._send(self.resync, waiting, reason=item.reason)
 
-    def tell_failure(self, receiver: Any, event: Any, error: BaseException) -> None:
+    def tell_failure(self, receiver: Any, event: Any, error: BaseException, waiting: Waiting) -> None:
         """Tell that a receiver raised; for one of batches `event` is the list."""
-        self._send(self.receiver_failed, receiver=receiver, event=event, error=error)
+        self._send(self.receiver_failed, waiting, receiver=receiver, event=event, error=error)
 
-    def tell_dead_letter(self, receiver: Any, event: Any, error: BaseException) -> None:
+    def tell_dead_letter(self, receiver: Any, event: Any, error: BaseException, waiting: Waiting) -> None:
         """Tell that an event was given up."""
-        self._send(self.dead_lettered, receiver=receiver, event=event, error=error)
+        self._send(self.dead_lettered, waiting, receiver=receiver, event=event, error=error)
 
-    def _send(self, signal: blinker.Signal, **details: Any) -> None:
+    def _send(self, signal: blinker.Signal, waiting: Waiting, **details: Any) -> None:
+        coroutines: list[Coroutine] = []
         for receiver in list(signal.receivers_for(self.sender)):
             try:
                 result = receiver(self.sender, **details)
-                if inspect.iscoroutine(result):
-                    if self.loop is None:
-                        result.close()
-                        raise ListenerError(
-                            f"start the listener in a running event loop for coroutine receiver {receiver!r}"
-                        )
-                    asyncio.run_coroutine_threadsafe(result, self.loop)
             except BaseException as error:
-                log.error("receiver %r of the listener failed", receiver, exc_info=error)
+                _log_failure(receiver, error)
+            else:
+                if inspect.isawaitable(result):
+                    coroutines.append(_coroutine(receiver, result))
+        if not coroutines:
+            return
+        for call, error_of_call in zip(coroutines, waiting.run(coroutines), strict=True):
+            if error_of_call is not None:
+                _log_failure(call.receiver, error_of_call)
+            awaitable = call.begin()
+            if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
+                awaitable.close()  # it could not be run
+
+
+def _coroutine(receiver: Any, awaitable: Awaitable[Any]) -> Coroutine:
+    return Coroutine(receiver, lambda: awaitable, None)
+
+
+def _log_failure(receiver: Any, error: BaseException) -> None:
+    log.error("receiver %s of the listener failed", function_name(receiver), exc_info=error)

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import psycopg
@@ -17,6 +17,7 @@ from sqlalchemy import Table
 
 from ..declaring.targets import watches_of_table
 from ..errors import CatchUpTimeout, ListenerError, ListenerStartError, WatchError, one_line
+from ..signals.watch_signals import WatchSignal
 from . import processes
 from .decoding.routes import Router
 from .decoding.values import ValueDecoders
@@ -25,6 +26,7 @@ from .dispatch.durable import DurableDispatcher
 from .handover.items import Connected, Control, Disconnected, Resync
 from .handover.queue import EventQueue, WaitingQueue
 from .lifecycle import Lifecycle
+from .naming import event_words, function_name
 from .notify.source import NotifySource
 from .options import Options
 from .server.asking import Asker
@@ -32,6 +34,7 @@ from .server.checks import warn_of_triggers
 from .server.connect import Connect
 from .source import Source
 from .stats import Stats
+from .waiting import Waiting
 from .wal.monitor import SlotMonitor
 from .wal.source import WalSource
 
@@ -58,6 +61,7 @@ class Run:
         if not self._router.routes:
             log.warning("%s", _nothing_watched(tables, options.group))
         self._stats = Stats()
+        self._waiting = Waiting(lifecycle.loop)
         #: True from the beginning to `stop()`, also while it reconnects.
         self.is_running: bool = True
         self._warned_of_block: float | None = None
@@ -79,7 +83,7 @@ class Run:
             self._look_at_dispatcher,
         )  # fmt: skip
         self._dispatcher = Dispatcher(
-            queue, self._router, self._stats, self._on_control, self._on_failure, self._lifecycle.loop,
+            queue, self._router, self._stats, self._on_control, self._on_failure, self._waiting,
             source.turns.read,
         )  # fmt: skip
 
@@ -90,16 +94,16 @@ class Run:
             connect, self._options, self._router.routes, queue, self._stats, self._monitor, self._look_at_triggers
         )
         self._dispatcher = dispatcher = DurableDispatcher(
-            queue, self._router, self._stats, self._on_control, self._on_failure, self._lifecycle.loop
+            queue, self._router, self._stats, self._on_control, self._on_failure, self._waiting
         )
-        dispatcher.configure(group, self._options.retry, connect, source.acknowledge, self._lifecycle.tell_dead_letter)
+        dispatcher.configure(group, self._options.retry, connect, source.acknowledge, self._on_dead_letter)
 
     def start(self) -> None:
         """Start the threads; outside of any lock, since a new thread may run finalizers before it counts as started.
 
         :raises RuntimeError: where no more threads are to be had; then none is left running.
         """
-        for signal in self._router.signals:
+        for signal in self._streamed:
             signal.attach(self)
         processes.register(self)
         try:
@@ -163,7 +167,7 @@ class Run:
             if part is not None:
                 part.stop()
                 _join(part.thread, deadline, logging.WARNING if part is self._dispatcher else logging.INFO)
-        for signal in self._router.signals:
+        for signal in self._streamed:
             signal.detach(self)
         self._stats.connected_since = None
 
@@ -172,7 +176,7 @@ class Run:
         self.is_running = False
         self._lifecycle.loop = None  # of which the child has the object, and nothing that runs it
         self._source.disown()
-        for signal in self._router.signals:
+        for signal in self._streamed:
             signal.forget(self)
         self._queue, self._stats = EventQueue(self._options.max_queue), Stats()
 
@@ -259,17 +263,24 @@ class Run:
     def _on_control(self, item: Control) -> None:
         if isinstance(item, Resync):
             self._stats.resyncs += 1
-            for signal in self._router.signals:
+            for signal in self._streamed:
                 signal.missed(item.reason)
         if isinstance(item, (Resync, Connected, Disconnected)):
-            self._lifecycle.tell(item)
+            self._lifecycle.tell(item, self._waiting)
         if isinstance(item, Resync):
             log.warning("events may have been missed: %s", item.reason)
 
-    def _on_failure(self, receiver: Any, event: Any, error: BaseException) -> None:
-        self._lifecycle.tell_failure(receiver, event, error)
-        one = event[0] if isinstance(event, list) else event
-        log.error("receiver %r failed on %s.%s", receiver, one.model, one.label, exc_info=error)
+    def _on_failure(self, receiver: Any, event: Any, error: BaseException, fate: str) -> None:
+        self._lifecycle.tell_failure(receiver, event, error, self._waiting)
+        log.error("receiver %s failed on %s: %s", function_name(receiver), event_words(event), fate, exc_info=error)
+
+    def _on_dead_letter(self, receiver: Any, event: Any, error: BaseException) -> None:
+        self._lifecycle.tell_dead_letter(receiver, event, error, self._waiting)
+
+    @property
+    def _streamed(self) -> Iterable[WatchSignal[Any]]:
+        """The signals whose streams this listener feeds: a group's events go to none."""
+        return self._router.signals if self._options.group is None else ()
 
 
 def _wait(event: threading.Event, seconds: float, check: Callable[[], None] = lambda: None) -> bool:

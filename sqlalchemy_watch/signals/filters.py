@@ -6,7 +6,6 @@ same with one of them as with 100,000. A view holds nothing: it says which subsc
 
 from __future__ import annotations
 
-import uuid
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Generic, cast
 from blinker import ANY
 from blinker._utilities import make_id, make_ref  # as in receivers
 
+from ..errors import ConfigurationError
 from .batches import BatchOptions, BatchSignal
 from .events import T
+from .matching import FROZEN, Keys, Matches, MissingColumn, freeze
 from .receivers import Change, F, Style, Subscriber, Subscribers, lock, loop_of, style_of
 from .streams import EventStream
-
-Keys = tuple[str, ...]
 
 #: The receivers for certain values: mostly a single one, for all senders, which then needs no more than a tuple. The
 #: subscriptions of a receiver share that tuple, so that each takes little memory.
@@ -29,24 +28,6 @@ Entry = tuple[Subscriber] | Subscribers
 
 #: The identity of a receiver, and the keys that it filters by.
 SubscriberKey = tuple[Hashable, Keys]
-
-#: The types of keys that `freeze` need not look at, of those that keys mostly are.
-_FROZEN = frozenset([int, str, uuid.UUID, type(None)])
-
-
-def freeze(value: Any) -> Hashable:
-    """Return the value as a dictionary key: lists and dictionaries (arrays, JSON) become tuples and sets."""
-    if type(value) in _FROZEN:
-        return cast(Hashable, value)
-    if isinstance(value, list):
-        return ("list", *map(freeze, value))
-    if isinstance(value, dict):
-        return ("dict", frozenset((k, freeze(v)) for k, v in value.items()))
-    if isinstance(value, set):
-        return frozenset(map(freeze, value))
-    if type(value) is tuple:
-        return tuple(map(freeze, value))
-    return cast(Hashable, value)
 
 
 class _Subscriptions:
@@ -64,14 +45,19 @@ class FilterRegistry(Generic[T]):
     """Everything that is connected to the views of one signal.
 
     :param name: the signal's.
+    :param is_durable_only: True for one that only listeners of a consumer group hear.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, is_durable_only: bool = False) -> None:
         self.name = name
         #: keys in use -> their values -> receivers. Dispatch looks at it without the lock.
         self.by_keys: dict[Keys, dict[Hashable, Entry]] = {}
+        #: True for a signal that only listeners of a consumer group hear.
+        self.is_durable_only = is_durable_only
         #: Of the signal and of its views, for the listener to end.
         self.streams: weakref.WeakSet[EventStream[T]] = weakref.WeakSet()
+        #: The listeners without a group that serve the signal, by identity: they alone feed streams.
+        self.sources: set[int] = set()
         #: Of the signal and of its views, by these and their parameters, while anybody has them.
         self.batches: weakref.WeakValueDictionary[Hashable, BatchSignal[T]] = weakref.WeakValueDictionary()
         #: With the values of each, so that a receiver that dies is removed without a search.
@@ -158,31 +144,53 @@ class FilterRegistry(Generic[T]):
             del self.by_keys[keys]
         return True
 
-    def matching_subscribers(
-        self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]
-    ) -> tuple[list[tuple[Subscriber, ...]], bool]:
-        """Return the receivers of a row, and True if a filter could not be decided for want of a column.
+    def matching_subscribers(self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]) -> Matches:
+        """Return the receivers of a row.
 
         :param row: the values of its columns.
         :param indexes: of each attribute in the row.
         """
         found: list[tuple[Subscriber, ...]] = []
         undecided = False
-        for keys, entries in self.by_keys.copy().items():  # a garbage collection may change it meanwhile
+        failed: list[tuple[Keys, Exception]] = []
+        for keys in tuple(self.by_keys):  # a garbage collection may change it meanwhile
             try:
-                if len(keys) == 1:
-                    value = row[indexes[keys[0]]]
-                    entry = entries.get(value if type(value) in _FROZEN else freeze(value))
-                else:
-                    entry = entries.get(tuple([freeze(row[indexes[key]]) for key in keys]))
-            except LookupError:
+                subscribers = self.subscribers_by(keys, sender, row, indexes)
+            except MissingColumn:
                 undecided = True
-                continue
+            except Exception as error:  # from the code of the value's type
+                failed.append((keys, error))
+            else:
+                if subscribers:
+                    found.append(subscribers)
+        return Matches(found, undecided, failed)
+
+    def subscribers_by(
+        self, keys: Keys, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]
+    ) -> tuple[Subscriber, ...]:
+        """Return the receivers of a row that filter by these keys.
+
+        :raises MissingColumn: where the row lacks one of them.
+        :raises Exception: whatever the values' own code raises where it compares them.
+        """
+        entries = self.by_keys.get(keys)
+        if entries is None:
+            return ()
+        try:
+            values = [row[indexes[key]] for key in keys]
+        except LookupError:
+            raise MissingColumn from None
+        value = values[0] if len(values) == 1 else tuple(values)
+        if type(value) not in FROZEN:
+            try:
+                value = freeze(value)
+                hash(value)
             except TypeError:  # a value that can't be hashed can't be filtered by either
-                continue
-            if entry is not None:
-                found.append(entry.for_sender(sender) if isinstance(entry, Subscribers) else entry)
-        return found, undecided
+                return ()
+        entry = entries.get(value)
+        if entry is None:
+            return ()
+        return entry.for_sender(sender) if isinstance(entry, Subscribers) else entry
 
 
 class EventSignal(Generic[T]):
@@ -207,13 +215,23 @@ class EventSignal(Generic[T]):
                 async for event in events:
                     await websocket.send_json(event.values)
 
-        It ends when the last listener of this signal stops, and with `aclose()`.
+        It has the events of listeners without a group: a stream drops what it has no room for, and a group's events
+        are acknowledged once they are taken. It ends when the last such listener of this signal stops, and with
+        `aclose()`.
 
         :param max_queue: the most events that wait while the consumer is slow. Beyond that the newest are dropped,
             and `EventsDropped` is raised at that place; iterating may go on after it.
-        :raises ConfigurationError: outside a running event loop, or for a `max_queue` below 1.
+        :raises ConfigurationError: outside a running event loop, for a `max_queue` below 1, and for a signal of
+            `delivery="durable"`.
         """
-        return EventStream(self, self._registry.streams, max_queue)
+        registry = self._registry
+        if registry.is_durable_only:
+            raise ConfigurationError(
+                f"signal {self.name!r}: its delivery is 'durable', and a stream would lose what it drops, since that "
+                f"counts as delivered: connect a receiver or use batches(), or declare delivery='both' and start a "
+                f"listener without a group as well"
+            )
+        return EventStream(self, registry.streams, registry.sources, max_queue)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.1, *, latest_only: bool = False) -> BatchSignal[T]:
         """Return a signal whose receivers get many events at once, as `receiver(sender, events=[...])`::
@@ -228,7 +246,9 @@ class EventSignal(Generic[T]):
         :param max_size: the most events of a batch; 1 or more.
         :param max_wait: the time, in seconds, that an event waits for others at the most; 0 gathers what has arrived
             already.
-        :param latest_only: keep only the latest event of each identity.
+        :param latest_only: keep only the latest event of each identity, that is, the one that was emitted last. That
+            is not the newest state of the row where another AFTER trigger writes to the row again: its inner change is
+            emitted before the outer one. Load the rows then, or see "Limits" in the documentation.
         :raises ConfigurationError: for values out of range.
         """
         name = f"{self.name}.batches"

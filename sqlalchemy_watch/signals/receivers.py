@@ -48,6 +48,9 @@ class Batching(Protocol):
     def subscribers_for(self, sender: Any) -> tuple[Subscriber, ...]:
         """Return the receivers to call for this sender."""
 
+    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
+        """Return True if a receiver is connected, for this sender and argument."""
+
 
 class Named(Protocol):
     """A signal, as far as errors need it."""
@@ -330,3 +333,7 @@ class ReceiverSignal(blinker.NamedSignal):
             return ()
         found = self._subscribers.for_any_sender
         return self._subscribers.for_sender(sender) if found is None else found
+
+    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
+        """Return True if a receiver is connected for this sender, whether or not the signal is muted."""
+        return any(each.receiver_id == subscriber.receiver_id for each in self._subscribers.for_sender(sender))

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import weakref
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Generic, Protocol
 
 from ..errors import ConfigurationError, EventsDropped
 from .events import Event, T
+
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Streamed(Protocol):
@@ -45,7 +48,9 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         the listener may have missed something. Iterating may go on after it.
     """
 
-    def __init__(self, signal: Streamed, streams: weakref.WeakSet[EventStream[T]], max_queue: int) -> None:
+    def __init__(
+        self, signal: Streamed, streams: weakref.WeakSet[EventStream[T]], sources: Collection[int], max_queue: int
+    ) -> None:
         if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
             raise ConfigurationError(
                 f"signal {signal.name!r}: max_queue must be an int of at least 1, not {max_queue!r}"
@@ -57,7 +62,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
                 f"signal {signal.name!r}: stream() needs a running event loop: call it inside a coroutine"
             ) from None
         self._signal = signal
-        self._streams = streams
+        self._streams, self._sources = streams, sources
         self._max_queue = max_queue
         self._lock = threading.Lock()
         #: Events, and the gaps between them. Two gaps side by side become one, so that both kinds are bounded.
@@ -66,12 +71,16 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         self._arrived = asyncio.Event()
         self._waking = False
         self._ended = False
+        self._warned = False
         #: The number of events that did not fit, in all.
         self.dropped: int = 0
         signal.connect(self._receive)
         streams.add(self)
 
     def _receive(self, sender: Any, event: Event[T]) -> None:
+        if event.lsn is not None:
+            self._pass_over()
+            return
         with self._lock:
             if self._waiting < self._max_queue:
                 self._items.append(event)
@@ -80,6 +89,16 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
                 self.dropped += 1
                 self._mark_gap(f"the stream's queue of {self._max_queue} events was full", 1)
         self._wake()
+
+    def _pass_over(self) -> None:
+        """Leave a group's event alone: it counts as delivered from now on, and a stream may drop it."""
+        if not self._sources and not self._warned:
+            self._warned = True
+            log.warning(
+                "a stream of %s hears nothing: the events of a consumer group do not go to streams; start a listener "
+                "without durable= as well",
+                self._signal.name,
+            )
 
     def _mark_gap(self, reason: str, dropped: int) -> None:
         gap = self._items[-1] if self._items else None
@@ -95,7 +114,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         self._wake()
 
     def end(self) -> None:
-        """End after the events that wait. Called when the last listener of the signal has stopped."""
+        """End after the events that wait. Called when the last listener that feeds it has stopped."""
         self._ended = True
         self._wake()
 

@@ -12,10 +12,11 @@ from typing import Any, Generic
 from blinker import ANY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from ..declaring.spec import CarriedColumn, Operation
-from ..errors import ConfigurationError
+from ..declaring.spec import CarriedColumn, Delivery, Operation
+from ..errors import ConfigurationError, one_line
 from .events import Event, T, parts_of
-from .filters import EventSignal, FilteredSignal, FilterRegistry, Keys, freeze
+from .filters import EventSignal, FilteredSignal, FilterRegistry
+from .matching import Keys, Matches, freeze
 from .receivers import F, ReceiverSignal, Subscriber, lock
 
 
@@ -49,6 +50,7 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
         details: Details,
         key: tuple[str, ...],
         carried: Mapping[str, CarriedColumn],
+        delivery: Delivery = "notify",
     ) -> None:
         super().__init__(name, doc=f"{operation} rows of {details.table}")
         self.operation: Operation = operation
@@ -57,27 +59,27 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
         self._key = key
         #: The Python type of each key's values; None where any is right.
         self._python_types = {name: _python_type(column.type) for name, column in carried.items()}
-        self._registry: FilterRegistry[T] = FilterRegistry(name)
+        self._registry: FilterRegistry[T] = FilterRegistry(name, delivery == "durable")
         #: Empty without filtered subscriptions. Read for each row, and so no property.
         self.filters: Mapping[Keys, object] = self._registry.by_keys
-        self._sources: set[int] = set()
 
     def attach(self, source: object) -> None:
-        """Note a listener that starts to serve this signal from this source."""
+        """Note a listener without a group that starts to serve this signal from this source."""
         with lock:
-            self._sources.add(id(source))
+            self._registry.sources.add(id(source))
 
     def detach(self, source: object) -> None:
-        """Note that a listener stopped. Streams end with the last one."""
+        """Note that such a listener stopped. Streams end with the last one."""
+        sources = self._registry.sources
         with lock:
-            self._sources.discard(id(source))
-            streams = [] if self._sources else list(self._registry.streams)
+            sources.discard(id(source))
+            streams = [] if sources else list(self._registry.streams)
         for stream in streams:
             stream.end()
 
     def forget(self, source: object) -> None:
         """Forget a listener in a forked child, where it does not run. Streams are the parent's, and not woken."""
-        self._sources.discard(id(source))
+        self._registry.sources.discard(id(source))
 
     def missed(self, reason: str) -> None:
         """Mark a gap in the streams. Called by a listener that may have missed events."""
@@ -106,9 +108,7 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
                 f"association column, or connect without a filter"
             )
         keys = tuple(sorted(values))
-        frozen = freeze(values[keys[0]]) if len(keys) == 1 else tuple(freeze(values[k]) for k in keys)
-        self._check_hash(keys, frozen)
-        return FilteredSignal(self._registry, keys, frozen)
+        return FilteredSignal(self._registry, keys, self._frozen(keys, values))
 
     def _check_filter(self, key: str, value: object) -> None:
         try:
@@ -125,14 +125,16 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
             f"{getattr(expected, '__name__', 'numbers')} values"
         )
 
-    def _check_hash(self, keys: Keys, frozen: Hashable) -> None:
+    def _frozen(self, keys: Keys, values: Mapping[str, Any]) -> Hashable:
         try:
+            frozen = freeze(values[keys[0]] if len(keys) == 1 else tuple(values[key] for key in keys))
             hash(frozen)
-        except TypeError as error:
+        except Exception as error:  # from the code of the values' types
             raise ConfigurationError(
-                f"signal {self.name!r}: can't filter by {', '.join(map(repr, keys))}: {error}: give the type a "
-                f"__hash__ that goes with its __eq__, or look at event.values in the receiver"
-            ) from None
+                f"signal {self.name!r}: can't filter by {', '.join(map(repr, keys))}: {one_line(error)}: give the type "
+                f"a __hash__ that goes with its __eq__, or look at event.values in the receiver"
+            ) from error
+        return frozen
 
     def _keep_batch(self, subscriber: Subscriber) -> None:
         self._subscribers.add(subscriber)
@@ -140,19 +142,39 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
     def _release_batch(self, subscriber: Subscriber) -> None:
         self._subscribers.remove(subscriber.receiver_id)
 
-    def matching_subscribers(
-        self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]
-    ) -> tuple[list[tuple[Subscriber, ...]], bool]:
-        """Return the receivers of filters that match a row, and True if one could not be decided for want of a column.
+    @property
+    def has_receivers(self) -> bool:
+        """True if anybody would hear an event: of filters, batches and streams as well."""
+        return bool(self._subscribers or self.filters)
+
+    def matching_subscribers(self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]) -> Matches:
+        """Return the receivers of filters that match a row.
 
         :param indexes: of each attribute in the row.
         """
-        return ([], False) if self.is_muted else self._registry.matching_subscribers(sender, row, indexes)
+        return Matches([], False, []) if self.is_muted else self._registry.matching_subscribers(sender, row, indexes)
+
+    def subscribers_by(self, keys: Keys, sender: Any, event: Event[T]) -> tuple[Subscriber, ...]:
+        """Return the receivers of filters by these keys that match an event.
+
+        :raises MissingColumn: where the event lacks one of them.
+        :raises Exception: whatever the values' own code raises where it compares them.
+        """
+        message, row, _ = parts_of(event)
+        return () if self.is_muted else self._registry.subscribers_by(keys, sender, row, message.kind.indexes)
+
+    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
+        """Return True if a receiver of an event is connected to the signal, or to a filter that matches the event."""
+        if super().is_connected(subscriber, sender, argument):
+            return True
+        message, row, _ = parts_of(argument)
+        found = self._registry.matching_subscribers(sender, row, message.kind.indexes).subscribers
+        return any(each.receiver_id == subscriber.receiver_id for matching in found for each in matching)
 
     def calls_for(self, sender: Any, event: Event[T]) -> Iterator[tuple[Subscriber, Any]]:
         """Return each receiver of the event, with its argument: the event, or for receivers of batches a list."""
         message, row, _ = parts_of(event)
-        filtered, _ = self.matching_subscribers(sender, row, message.kind.indexes)
+        filtered = self.matching_subscribers(sender, row, message.kind.indexes).subscribers
         for subscriber in chain(self.subscribers_for(sender), *filtered):
             if subscriber.batch is None:
                 yield subscriber, event

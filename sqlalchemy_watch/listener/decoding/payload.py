@@ -19,6 +19,9 @@ from .rows import Column, Decode, Row, RowLayout
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
+#: The size up to which the rows of a payload are counted one by one: many times `wire.DURABLE_PAYLOAD_BYTES`.
+MAX_COUNTED_BYTES = 1024 * 1024
+
 #: The bounds of `at`: microseconds since 1970 that a datetime can hold.
 _EARLIEST, _LATEST = -62_135_596_800_000_000, 253_402_300_799_999_999
 
@@ -101,6 +104,22 @@ def _old_names(fields: Mapping[str, Any]) -> list[Any]:
     if type(old) is not list:
         raise PayloadError("field 'old' is not a list")
     return old
+
+
+def count_rows(payload: bytes) -> int:
+    """Return the number of rows of a payload, whether or not it can be decoded here; 0 for what is none.
+
+    Of positions in a transaction: it must not depend on anything that another release declares or knows. Of more than
+    `MAX_COUNTED_BYTES` it is 1: triggers write so much for a single row alone, and reading it would take much memory.
+    """
+    if len(payload) > MAX_COUNTED_BYTES:
+        return 1
+    try:
+        fields = json.loads(payload.decode("latin-1"))  # of any encoding: those of a server keep ASCII as it is
+    except (ValueError, RecursionError):
+        return 0
+    rows = fields.get("rows") if isinstance(fields, dict) else None
+    return len(rows) if isinstance(rows, list) else 0
 
 
 class PayloadDecoder:

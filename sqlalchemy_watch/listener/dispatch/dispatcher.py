@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from ...errors import ListenerError, PayloadError
-from ...signals.events import Event
-from ...signals.receivers import Batching, Subscriber
+from ...errors import PayloadError
+from ...signals.events import Event, parts_of
+from ...signals.matching import Keys
+from ...signals.receivers import Subscriber
+from ...signals.watch_signals import WatchSignal
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
 from ..handover.items import BatchesDue, CaughtUp, Connected, Control, Disconnected, Notification, Resync
 from ..handover.queue import EventQueue
+from ..naming import event_words
 from ..stats import Stats
+from ..waiting import Waiting
+from .calls import Call, make_all
 from .garbage import GarbageLog
 from .gather import Batch, Gatherer
 from .placing import Placing
@@ -28,8 +31,8 @@ log: logging.Logger = logging.getLogger(__name__)
 
 #: Called with control items, in the dispatch thread.
 OnControl = Callable[[Control], None]
-#: Called when a receiver raised, with receiver, event and error.
-OnFailure = Callable[[Any, Any, BaseException], None]
+#: Called when a receiver raised, with receiver, event, error, and what comes of it in words.
+OnFailure = Callable[[Any, Any, BaseException, str], None]
 
 #: Reads from the source, and waits until something comes, or a deadline; returns False where it can't at present.
 ReadSource = Callable[[float | None], bool]
@@ -43,18 +46,19 @@ UNREADABLE = "a message could not be read by this version of the library"
 #: would keep everybody reloading.
 RESYNC_SECONDS = 1.0
 
-#: Seconds between checks of the event loop in which a coroutine is awaited: it may have been closed.
-LOOP_CHECK_SECONDS = 1.0
-
 #: Seconds between attempts to get an item, where getting one fails.
 BUG_SECONDS = 0.1
 
 UNEXPECTED = "an unexpected error while dispatching"
+UNCOMPARED = "a filter could not compare a value"
 UNDECIDED = "an event came without a column that filters compare: too large, or of an outdated trigger"
 
 
 class Dispatcher:
     """Takes items from the queue and handles them, until the queue is closed."""
+
+    #: True if an item is handled anew where an unexpected error ended that. Otherwise such an error is a gap.
+    _repeats = False
 
     def __init__(
         self,
@@ -63,19 +67,18 @@ class Dispatcher:
         stats: Stats,
         on_control: OnControl,
         on_failure: OnFailure,
-        loop: asyncio.AbstractEventLoop | None,
+        waiting: Waiting,
         read_source: ReadSource = lambda deadline: False,
     ) -> None:
         self._read_source = read_source
         self._queue, self._router, self._stats = queue, router, stats
         self._on_control, self._on_failure = on_control, on_failure
-        self._loop = loop
+        self._waiting = waiting
         self._gatherer = Gatherer()
-        self._stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
-        #: True if `stop()` kept a receiver from getting an event that it should have had.
-        self._abandoned = False
+        #: The number of the first row of the present notification that has not been dispatched yet.
+        self._next_row = 0
         self._garbage = GarbageLog()
-        self.placing: Placing = Placing(router, queue, stats, self._ask_to_resync, lambda: self._stopped)
+        self.placing: Placing = Placing(router, queue, stats, self._ask_to_resync, lambda: self._waiting.stopped)
         #: The time of the last resync that messages asked for, by reason.
         self._resynced: dict[str, float] = {}
         #: The time at which handling the present item began, by `time.monotonic()`; None between items.
@@ -87,7 +90,7 @@ class Dispatcher:
     def stop(self) -> None:
         """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
         self._queue.close()
-        self._give_up()
+        self._waiting.stop()
 
     def _run(self) -> None:
         while True:  # a bug of ours must not silence the listener
@@ -105,7 +108,11 @@ class Dispatcher:
             except BaseException:
                 self._note_bug()
             self.busy_since = None
-        self._last_batches()
+        try:
+            self._last_batches()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                log.exception("unexpected error while dispatching the last batches")
 
     def _next(self) -> Notification | Control | None:
         """Return the next item. While there is none, this thread reads the source itself."""
@@ -121,7 +128,7 @@ class Dispatcher:
         with contextlib.suppress(Exception):
             log.exception("unexpected error while dispatching; going on")
         with contextlib.suppress(Exception):
-            self._on_control(Resync(UNEXPECTED))
+            self._tell(Resync(UNEXPECTED))
 
     def _handle(self, item: Notification | Control) -> None:
         if isinstance(item, Notification):
@@ -138,6 +145,13 @@ class Dispatcher:
         else:
             assert isinstance(item, (Resync, Connected, Disconnected))
             self.placing.forget()
+            self._tell(item)
+
+    def _tell(self, item: Resync | Connected | Disconnected) -> None:
+        """Tell of the connection, or of a gap: in the order of events, and so behind what has been gathered."""
+        try:
+            self._deliver_batches(self._gatherer.take_all())
+        finally:
             self._on_control(item)
 
     def _handle_notification(self, notification: Notification) -> None:
@@ -168,7 +182,7 @@ class Dispatcher:
     def _send_resyncs(self, now: float = math.inf) -> None:
         """Send the resyncs that are due; without a time, all that were put off."""
         for reason in self._gatherer.take_resyncs(now):
-            self._on_control(Resync(reason))
+            self._tell(Resync(reason))
             self._resynced[reason] = time.monotonic()
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
@@ -176,44 +190,70 @@ class Dispatcher:
         if rows:
             stats.lag = time.time() - message.at / 1e6
         uniform = route.destinations(()) if route.is_uniform else None
-        indexes = message.kind.indexes
-        call_all = self._call_all
-        undecided = False
-        for index, (values, extras) in enumerate(rows):
+        undecided, bugs = False, list[BaseException]()
+        for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):
             if queue.needs_attention and self._is_over():
                 return
+            if number < self._next_row:
+                continue
             stats.events += 1
-            for sender, signals in uniform or route.destinations(values):
-                event: Event[Any] | None = None
-                for signal in signals:
-                    subscribers = signal.subscribers_for(sender)
-                    if not subscribers and not signal.filters:
-                        continue
-                    if event is None:
-                        event = Event(sender, message, values, extras, index)
-                    if subscribers:
-                        call_all(subscribers, sender, event)
-                    if signal.filters:
-                        matching, unknown = signal.matching_subscribers(sender, values, indexes)
-                        undecided |= unknown
-                        for filtered in matching:
-                            call_all(filtered, sender, event)
+            try:
+                for sender, signals in uniform or route.destinations(values):
+                    event: Event[Any] | None = None
+                    for signal in signals:
+                        subscribers = signal.subscribers_for(sender)
+                        if not subscribers and not signal.filters:
+                            continue
+                        if event is None:
+                            event = Event(sender, message, values, extras, number)
+                        if subscribers:
+                            self._call_all(signal, subscribers, sender, event)
+                        if signal.filters:
+                            undecided |= self._call_filtered(signal, sender, event, values)
+            except BaseException as error:
+                if self._repeats:
+                    self._next_row = number
+                    raise
+                bugs.append(error)  # that is a gap; the other rows are gone on with
         if undecided:
             self._ask_to_resync(UNDECIDED)
+        if bugs:
+            log.error("unexpected error while dispatching %d of %d rows", len(bugs), len(rows), exc_info=bugs[0])
+            self._ask_to_resync(UNEXPECTED)
 
-    def _call_all(self, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
+    def _call_filtered(self, signal: WatchSignal[Any], sender: Any, event: Event[Any], values: tuple[Any, ...]) -> bool:
+        """Call the receivers of filters; return True if one could not be decided for want of a column."""
+        matches = signal.matching_subscribers(sender, values, parts_of(event)[0].kind.indexes)
+        for filtered in matches.subscribers:
+            self._call_all(signal, filtered, sender, event)
+        for keys, error in matches.failed:
+            self._note_uncompared(signal, keys, sender, event, error)
+        return matches.is_undecided
+
+    def _note_uncompared(
+        self, signal: WatchSignal[Any], keys: Keys, sender: Any, event: Event[Any], error: Exception
+    ) -> None:
+        """Note that the values of filters could not be compared: that is a gap for their receivers."""
+        log.error("filters of %s by %s could not be compared", event_words(event), ", ".join(keys), exc_info=error)
+        self._ask_to_resync(UNCOMPARED)
+
+    def _call_all(
+        self, signal: WatchSignal[Any], subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]
+    ) -> None:
         """Call receivers. Failures are dealt with after all have been called."""
-        coroutines: list[Subscriber] | None = None
-        failures: list[tuple[Subscriber, BaseException]] | None = None
+        coroutines: list[Call] | None = None
+        failures: list[tuple[Call, BaseException]] | None = None
         queue = self._queue
         for subscriber in subscribers:
             if queue.needs_attention and self._is_over():  # by the receiver before
                 break
             if subscriber.is_async:
-                coroutines = [*(coroutines or ()), subscriber]
+                coroutines = [*(coroutines or ()), Call(signal, subscriber, sender, event)]
                 continue
             if subscriber.batch is not None:
-                self._gather(subscriber.batch, sender, event)
+                full = self._gatherer.add(subscriber.batch, sender, event)
+                if full is not None:
+                    self._deliver_batches([full])
                 continue
             receiver = subscriber.receiver() if subscriber.weak else subscriber.receiver  # resolve(), without the call
             if receiver is None:
@@ -224,11 +264,11 @@ class Dispatcher:
                 else:
                     receiver(sender, event=event)
             except BaseException as error:
-                failures = [*(failures or ()), (subscriber, error)]
+                failures = [*(failures or ()), (Call(signal, subscriber, sender, event), error)]
         if coroutines and not (queue.needs_attention and self._is_over()):
-            failures = [*(failures or ()), *self._await(coroutines, sender, event)]
-        for subscriber, raised in failures or ():
-            self._failed(subscriber, sender, event, raised)
+            failures = [*(failures or ()), *make_all(self._waiting, coroutines)]
+        for call, raised in failures or ():
+            self._failed(call, raised)
 
     def _is_over(self) -> bool:
         """Return True if no receiver is called any more. Asked before each call, while the queue needs attention."""
@@ -238,113 +278,40 @@ class Dispatcher:
     def _await_turn(self) -> None:
         """Wait while no receiver may be called. Without durable delivery they always may."""
 
-    def _gather(self, signal: Batching, sender: Any, event: Event[Any]) -> None:
-        full = self._gatherer.add(signal, sender, event)
-        if full is not None:
-            self._deliver_batches([full])
-
     def _deliver_batches(self, batches: list[Batch]) -> None:
-        for batch in batches:
-            events = batch.events
-            failures: list[tuple[Subscriber, BaseException]] = []
-            for subscriber in batch.signal.subscribers_for(batch.sender):
-                self._await_turn()
-                if subscriber.is_async:
-                    failures += self._await([subscriber], batch.sender, events)
-                elif (raised := try_call(subscriber, batch.sender, events)) is not None:
-                    failures.append((subscriber, raised))
-            for subscriber, raised in failures:
-                self._failed(subscriber, batch.sender, events, raised)
+        for number, batch in enumerate(batches):
+            failures: list[tuple[Call, BaseException]] = []
+            try:
+                for subscriber in batch.signal.subscribers_for(batch.sender):
+                    self._await_turn()
+                    failures += make_all(self._waiting, [Call(batch.signal, subscriber, batch.sender, batch.events)])
+                for call, raised in failures:
+                    self._failed(call, raised)
+            except BaseException:
+                self._gatherer.put_back(batches[number + (not self._repeats) :])
+                raise
 
     def _last_batches(self) -> None:
         """Deliver at `stop()` what has been gathered. Coroutines get `LAST_BATCH_SECONDS` for it."""
-        self._stopped = concurrent.futures.Future()
-        timer = threading.Timer(LAST_BATCH_SECONDS, self._give_up)
-        timer.daemon = True
-        if self._gatherer:
-            try:
-                timer.start()
-            except RuntimeError:  # the interpreter is ending: no new threads
-                self._give_up()
+        self._waiting.extend(LAST_BATCH_SECONDS)
         self._deliver_batches(self._gatherer.take_all())
-        timer.cancel()
-        self._give_up()
+        self._waiting.extend(0.0)
 
-    def _give_up(self) -> None:
-        if not self._stopped.done():
-            self._stopped.set_result(None)
+    def _failed(self, call: Call, error: BaseException) -> None:
+        """Report a failure. The receiver is not called again for this event."""
+        self._report(call, error, "not tried again")
 
-    def _await(
-        self, subscribers: list[Subscriber], sender: Any, argument: Any
-    ) -> list[tuple[Subscriber, BaseException]]:
-        """Run coroutine receivers side by side, and wait for them: so events stay in order, and few are in memory.
+    def _report(self, call: Call, error: BaseException, fate: str) -> None:
+        """Count and report a failure.
 
-        :returns: the receivers that failed, with what they raised.
+        :param fate: in words, what comes of the event.
         """
-        running: dict[concurrent.futures.Future[Any], Subscriber] = {}
-        failures: list[tuple[Subscriber, BaseException]] = []
-        for subscriber in subscribers:
-            receiver = subscriber.resolve()
-            if receiver is None:
-                continue
-            loop = subscriber.loop or self._loop
-            if loop is None or loop.is_closed():
-                state = "is closed" if loop is not None else "was not running"
-                unrunnable = ListenerError(
-                    f"the event loop in which the coroutine receiver {receiver!r} was connected {state}: connect it, "
-                    f"or start the listener, inside a running loop"
-                )
-                failures.append((subscriber, unrunnable))
-                continue
-            coroutine = _call_one(subscriber, receiver, sender, argument)
-            try:
-                running[asyncio.run_coroutine_threadsafe(coroutine, loop)] = subscriber
-            except RuntimeError as error:
-                coroutine.close()
-                failures.append((subscriber, error))
-        pending = set(running)
-        while pending and not self._stopped.done():
-            done, pending = concurrent.futures.wait(
-                {*pending, self._stopped}, LOOP_CHECK_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED
-            )
-            pending.discard(self._stopped)
-            for future in [future for future in pending if self._has_no_loop(running[future])]:
-                pending.discard(future)  # it would never be done
-                failures.append((running[future], ListenerError("the event loop was closed meanwhile")))
-            for future in done - {self._stopped}:
-                raised = concurrent.futures.CancelledError() if future.cancelled() else future.exception()
-                if raised is not None:
-                    failures.append((running[future], raised))
-        self._abandoned |= bool(pending)
-        return failures
-
-    def _has_no_loop(self, subscriber: Subscriber) -> bool:
-        loop = subscriber.loop or self._loop
-        return loop is None or loop.is_closed()
-
-    def _failed(self, subscriber: Subscriber, sender: Any, event: Any, error: BaseException) -> None:
-        """Count and report a failure. The receiver is not called again for this event."""
         self._stats.failed_receivers += 1
-        self._on_failure(subscriber.resolve(), event, error)
+        with contextlib.suppress(Exception):  # a failure to log
+            self._on_failure(call.subscriber.resolve(), call.argument, error, fate)
 
 
-def _call_one(subscriber: Subscriber, receiver: Any, sender: Any, argument: Any) -> Any:
-    """Call a receiver, and return its result.
-
-    :param argument: an event; for a receiver of batches, the list of its events.
-    """
-    if subscriber.positional:
-        return receiver(sender, argument)
-    return receiver(sender, events=argument) if isinstance(argument, list) else receiver(sender, event=argument)
-
-
-def try_call(subscriber: Subscriber, sender: Any, argument: Any) -> BaseException | None:
-    """Call a receiver that is no coroutine function, and return what it raised; None where it raised nothing."""
-    receiver = subscriber.resolve()
-    if receiver is None:
-        return None
-    try:
-        _call_one(subscriber, receiver, sender, argument)
-    except BaseException as error:
-        return error
-    return None
+def _numbers(decoded: Decoded) -> Sequence[int]:
+    """Return the number of each decoded row within the payload."""
+    total, lost = len(decoded.rows) + len(decoded.lost), set(decoded.lost)
+    return [number for number in range(total) if number not in lost] if lost else range(total)

@@ -6,33 +6,31 @@ Receivers that raise are called again. Transactions are acknowledged in order.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from typing import Any
 
-import psycopg
-
-from ...errors import PayloadError, one_line
-from ...signals.events import Event, parts_of
-from ...signals.receivers import Subscriber
+from ...signals.events import Event
+from ...signals.matching import Keys
+from ...signals.watch_signals import WatchSignal
 from ..decoding.payload import Decoded
-from ..decoding.routes import Elsewhere, Route
-from ..handover.items import Committed, Control, Discarded, Notification, RetryDue
+from ..decoding.routes import Route
+from ..handover.items import Committed, Connected, Control, Discarded, Disconnected, Notification, Resync, RetryDue
 from ..handover.queue import WaitingQueue
+from ..naming import event_words
 from ..options import RetryPolicy
 from ..server.connect import Connect
-from . import dead_letters
-from .dispatcher import Dispatcher, try_call
+from .calls import Call, FilterReceiver, make_all
+from .dispatcher import Dispatcher
 from .gather import Batch, Gatherer
+from .letters import Calling, Letters, OnDeadLetter, describe
+from .positions import Positions
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Called when an event was given up, with receiver, event and error.
-OnDeadLetter = Callable[[Any, Any, BaseException], None]
-
-#: Characters of an error that a letter keeps.
-MAX_ERROR_LENGTH = 2000
+#: Seconds between looks at a receiver that is to be called again: it may have been disconnected.
+LOOK_SECONDS = 0.2
 
 
 class _Revoked(Exception):
@@ -47,6 +45,7 @@ class DurableDispatcher(Dispatcher):
     """
 
     _queue: WaitingQueue
+    _repeats = True
 
     def configure(
         self,
@@ -57,30 +56,67 @@ class DurableDispatcher(Dispatcher):
         on_dead_letter: OnDeadLetter,
     ) -> None:
         """Set what the base class does not know of. Called once, before the thread starts."""
-        self._group, self._policy, self._connect = group, policy, connect
-        self._acknowledge, self._on_dead_letter = acknowledge, on_dead_letter
+        self._policy, self._acknowledge = policy, acknowledge
+        calling = Calling(self._call_all, self._call_again, self._report, on_dead_letter)
+        self._letters = Letters(group, policy, connect, self._router, self._waiting, self._stats, calling)
         self._acknowledged = 0
-        self._lsn = -1
-        self._next_position = 0
+        self._positions = Positions()
         self.placing.wait = self._wait_to_place
 
     def _handle(self, item: Notification | Control) -> None:
-        try:
-            if isinstance(item, Notification):
-                self._handle_notification(item)
-            elif isinstance(item, Committed):
-                if self._gatherer.resyncs:  # they would not come again after the acknowledgement
-                    self._send_resyncs()
-                self._gatherer.last_end_lsn = item.end_lsn
-                self._acknowledge_delivered()
-            elif isinstance(item, RetryDue):
-                self._retry_next_parked()
-            elif isinstance(item, Discarded):
+        """Handle an item until that has succeeded: what was not dispatched must not be acknowledged."""
+        if isinstance(item, Notification):
+            self._next_row = 0
+        attempts = 0
+        while True:
+            try:
+                try:
+                    self._handle_once(item)
+                    return
+                except _Revoked:
+                    raise
+                except BaseException:
+                    attempts += 1
+                    self._pause_after_bug(attempts)
+                if self._waiting.is_over:
+                    self._waiting.was_cut_short = True
+                    return
+                self._await_turn()
+            except _Revoked:
                 self._forget()
-            else:
-                super()._handle(item)
-        except _Revoked:
+                return
+
+    def _pause_after_bug(self, attempts: int) -> None:
+        delay = self._policy.delay(attempts)
+        with contextlib.suppress(Exception):
+            log.exception("unexpected error while dispatching; nothing is acknowledged, and tried again in %g s", delay)
+        self._waiting.pause(delay)
+
+    def _handle_once(self, item: Notification | Control) -> None:
+        if isinstance(item, Notification):
+            self._handle_notification(item)
+        elif isinstance(item, Committed):
+            if self._gatherer.resyncs:  # they would not come again after the acknowledgement
+                self._send_resyncs()
+            self._gatherer.last_end_lsn = item.end_lsn
+            self._acknowledge_delivered()
+        elif isinstance(item, RetryDue):
+            self._retry_next_parked()
+        elif isinstance(item, Discarded):
             self._forget()
+        else:
+            super()._handle(item)
+
+    def _tell(self, item: Resync | Connected | Disconnected) -> None:
+        """Tell of the connection at once, and of a gap behind what has been gathered.
+
+        While another process may be the active consumer, nothing that was gathered may be delivered. Where it is no
+        longer this process's, it is forgotten, and lies on neither side of the gap.
+        """
+        if isinstance(item, Resync):
+            with contextlib.suppress(_Revoked):
+                self._deliver_batches(self._gatherer.take_all())
+        self._on_control(item)
 
     def _await_turn(self) -> None:
         """Wait while another process may be the active consumer.
@@ -97,27 +133,30 @@ class DurableDispatcher(Dispatcher):
         self._gatherer = Gatherer()
         self.placing.forget()
         self._acknowledged = 0
-        self._lsn = -1
+        self._positions = Positions()
 
     def _last_batches(self) -> None:
         if self._queue.is_revoked:
             self._forget()
         with contextlib.suppress(_Revoked):
             super()._last_batches()
-        self._give_up()
 
     def _handle_notification(self, notification: Notification) -> None:
-        if notification.lsn != self._lsn:
-            self._lsn, self._next_position = notification.lsn or 0, 0
+        self._first_position = self._positions.first_of(notification)
         super()._handle_notification(notification)
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
-        # Counted even without receivers, so that events that come again have the same positions.
         message = decoded.message
-        message.origin, message.first_position = (notification, decoded.lost), self._next_position
-        self._next_position += len(decoded.rows)
-        message.lsn = notification.lsn
+        message.lsn, message.first_position, message.origin = notification.lsn, self._first_position, notification
+        self._positions.note_rows(len(decoded.rows) + len(decoded.lost))
         super()._deliver(notification, route, decoded)
+
+    def _note_uncompared(
+        self, signal: WatchSignal[Any], keys: Keys, sender: Any, event: Event[Any], error: Exception
+    ) -> None:
+        """Have the values compared again, as a receiver that raised is called again."""
+        filters = FilterReceiver(signal, keys, self._call_all)
+        self._failed(Call(filters, filters.as_subscriber(), sender, event), error)
 
     def _deliver_batches(self, batches: list[Batch]) -> None:
         super()._deliver_batches(batches)
@@ -129,173 +168,76 @@ class DurableDispatcher(Dispatcher):
         Nothing is acknowledged after `stop()` has cut an event short: that event comes again, and all behind it.
         """
         delivered = self._gatherer.delivered_end_lsn
-        if delivered > self._acknowledged and not self._abandoned:
+        if delivered > self._acknowledged and not self._waiting.was_cut_short:
             while not self._acknowledge(delivered):
                 self._await_turn()
             self._acknowledged = delivered
 
-    def _failed(self, subscriber: Subscriber, sender: Any, event: Any, error: BaseException) -> None:
-        """Call the receiver again until it takes the event, or the policy gives the event up."""
-        attempts = 1
-        super()._failed(subscriber, sender, event, error)
-        while not self._stopped.done():
+    def _failed(self, call: Call, error: BaseException) -> None:
+        """Call the receiver again until it takes the event, is disconnected, or the policy gives the event up."""
+        policy, attempts = self._policy, 1
+        while True:
+            self._report(call, error, self._fate(attempts))
+            if self._waiting.is_over:
+                break
             self._await_turn()
-            if self._policy.is_exhausted(attempts) or not self._policy.in_order:
-                for each in event if isinstance(event, list) else [event]:
-                    self._park(subscriber, each, error, attempts)
+            if not call.is_wanted:
+                return
+            if policy.is_exhausted(attempts) or not policy.in_order:
+                for event in call.argument if isinstance(call.argument, list) else [call.argument]:
+                    self._letters.park(call, event, error, attempts)
+                return
+            self._pause_for(call, policy.delay(attempts))
+            self._await_turn()
+            if self._waiting.is_over:
+                break
+            if not call.is_wanted:
+                log.info("%s: its receiver was disconnected, and is not called again", event_words(call.argument))
                 return
             self._stats.retries += 1
-            self._pause(self._policy.delay(attempts))
-            self._await_turn()
-            if self._stopped.done():
-                break
-            failure = self._call_again(subscriber, sender, event)
+            failure = self._call_again(call)
             if failure is None:
                 return
             error = failure
             attempts += 1
-            super()._failed(subscriber, sender, event, error)
-        self._abandoned = True
+        self._waiting.was_cut_short = True
 
-    def _call_again(self, subscriber: Subscriber, sender: Any, argument: Any) -> BaseException | None:
-        if subscriber.is_async:
-            return next((error for _, error in self._await([subscriber], sender, argument)), None)
-        return try_call(subscriber, sender, argument)
+    def _fate(self, attempts: int) -> str:
+        policy = self._policy
+        if policy.is_exhausted(attempts):
+            return "it goes to the dead letters"
+        again = f"tried again in {policy.delay(attempts):g} s"
+        return again if policy.in_order else f"parked among the dead letters, and {again}"
 
-    def _park(self, subscriber: Subscriber, event: Event[Any], error: BaseException, attempts: int) -> None:
-        """Write a dead letter. Later events wait until that has succeeded."""
-        exhausted = self._policy.is_exhausted(attempts)
-        receiver = subscriber.resolve()
-        retry_in = None if exhausted else self._policy.delay(attempts)
-        tries = 0
-        while not self._stopped.done():
-            try:
-                channel, payload = _origin_of(event)
-                letter = (
-                    self._group, channel, payload, event.lsn or 0,
-                    event.position or 0, receiver_name(receiver), _describe(error), attempts,
-                )  # fmt: skip
-                with contextlib.closing(self._connect()) as connection:
-                    dead_letters.park(connection, letter, retry_in)
-                break
-            except Exception as failure:  # of any kind: to go on would acknowledge an event that nobody has
-                tries += 1
-                log.warning("can't write a dead letter (%s): trying again", _describe(failure))
-                self._pause(self._policy.delay(tries))
-        else:
-            self._abandoned = True
-            return
-        if exhausted:
-            self._gave_up(receiver, event, error)
+    def _pause_for(self, call: Call, seconds: float) -> None:
+        """Wait for this time, or until the receiver is disconnected: then nothing holds the line up any more."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self._waiting.is_over and call.is_wanted:
+            self._waiting.pause(min(left, LOOK_SECONDS))
 
-    def _gave_up(self, receiver: Any, event: Any, error: BaseException) -> None:
-        self._stats.dead_letters += 1
-        log.error("gave up %s.%s for receiver %r: it is among the dead letters", event.model, event.label, receiver)
-        self._on_dead_letter(receiver, event, error)
+    def _call_again(self, call: Call) -> BaseException | None:
+        failures = make_all(self._waiting, [call])
+        return failures[0][1] if failures else None
 
     def _retry_next_parked(self) -> None:
         """Try one letter. Items that have come meanwhile are handled before the next letter."""
         self._queue.retry_is_due = False
         try:
-            with contextlib.closing(self._connect()) as connection:
-                letter = dead_letters.next_due(connection, self._group)
-            if letter is None or self._stopped.done() or self._queue.needs_attention:
+            letter = self._letters.next_due()
+            if letter is None or self._waiting.is_over or self._queue.needs_attention:
                 return
-            change = self._retry(letter)
-            if self._abandoned:  # by `stop()`: the letter stays as it is
-                return
-            with contextlib.closing(self._connect()) as connection:
-                change(connection)
+            self._letters.retry(letter)
+        except _Revoked:
+            raise
         except Exception as error:
-            log.warning("can't try the dead letters again (%s)", _describe(error))
+            log.warning("can't try the dead letters again (%s)", describe(error))
             return
-        self._queue.put_retry_due()
-
-    def _retry(self, letter: dead_letters.DeadLetter) -> Callable[[psycopg.Connection[Any]], None]:
-        """Call the letter's receiver, and return the change to be made to the letter."""
-        notification = Notification(letter.channel, letter.payload.encode(), letter.lsn)
-        failure: tuple[Any, Any, BaseException] | None = None
-        found = False
-        words = "no such receiver is connected any more"
-        try:
-            for subscriber, sender, event, argument in self._calls_for_row(notification, letter.position):
-                name = receiver_name(subscriber.resolve())
-                if letter.receiver not in (name, dead_letters.as_ascii(name)):
-                    continue
-                found = True
-                error = self._call_again(subscriber, sender, argument)
-                if error is not None:
-                    failure, words = (subscriber.resolve(), event, error), _describe(error)
-                    super()._failed(subscriber, sender, argument, error)
-        except PayloadError as error:
-            words = f"it can't be read any more: {error}"
-        if found and failure is None:
-            return lambda connection: dead_letters.remove(connection, letter)
-        attempts = letter.attempts + 1
-        exhausted = self._policy.is_exhausted(attempts) or not found
-        retry_in = None if exhausted else self._policy.delay(attempts)
-
-        def note(connection: psycopg.Connection[Any]) -> None:
-            noted = dead_letters.update(connection, letter, words, retry_in)
-            if noted and exhausted and failure is not None:
-                self._gave_up(*failure)
-
-        return note
-
-    def _calls_for_row(self, notification: Notification, position: int) -> Iterator[tuple[Subscriber, Any, Any, Any]]:
-        """Return each receiver of the one row of a dead letter, with sender, event and argument.
-
-        :raises PayloadError: where the payload can't be read any more.
-        """
-        found = self._router.decode(notification.channel, notification.payload)
-        if found is None:
-            raise PayloadError("it is of no watch that there is here")
-        if isinstance(found, Elsewhere):  # its table was known to be ours when the letter was written
-            found = self._router.decode_as_ours(found)
-        route, decoded = found
-        message = decoded.message
-        message.lsn, message.first_position = notification.lsn, position
-        message.origin = (notification, decoded.lost)
-        for row in decoded.rows:
-            for sender, signals in route.destinations(row[0]):
-                event: Event[Any] = Event(sender, message, *row)
-                for subscriber, argument in (call for signal in signals for call in signal.calls_for(sender, event)):
-                    yield subscriber, sender, event, argument
+        if not self._waiting.was_cut_short:
+            self._queue.put_retry_due()
 
     def _wait_to_place(self, seconds: float) -> bool:
         """Wait before an event is looked up again; return False where it is left to whoever reads the slot next."""
-        self._pause(seconds)
+        self._waiting.pause(seconds)
         self._await_turn()
-        self._abandoned |= self._stopped.done()
-        return not self._abandoned
-
-    def _pause(self, seconds: float) -> None:
-        """Wait for this time, or until `stop()`."""
-        try:
-            self._stopped.result(timeout=seconds)
-        except TimeoutError:
-            pass
-
-
-def receiver_name(receiver: Any) -> str:
-    """Return the name of a receiver in dead letters: module and qualified name, which are the same in every process."""
-    function = getattr(receiver, "func", receiver)  # functools.partial
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
-
-
-def _origin_of(event: Event[Any]) -> tuple[str, str]:
-    """Return the channel of an event, and the payload of its row alone."""
-    message, _, index = parts_of(event)
-    notification, lost = message.origin
-    fields = json.loads(notification.payload)
-    rows = [row for number, row in enumerate(fields["rows"]) if number not in lost]
-    fields["rows"] = rows[index : index + 1]
-    fields.pop("resync", None)
-    return notification.channel, json.dumps(fields, ensure_ascii=False)
-
-
-def _describe(error: BaseException) -> str:
-    """Return an error in one line of at most `MAX_ERROR_LENGTH` characters, for a dead letter."""
-    name, words = type(error).__name__, one_line(error)
-    return (name if words == name else f"{name}: {words}")[:MAX_ERROR_LENGTH]
+        self._waiting.was_cut_short |= self._waiting.is_over
+        return not self._waiting.was_cut_short

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 from ...signals.events import Event
+from ...signals.matching import freeze
 from ...signals.receivers import Batching
 
 
@@ -21,7 +23,8 @@ class Batch:
     #: The end of the last transaction before that of its first event, in the server's log; 0 without durable delivery.
     preceding_end_lsn: int
     #: The events by running number; by identity where only the latest counts.
-    by_key: dict[Any, Event[Any]] = field(default_factory=dict)
+    by_key: dict[Hashable, Event[Any]] = field(default_factory=dict)
+    _added: int = 0
 
     @property
     def events(self) -> list[Event[Any]]:
@@ -29,11 +32,18 @@ class Batch:
         return list(self.by_key.values())
 
     def add(self, event: Event[Any]) -> None:
+        """Add an event; where only the latest counts, in the place of the one before of its identity."""
+        self._added += 1
+        key: Hashable = self._added
         if self.signal.latest_only:
-            self.by_key.pop(event.identity, None)
-            self.by_key[event.identity] = event
-        else:
-            self.by_key[len(self.by_key)] = event
+            try:
+                key = freeze(event.identity)
+                self.by_key.pop(key, None)
+                self.by_key[key] = event
+                return
+            except Exception:  # from the value's own code: what can't be compared replaces nothing
+                key = object()
+        self.by_key[key] = event
 
 
 class Gatherer:
@@ -57,6 +67,10 @@ class Gatherer:
             batch = self._batches[key] = Batch(signal, sender, time.monotonic() + signal.max_wait, self.last_end_lsn)
         batch.add(event)
         return self._batches.pop(key) if len(batch.by_key) >= signal.max_size else None
+
+    def put_back(self, batches: Iterable[Batch]) -> None:
+        """Add batches again that could not be delivered."""
+        self._batches |= {(id(batch.signal), id(batch.sender)): batch for batch in batches}
 
     @property
     def batches(self) -> list[Batch]:

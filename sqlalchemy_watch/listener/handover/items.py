@@ -13,6 +13,9 @@ class Notification(NamedTuple):
     payload: bytes
     #: The place in the server's log where its transaction committed; None without durable delivery.
     lsn: int | None = None
+    #: The number of rows between the notification before and this one, in the same transaction, that nobody watches
+    #: here.
+    skipped_rows: int = 0
 
 
 @dataclass(frozen=True)

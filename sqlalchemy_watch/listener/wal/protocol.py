@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from ...wire import DURABLE_PREFIX
 from ..handover.items import CaughtUp, Committed, Item, Notification, Resync, Settable
 from ..heartbeat import Heartbeat, Silent
 from ..stats import ReadingStats
@@ -27,6 +28,7 @@ from .messages import (
     parse,
     status_update,
 )
+from .skipped import SkippedRows
 
 SLOT_LOST = (
     "the server gave up the log that the slot needed, or took over without the slot, or the publication was missing, "
@@ -39,6 +41,7 @@ ACKNOWLEDGE_INTERVAL = 0.05
 #: The share of the time for an answer to a heartbeat after which the monitor is asked what keeps the server.
 LOOK_AFTER = 0.25
 
+_PREFIX = DURABLE_PREFIX.encode()
 _TOKEN = TOKEN_PREFIX.encode()
 _RESYNC = RESYNC_PREFIX.encode()
 
@@ -210,6 +213,7 @@ class WalCore:
         self.liveness: Liveness = liveness
         self._status_interval = status_interval
         self._tokens: list[Settable] = []
+        self._skipped = SkippedRows()
         #: Up to where everything has been read, and dispatched.
         self._received = self._acknowledged = 0
         #: The position that the server was told last, and the time.
@@ -231,6 +235,7 @@ class WalCore:
         if isinstance(received, Begin):
             self._position.begin(received.commit_lsn)
             self._tokens = []
+            self._skipped.forget()
         elif isinstance(received, Commit):
             self.commits += 1
             self._received = max(self._received, received.end_lsn)
@@ -245,17 +250,22 @@ class WalCore:
         contents, position = self._contents, self._position
         channel = contents.channels.get(message.prefix)
         if channel is not None:
+            skipped = self._skipped
             if not position.take_message():
+                skipped.forget()  # those have been counted then
                 return ()
             self._stats.notifications += 1
             payload = message.content if contents.convert is None else contents.convert(message.content)
-            return (Notification(channel, payload, position.commit_lsn),)
+            return (Notification(channel, payload, position.commit_lsn, skipped.take()),)
         if message.prefix == _TOKEN:
             done = contents.find_token(message.content.decode(errors="replace"))
             if done is not None:
                 self._tokens.append(done)
-        elif message.prefix == _RESYNC and message.content == contents.group and position.take_message():
-            return (Resync(SLOT_LOST),)
+        elif message.prefix == _RESYNC:
+            if message.content == contents.group and position.take_message():
+                return (Resync(SLOT_LOST),)
+        elif message.prefix.startswith(_PREFIX):
+            self._skipped.add(message.content)
         return ()
 
     def acknowledge(self, lsn: int) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE, Dispatcher
 from sqlalchemy_watch.listener.handover.items import Control, Notification, Resync
 from sqlalchemy_watch.listener.handover.queue import EventQueue
 from sqlalchemy_watch.listener.stats import Stats
+from sqlalchemy_watch.listener.waiting import Waiting
 
 Base = declare_base()
 declare_user(Base)
@@ -32,7 +33,7 @@ class Dispatching:
     def __init__(self) -> None:
         self.queue = EventQueue(100)
         self.told: SimpleQueue[Control] = SimpleQueue()
-        self.dispatcher = Dispatcher(self.queue, ROUTER, Stats(), self.told.put, self._note_failure, None)
+        self.dispatcher = Dispatcher(self.queue, ROUTER, Stats(), self.told.put, self._note_failure, Waiting())
 
     def __enter__(self) -> Dispatching:
         self.dispatcher.thread.start()
@@ -42,7 +43,7 @@ class Dispatching:
         self.dispatcher.stop()
         self.dispatcher.thread.join(10)
 
-    def _note_failure(self, receiver: Any, event: Any, error: BaseException) -> None:
+    def _note_failure(self, receiver: Any, event: Any, error: BaseException, fate: str) -> None:
         raise AssertionError(error)
 
 

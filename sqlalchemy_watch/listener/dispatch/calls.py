@@ -1,0 +1,93 @@
+"""Calls of receivers, as they are made, and made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Protocol
+
+from ...signals.events import Event
+from ...signals.matching import Keys
+from ...signals.receivers import Subscriber
+from ...signals.watch_signals import WatchSignal
+from ..waiting import Coroutine, Waiting
+
+#: Calls receivers with an event; deals with their failures itself.
+CallAll = Callable[[WatchSignal[Any], tuple[Subscriber, ...], Any, Event[Any]], None]
+
+
+class Connected(Protocol):
+    """A signal, as far as a call needs it."""
+
+    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
+        """Return True if the receiver is still connected, for this sender and argument."""
+
+
+class Call(NamedTuple):
+    """A receiver, and what it is called with: an event, or for one of batches a list."""
+
+    signal: Connected
+    subscriber: Subscriber
+    sender: Any
+    argument: Any
+
+    @property
+    def is_wanted(self) -> bool:
+        """True unless the receiver was disconnected meanwhile, or garbage collected."""
+        return self.subscriber.resolve() is not None and self.signal.is_connected(
+            self.subscriber, self.sender, self.argument
+        )
+
+    def begin(self, receiver: Any) -> Any:
+        """Call the receiver, and return its result."""
+        if self.subscriber.positional:
+            return receiver(self.sender, self.argument)
+        if isinstance(self.argument, list):
+            return receiver(self.sender, events=self.argument)
+        return receiver(self.sender, event=self.argument)
+
+
+def make_all(waiting: Waiting, calls: Sequence[Call]) -> list[tuple[Call, BaseException]]:
+    """Call receivers. Coroutines run side by side, and are waited for: so events stay in order, and few are in memory.
+
+    :returns: the calls that failed, with what they raised.
+    """
+    failures: list[tuple[Call, BaseException]] = []
+    waited: list[tuple[Call, Coroutine]] = []
+    for call in calls:
+        receiver = call.subscriber.resolve()
+        if receiver is None:
+            continue
+        if call.subscriber.is_async:
+            waited.append((call, Coroutine(receiver, partial(call.begin, receiver), call.subscriber.loop)))
+            continue
+        try:
+            call.begin(receiver)
+        except BaseException as error:
+            failures.append((call, error))
+    if waited:
+        outcomes = waiting.run([coroutine for _, coroutine in waited])
+        failures += [(call, error) for (call, _), error in zip(waited, outcomes, strict=True) if error is not None]
+    return failures
+
+
+class FilterReceiver:
+    """The filters of a signal by some keys, in the place of a receiver that failed: a value could not be compared.
+
+    Called, it compares once more, and has the receivers called that hear these values.
+    """
+
+    def __init__(self, signal: WatchSignal[Any], keys: Keys, call_all: CallAll) -> None:
+        self._signal, self._keys, self._call_all = signal, keys, call_all
+        self.__qualname__ = f"{signal.name}[{', '.join(keys)}]"
+
+    def __call__(self, sender: Any, event: Event[Any]) -> None:
+        self._call_all(self._signal, self._signal.subscribers_by(self._keys, sender, event), sender, event)
+
+    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
+        """Return True while anybody filters by these keys."""
+        return self._keys in self._signal.filters
+
+    def as_subscriber(self) -> Subscriber:
+        """Return what a connected receiver of this kind would be."""
+        return Subscriber((id(self._signal), self._keys), self, False, True, False, None)

@@ -1,0 +1,251 @@
+"""Dead letters of a consumer group: writing them, and finding the receivers that they are for.
+
+A letter names its receiver, for the next process. Where several receivers of an event have the same name, this process
+tells them apart by identity, and the next one by the order in which they were connected.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import psycopg
+from blinker._utilities import make_ref  # as in signals.receivers
+from psycopg import errors
+
+from ...errors import PayloadError, one_line
+from ...signals.events import Event, parts_of
+from ..decoding.routes import Elsewhere, Router
+from ..handover.items import Notification
+from ..naming import event_words, numbered_names, receiver_name
+from ..options import RetryPolicy
+from ..server.connect import Connect
+from ..stats import DispatchStats
+from ..waiting import Waiting
+from . import dead_letters
+from .calls import Call, CallAll, FilterReceiver
+from .dead_letters import DeadLetter
+
+log: logging.Logger = logging.getLogger(__name__)
+
+#: Called when an event was given up, with receiver, event and error.
+OnDeadLetter = Callable[[Any, Any, BaseException], None]
+
+#: Characters of an error that a letter keeps.
+MAX_ERROR_LENGTH = 2000
+
+#: Letters of which this process remembers the receiver, where a name alone would not do.
+MAX_REMEMBERED = 10_000
+
+
+class Calling(NamedTuple):
+    """The dispatcher, as far as letters need it."""
+
+    #: Calls receivers, and deals with their failures.
+    call_all: CallAll
+    #: Calls one receiver, and returns what it raised.
+    call_again: Callable[[Call], BaseException | None]
+    #: Reports a failure, with what comes of it in words.
+    report: Callable[[Call, BaseException, str], None]
+    on_dead_letter: OnDeadLetter
+
+
+class _Addressee(NamedTuple):
+    """A receiver that shares its name with others."""
+
+    receiver_id: Any
+    #: Weak, where that is possible: no identity is used again while it is alive.
+    resolve: Callable[[], Any]
+
+
+class Letters:
+    """The letters of one group.
+
+    All methods are the dispatch thread's.
+    """
+
+    def __init__(
+        self, group: str, policy: RetryPolicy, connect: Connect, router: Router, waiting: Waiting,
+        stats: DispatchStats, calling: Calling,
+    ) -> None:  # fmt: skip
+        self._group, self._policy, self._connect = group, policy, connect
+        self._router, self._waiting, self._stats, self._calling = router, waiting, stats, calling
+        #: By lsn, position and name; the oldest first.
+        self._addressees: dict[tuple[int, int, str], _Addressee] = {}
+        self._names_told: set[str] = set()
+
+    def park(self, call: Call, event: Event[Any], error: BaseException, attempts: int) -> None:
+        """Write a letter, however long that takes: later events wait until it has succeeded."""
+        exhausted = self._policy.is_exhausted(attempts)
+        retry_in = None if exhausted else self._policy.delay(attempts)
+        tries = 0
+        while not self._waiting.is_over:
+            try:
+                channel, payload = _origin_of(event)
+                lsn, position = event.lsn or 0, event.position or 0
+                name = self._address(call, Notification(channel, payload.encode(), lsn), position)
+                letter = (self._group, channel, payload, lsn, position, name, describe(error), attempts)
+                with contextlib.closing(self._connect()) as connection:
+                    self._write(connection, letter, retry_in)
+                break
+            except Exception as failure:  # of any kind: to go on would acknowledge an event that nobody has
+                tries += 1
+                log.warning("can't write a dead letter (%s): trying again", describe(failure))
+                self._waiting.pause(self._policy.delay(tries))
+        else:
+            self._waiting.was_cut_short = True
+            return
+        if exhausted:
+            self._give_up(call, event, error)
+
+    def _give_up(self, call: Call, event: Event[Any], error: BaseException) -> None:
+        self._stats.dead_letters += 1
+        name, words = receiver_name(call.subscriber), event_words(event)
+        log.error("gave up %s for receiver %s: it is among the dead letters", words, name)
+        self._calling.on_dead_letter(call.subscriber.resolve(), event, error)
+
+    def _write(self, connection: psycopg.Connection[Any], letter: Any, retry_in: float | None) -> None:
+        try:
+            dead_letters.park(connection, letter, retry_in)
+        except errors.UndefinedTable:  # somebody has dropped it meanwhile
+            dead_letters.ensure_table(connection)
+            dead_letters.park(connection, letter, retry_in)
+
+    def _address(self, call: Call, notification: Notification, position: int) -> str:
+        """Return the name of a receiver that is different from those of the event's other receivers."""
+        name, own_id = receiver_name(call.subscriber), call.subscriber.receiver_id
+        try:
+            named = list(self._named_calls(notification, position))
+        except PayloadError:  # it is not read as it was any more
+            return name
+        namesakes = {each.subscriber.receiver_id for _, each in named if receiver_name(each.subscriber) == name}
+        if len(namesakes) < 2:
+            return name
+        self._warn(name, call)
+        name = next((found for found, each in named if each.subscriber.receiver_id == own_id), name)
+        if len(self._addressees) >= MAX_REMEMBERED:
+            del self._addressees[next(iter(self._addressees))]
+        receiver = call.subscriber.resolve()
+        self._addressees[notification.lsn or 0, position, name] = _Addressee(own_id, _reference(receiver))
+        return name
+
+    def _warn(self, name: str, call: Call) -> None:
+        if name not in self._names_told:
+            self._names_told.add(name)
+            log.warning(
+                "several receivers of %s are called %s: in the next process their dead letters are told apart by the "
+                "order in which they are connected; give them names of their own",
+                event_words(call.argument), name,
+            )  # fmt: skip
+
+    def next_due(self) -> DeadLetter | None:
+        """Return the letter that is to be tried now, if there is one."""
+        with contextlib.closing(self._connect()) as connection:
+            return dead_letters.next_due(connection, self._group)
+
+    def retry(self, letter: DeadLetter) -> None:
+        """Call a letter's receiver, and note the outcome; a letter that `stop()` interrupts stays as it is."""
+        failure: tuple[Call, BaseException] | None = None
+        outcome = ""
+        try:
+            calls = self._calls_for(letter)
+            for call in calls:
+                raised = self._calling.call_again(call)
+                if raised is not None:
+                    failure, outcome = (call, raised), describe(raised)
+                    self._calling.report(call, raised, self._fate(letter.attempts + 1))
+            if not calls:
+                outcome = "no such receiver is connected any more"
+        except PayloadError as error:
+            outcome = f"it can't be read any more: {error}"
+        if self._waiting.was_cut_short:
+            return
+        with contextlib.closing(self._connect()) as connection:
+            if outcome:
+                self._note(connection, letter, outcome, failure)
+            else:
+                dead_letters.remove(connection, letter)
+                self._addressees.pop((letter.lsn, letter.position, letter.receiver), None)
+
+    def _note(
+        self, connection: psycopg.Connection[Any], letter: DeadLetter, outcome: str,
+        failure: tuple[Call, BaseException] | None,
+    ) -> None:  # fmt: skip
+        attempts = letter.attempts + 1
+        exhausted = self._policy.is_exhausted(attempts) or failure is None
+        noted = dead_letters.update(connection, letter, outcome, None if exhausted else self._policy.delay(attempts))
+        if noted and exhausted and failure is not None:
+            call, error = failure
+            self._give_up(call, call.argument[0] if isinstance(call.argument, list) else call.argument, error)
+
+    def _fate(self, attempts: int) -> str:
+        if self._policy.is_exhausted(attempts):
+            return "its dead letter is given up"
+        return f"its dead letter is tried again in {self._policy.delay(attempts):g} s"
+
+    def _calls_for(self, letter: DeadLetter) -> list[Call]:
+        """Return the calls that a letter stands for; none where its receiver is not connected any more.
+
+        :raises PayloadError: where the event can't be read any more.
+        """
+        notification = Notification(letter.channel, letter.payload.encode(), letter.lsn)
+        named = self._named_calls(notification, letter.position)
+        addressee = self._addressees.get((letter.lsn, letter.position, letter.receiver))
+        if addressee is not None:
+            found, is_alive = addressee.receiver_id, addressee.resolve() is not None
+            return [call for _, call in named if is_alive and call.subscriber.receiver_id == found]
+        return [call for name, call in named if letter.receiver in (name, dead_letters.as_ascii(name))]
+
+    def _named_calls(self, notification: Notification, position: int) -> Iterator[tuple[str, Call]]:
+        """Return each receiver of the one row of a letter, under its name in letters.
+
+        :raises PayloadError: where the payload can't be read any more.
+        """
+        found = self._router.decode(notification.channel, notification.payload)
+        if found is None:
+            raise PayloadError("it is of no watch that there is here")
+        if isinstance(found, Elsewhere):  # its table was known to be ours when the letter was written
+            found = self._router.decode_as_ours(found)
+        route, decoded = found
+        message = decoded.message
+        message.lsn, message.first_position = notification.lsn, position
+        message.origin = notification
+        for row in decoded.rows:
+            calls: list[Call] = []
+            filtering: list[Call] = []
+            for sender, signals in route.destinations(row[0]):
+                event: Event[Any] = Event(sender, message, *row)
+                for signal in signals:
+                    for subscriber, argument in signal.calls_for(sender, event):
+                        calls.append(Call(signal, subscriber, sender, argument))
+                    for keys in tuple(signal.filters):
+                        filters = FilterReceiver(signal, keys, self._calling.call_all)
+                        filtering.append(Call(filters, filters.as_subscriber(), sender, event))
+            calls += filtering
+            yield from zip(numbered_names(call.subscriber for call in calls), calls, strict=True)
+
+
+def _origin_of(event: Event[Any]) -> tuple[str, str]:
+    """Return the channel of an event, and the payload of its row alone."""
+    message, _, number = parts_of(event)
+    notification: Notification = message.origin
+    fields = json.loads(notification.payload)
+    fields["rows"] = fields["rows"][number : number + 1]
+    fields.pop("resync", None)
+    return notification.channel, json.dumps(fields, ensure_ascii=False)
+
+
+def _reference(receiver: Any) -> Callable[[], Any]:
+    try:
+        return make_ref(receiver)
+    except TypeError:
+        return lambda: receiver
+
+
+def describe(error: BaseException) -> str:
+    """Return an error in one line of at most `MAX_ERROR_LENGTH` characters, for a dead letter."""
+    name, words = type(error).__name__, one_line(error)
+    return (name if words == name else f"{name}: {words}")[:MAX_ERROR_LENGTH]

@@ -1,0 +1,60 @@
+"""Receivers and events in words: for logs, and for the names in dead letters.
+
+Of an event's values its identity alone is told: logs never have the contents of payloads.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from ..signals.events import Event
+from ..signals.receivers import Subscriber
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
+def receiver_name(subscriber: Subscriber) -> str:
+    """Return the name of a receiver in dead letters: module and qualified name, which are the same in every process."""
+    return function_name(subscriber.resolve())
+
+
+def function_name(receiver: Any) -> str:
+    """Return module and qualified name of a function, of an object's class, or of what a `partial` calls."""
+    function = getattr(receiver, "func", receiver)  # functools.partial
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+
+
+def numbered_names(subscribers: Iterable[Subscriber]) -> Iterator[str]:
+    """Return the name of each receiver of an event; where several have the same name, all but the first a number.
+
+    Names have to be the same in the next process, and identities are not: so the order of connecting tells them apart.
+    """
+    known: dict[str, list[Any]] = {}
+    for subscriber in subscribers:
+        name = receiver_name(subscriber)
+        receivers = known.setdefault(name, [])
+        if subscriber.receiver_id not in receivers:
+            receivers.append(subscriber.receiver_id)
+        number = receivers.index(subscriber.receiver_id) + 1
+        yield name if number == 1 else f"{name}#{number}"
+
+
+def model_name(model: Any) -> str:
+    """Return the name of a class, or the key of a table."""
+    return str(getattr(model, "__name__", None) or getattr(model, "key", model))
+
+
+def event_words(argument: Event[Any] | list[Event[Any]]) -> str:
+    """Return an event, or the first of a batch, in words such as `Order.inserted (7,)`."""
+    if isinstance(argument, list):
+        others = f" and {len(argument) - 1} more" if len(argument) > 1 else ""
+        return f"{event_words(argument[0])}{others}" if argument else "no event"
+    try:
+        identity = _REPR.repr(argument.identity)
+    except Exception:  # from the value's own code
+        identity = "(a key that can't be shown)"
+    return f"{model_name(argument.model)}.{argument.label} {identity}"
