@@ -22,6 +22,10 @@ _POSTGRES_EPOCH: Final = datetime(2000, 1, 1, tzinfo=UTC)
 #: In front of each message of a plugin: "w", two positions and a time.
 _HEADER = 25
 
+#: A larger piece is looked at where it lies. Its prefix is among the first bytes, or is none of ours.
+_LARGE = 65_536
+HEAD_BYTES: Final = 1_024
+
 #: The useful part behind the letter of each kind, or behind the "k" of a keepalive.
 _KEEPALIVE = struct.Struct("!Q8x?")
 _BEGIN = struct.Struct("!Q8xI")
@@ -44,7 +48,8 @@ class LogicalMessage(NamedTuple):
     """A message as `pg_logical_emit_message` wrote it, in the database's encoding; the content need not be text."""
 
     prefix: bytes
-    content: bytes
+    #: A view where it is large: most of what is large is not ours, and is never copied.
+    content: bytes | memoryview
     transactional: bool
 
 
@@ -76,8 +81,10 @@ def parse(data: bytes | memoryview) -> Received:
 
     :raises PayloadError: where it is cut off.
     """
-    data = bytes(data)
     try:
+        if len(data) > _LARGE:
+            return _parse_large(memoryview(data))
+        data = bytes(data)
         if data[:1] == b"w":
             return _parse_message(data)
         if data[:1] == b"k":
@@ -102,6 +109,43 @@ def _parse_message(data: bytes) -> Received:
     if kind == b"C":
         return _new(Commit, _COMMIT.unpack_from(data, at))
     return Other(kind.decode("latin1"))
+
+
+def _parse_large(data: memoryview) -> Received:
+    """Read a large piece without a copy of its content."""
+    head = bytes(data[:HEAD_BYTES])
+    end = _end_of_prefix(head)
+    if end is None:
+        return Other(head[_HEADER : _HEADER + 1].decode("latin1"))
+    (length,) = _LENGTH.unpack_from(data, end + 1)
+    content = data[end + 5 : end + 5 + length]
+    if len(content) < length:
+        raise ValueError("content")
+    prefix, is_transactional = prefix_of(head)
+    return _new(LogicalMessage, (prefix, content, is_transactional))
+
+
+def is_message(head: bytes) -> bool:
+    """Return True if the piece of COPY data that begins like this is a logical message."""
+    return head[:1] == b"w" and head[_HEADER : _HEADER + 1] == b"M"
+
+
+def _end_of_prefix(head: bytes) -> int | None:
+    """Return where the prefix of a logical message ends; None of anything else, and where it is longer than ours."""
+    end = head.find(0, _HEADER + 10, HEAD_BYTES - 4) if is_message(head) else -1
+    return None if end < 0 else end
+
+
+def message_size(head: bytes) -> int | None:
+    """Return the size of the piece that begins like this; None where it is no message, or its prefix is too long."""
+    end = _end_of_prefix(head)
+    return None if end is None else end + 5 + int(_LENGTH.unpack_from(head, end + 1)[0])
+
+
+def prefix_of(head: bytes) -> tuple[bytes, bool]:
+    """Return the prefix of the logical message that begins like this, and True if it is transactional."""
+    end = _end_of_prefix(head)
+    return head[_HEADER + 10 : end], head[_HEADER + 1] & 1 == 1
 
 
 def status_update(received: int, acknowledged: int, *, reply_wanted: bool) -> bytes:

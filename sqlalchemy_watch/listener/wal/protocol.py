@@ -26,6 +26,7 @@ from .messages import (
     LogicalMessage,
     format_lsn,
     parse,
+    prefix_of,
     status_update,
 )
 from .skipped import SkippedRows
@@ -246,6 +247,16 @@ class WalCore:
             self._reply_is_owed |= received.reply_wanted
         return ()
 
+    def pass_over(self, head: bytes, size: int) -> bool:
+        """Return True if a message that begins like this, of this size, is not to be read; then it has been counted."""
+        prefix, is_transactional = prefix_of(head)
+        if not is_transactional or not prefix.startswith(_PREFIX):
+            return True
+        if prefix in self._contents.channels or not self._skipped.is_large(size):
+            return False
+        self._skipped.add_large()
+        return True
+
     def _take_message(self, message: LogicalMessage) -> Iterable[Item]:
         contents, position = self._contents, self._position
         channel = contents.channels.get(message.prefix)
@@ -255,12 +266,15 @@ class WalCore:
                 skipped.forget()  # those have been counted then
                 return ()
             self._stats.notifications += 1
-            payload = message.content if contents.convert is None else contents.convert(message.content)
+            payload = bytes(message.content)
+            if contents.convert is not None:
+                payload = contents.convert(payload)
             return (Notification(channel, payload, position.commit_lsn, skipped.take()),)
         if message.prefix == _TOKEN:
-            done = contents.find_token(message.content.decode(errors="replace"))
-            if done is not None:
-                self._tokens.append(done)
+            if isinstance(message.content, bytes):  # a token is short
+                done = contents.find_token(message.content.decode(errors="replace"))
+                if done is not None:
+                    self._tokens.append(done)
         elif message.prefix == _RESYNC:
             if message.content == contents.group and position.take_message():
                 return (Resync(SLOT_LOST),)

@@ -14,6 +14,7 @@ from psycopg.pq.abc import PGconn, PGresult
 from ..handover.items import Item
 from ..handover.queue import WaitingQueue
 from ..source import Poller, Wake
+from .large import LargePieces
 from .messages import parse_lsn
 from .monitor import Look, SlotMonitor
 from .protocol import WalCore
@@ -26,6 +27,9 @@ FINISH_SECONDS = 0.5
 
 #: Messages whose items are put into the queue together.
 TAKEN_AT_ONCE = 64
+
+#: Bytes that libpq's buffer, of 16 kB at first, holds as soon as it has met a larger piece.
+LARGE = 16_384
 
 #: From so many transactions per second on, measured over so many seconds, several are read at once, which come
 #: later by that long.
@@ -115,6 +119,9 @@ class WalSession:
         #: The monitor is looking.
         self._look: Look | None = None
         self._rate = _Rate()
+        self._large = LargePieces(self._pgconn, core.pass_over)
+        #: True once there was a piece larger than libpq's buffer is at first.
+        self._had_large = False
 
     def run(self, is_stopping: Callable[[], bool]) -> None:
         """Read until stopped, and then let go of the slot.
@@ -153,8 +160,9 @@ class WalSession:
         """Take messages, up to a bound; return True if those were all."""
         get, receive, now = self._pgconn.get_copy_data, self._core.receive, time.monotonic()
         heard = False
-        for _ in range(TAKEN_AT_ONCE):
-            size, data = get(1)
+        for number in range(TAKEN_AT_ONCE):
+            # A large piece has not arrived whole the first time, unless libpq's buffer is large already.
+            size, data = get(1) if number and not self._had_large else self._large.take()
             if size <= 0:
                 if heard:
                     self._core.liveness.hear(now)
@@ -162,6 +170,7 @@ class WalSession:
                     raise self._ended()
                 return True
             heard = True
+            self._had_large = self._had_large or size > LARGE
             taken += receive(data, now)
         self._core.liveness.hear(now)
         return False
@@ -218,7 +227,7 @@ class WalSession:
         deadline = now + FINISH_SECONDS
         ended = False
         while time.monotonic() < deadline:
-            size = 0 if ended else self._pgconn.get_copy_data(1)[0]
+            size = 0 if ended else self._large.take()[0]
             ended = ended or size < 0
             if ended and not self._pgconn.is_busy():
                 return

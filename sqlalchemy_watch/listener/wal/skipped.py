@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from ..decoding.payload import MAX_COUNTED_BYTES, count_rows
+from .messages import HEAD_BYTES
+
+#: The size of a message, with all that stands before its payload, from which on the payload is too large to count.
+LARGE = MAX_COUNTED_BYTES + HEAD_BYTES
 
 
 class SkippedRows:
@@ -12,12 +16,21 @@ class SkippedRows:
         self._rows = self._size = 0
         self._uncounted: list[bytes] = []
 
-    def add(self, payload: bytes) -> None:
+    @staticmethod
+    def is_large(size: int) -> bool:
+        """Return True if a message of this size can be counted without being read."""
+        return size > LARGE
+
+    def add_large(self) -> None:
+        """Add a large message: triggers write so much for a single row alone."""
+        self._rows += 1
+
+    def add(self, payload: bytes | memoryview) -> None:
         """Add the rows of a message. A short one is kept until it is counted, or not wanted."""
         if len(payload) > MAX_COUNTED_BYTES:
-            self._rows += count_rows(payload)
+            self.add_large()
             return
-        self._uncounted.append(payload)
+        self._uncounted.append(bytes(payload))
         self._size += len(payload)
         if self._size > MAX_COUNTED_BYTES:
             self._count()
