@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import logging
 from collections.abc import Iterator
 from typing import Any
 
+import psycopg
 import pytest
 import sqlalchemy as sa
 from conftest import Recorder
@@ -192,6 +194,25 @@ def test_deep_nesting_is_read_or_refused(field: str, depth: int) -> None:
 def test_impossible_time_is_refused(at: int) -> None:
     with pytest.raises(PayloadError):
         decode({**genuine("inserted"), "at": at})
+
+
+@pytest.mark.parametrize(
+    "text", ['"' + "\\" * 70, '"a"=>"' + "\\" * 7_000, '"a"=>' * 1_500, '"a"=>"b",' * 800 + "x", " " * 7_000]
+)
+def test_no_text_of_hstore_takes_long(text: str) -> None:
+    # An expression that tries all ways to split it would hold every thread of the process for ever.
+    decode = ValueDecoders(create_engine("postgresql+psycopg://")).decoder(pg.HSTORE())
+    assert decode is not None
+    with contextlib.suppress(psycopg.DataError):
+        decode(text)
+
+
+def test_hstore_is_read_as_it_is_written() -> None:
+    decode = ValueDecoders(create_engine("postgresql+psycopg://")).decoder(pg.HSTORE())
+    assert decode is not None
+    assert decode(r'''"a"=>"1", "b c"=>NULL, "q\"\\"=>"ä, =>"''') == {"a": "1", "b c": None, 'q"\\': "ä, =>"}
+    assert decode("") == {}
+    assert decode(None) is None
 
 
 def test_unknown_field_is_ignored_and_unknown_version_refused() -> None:
