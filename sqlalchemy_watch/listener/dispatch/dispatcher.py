@@ -142,6 +142,8 @@ class Dispatcher:
             self.placing.look_again()
             self._send_resyncs()
             item.done.set()
+        elif isinstance(item, Resync) and item.is_asked_for:
+            self._ask_to_resync(item.reason)
         else:
             assert isinstance(item, (Resync, Connected, Disconnected))
             self.placing.forget()
@@ -176,7 +178,7 @@ class Dispatcher:
     def _ask_to_resync(self, reason: str) -> None:
         """Send a resync: now, or `RESYNC_SECONDS` after the last one for this reason."""
         now = time.monotonic()
-        self._gatherer.resyncs[reason] = self._resynced.get(reason, -math.inf) + RESYNC_SECONDS
+        self._gatherer.put_off_resync(reason, self._resynced.get(reason, -math.inf) + RESYNC_SECONDS)
         self._send_resyncs(now)
 
     def _send_resyncs(self, now: float = math.inf) -> None:

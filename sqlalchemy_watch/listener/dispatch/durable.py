@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -96,8 +97,6 @@ class DurableDispatcher(Dispatcher):
         if isinstance(item, Notification):
             self._handle_notification(item)
         elif isinstance(item, Committed):
-            if self._gatherer.resyncs:  # they would not come again after the acknowledgement
-                self._send_resyncs()
             self._gatherer.last_end_lsn = item.end_lsn
             self._acknowledge_delivered()
         elif isinstance(item, RetryDue):
@@ -162,8 +161,12 @@ class DurableDispatcher(Dispatcher):
         super()._deliver_batches(batches)
         self._acknowledge_delivered()
 
+    def _send_resyncs(self, now: float = math.inf) -> None:
+        super()._send_resyncs(now)
+        self._acknowledge_delivered()
+
     def _acknowledge_delivered(self) -> None:
-        """Acknowledge the transactions of which no event waits in a batch any more.
+        """Acknowledge the transactions of which no event waits in a batch, and no resync for its time.
 
         Nothing is acknowledged after `stop()` has cut an event short: that event comes again, and all behind it.
         """

@@ -53,8 +53,9 @@ class Gatherer:
         self._batches: dict[tuple[int, int], Batch] = {}
         #: The end of the last transaction that was taken whole, in the server's log; 0 without durable delivery.
         self.last_end_lsn = 0
-        #: The reasons of resyncs that were put off, with the time at which each is due.
-        self.resyncs: dict[str, float] = {}
+        #: The reasons of resyncs that were put off, with the time at which each is due, and the end of the last
+        #: transaction before the one that asked first.
+        self._resyncs: dict[str, tuple[float, int]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._batches)
@@ -79,17 +80,16 @@ class Gatherer:
 
     @property
     def delivered_end_lsn(self) -> int:
-        """The end of the newest transaction up to which no event waits any more."""
-        if not self._batches:
-            return self.last_end_lsn
-        return min(batch.preceding_end_lsn for batch in self._batches.values())
+        """The end of the newest transaction up to which no event and no resync waits any more."""
+        waiting = [batch.preceding_end_lsn for batch in self._batches.values()]
+        return min([self.last_end_lsn, *waiting, *(preceding for _, preceding in self._resyncs.values())])
 
     @property
     def deadline(self) -> float | None:
         """The time at which the first batch or resync is due; None without any."""
-        if not self._batches and not self.resyncs:
+        if not self._batches and not self._resyncs:
             return None
-        return min([*(batch.deadline for batch in self._batches.values()), *self.resyncs.values()])
+        return min([*(batch.deadline for batch in self._batches.values()), *(due for due, _ in self._resyncs.values())])
 
     def take_due(self) -> list[Batch]:
         """Remove the batches that are due, and return them."""
@@ -97,11 +97,16 @@ class Gatherer:
         due = [key for key, batch in self._batches.items() if batch.deadline <= now]
         return [self._batches.pop(key) for key in due]
 
+    def put_off_resync(self, reason: str, due: float) -> None:
+        """Note that a resync is to be sent, at that time by `time.monotonic()`."""
+        _, preceding = self._resyncs.get(reason, (due, self.last_end_lsn))
+        self._resyncs[reason] = due, preceding
+
     def take_resyncs(self, now: float) -> list[str]:
         """Remove the resyncs that are due by then, and return their reasons."""
-        due = [reason for reason, deadline in self.resyncs.items() if deadline <= now]
+        due = [reason for reason, (deadline, _) in self._resyncs.items() if deadline <= now]
         for reason in due:
-            del self.resyncs[reason]
+            del self._resyncs[reason]
         return due
 
     def take_all(self) -> list[Batch]:

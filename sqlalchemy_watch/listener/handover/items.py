@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
 
@@ -23,6 +23,8 @@ class Resync:
     """Events may be missing at this place."""
 
     reason: str
+    #: True where a message says so: anybody may have written it, and many of them.
+    is_asked_for: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,8 @@ class LargePieces:
         return size
 
     def _next_bit(self, size: int) -> bytes:
-        assert self._getline is not None and self._address is not None
+        if self._getline is None or self._address is None:
+            raise OperationalError("the connection is closed")
         bit = ctypes.create_string_buffer(size)
         got = self._getline(self._address, bit, size)
         if got <= 0:

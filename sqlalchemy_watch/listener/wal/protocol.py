@@ -277,7 +277,7 @@ class WalCore:
                     self._tokens.append(done)
         elif message.prefix == _RESYNC:
             if message.content == contents.group and position.take_message():
-                return (Resync(SLOT_LOST),)
+                return (Resync(SLOT_LOST, is_asked_for=True),)
         elif message.prefix.startswith(_PREFIX):
             self._skipped.add(message.content)
         return ()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 from postgres import needs_logical_messages
-from support import insert, resync_reasons
+from support import insert, resync_reasons, wait_until
 
 from sqlalchemy_watch import RetryPolicy, wire
-from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
+from sqlalchemy_watch.listener.dispatch import dispatcher
+from sqlalchemy_watch.listener.dispatch.dispatcher import RESYNC_SECONDS, UNREADABLE
 from sqlalchemy_watch.listener.handover.items import Committed, Item, Notification
 from sqlalchemy_watch.listener.handover.queue import WaitingQueue
 
@@ -130,5 +132,54 @@ def test_an_unreadable_message_is_told_of_before_its_transaction_is_acknowledged
         listener.catch_up()
         assert listener.stats().garbage == 1001
     assert len(told_before) == 1
-    assert 3 <= told_before[0] < 100  # one for each transaction, and few for one with many
+    assert 1 <= told_before[0] <= len(reasons) < 100  # the first at once, and few for many messages
+    assert len(reasons) >= 2  # the last message is followed by one
     assert set(reasons) == {UNREADABLE}
+
+
+def _gap(group: str) -> tuple[str, str]:
+    return "sqlalchemy_watch/resync", group
+
+
+def _asks_to_resync(group: str) -> tuple[str, str]:
+    return "sqlalchemy_watch/watch_orders_inserted", '{"v": 99}'
+
+
+@pytest.mark.parametrize("forge", [_gap, _asks_to_resync])
+def test_forged_messages_that_tell_of_a_gap_cause_few_resyncs(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, forge: Any
+) -> None:
+    prefix, content = forge(group)
+    with durable() as listener:
+        reasons = resync_reasons(listener)
+        with psycopg.connect(client.info.dsn, autocommit=True) as stranger:
+            begun = time.monotonic()
+            stranger.execute(
+                f"DO $$ BEGIN FOR i IN 1..2000 LOOP PERFORM pg_logical_emit_message(true, '{prefix}', '{content}'); "
+                f"COMMIT; END LOOP; END $$".encode()
+            )
+        insert(client, "orders", 1)
+        listener.catch_up()
+        assert 1 <= len(reasons) <= 2 + (time.monotonic() - begun) / RESYNC_SECONDS
+        assert listener.stats().events == 1
+
+
+def test_a_resync_that_was_put_off_is_sent_before_its_transaction_is_acknowledged(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "RESYNC_SECONDS", 600.0)
+    with durable() as listener:
+        reasons = resync_reasons(listener)
+        for _ in range(2):
+            client.execute("SELECT pg_logical_emit_message(true, 'sqlalchemy_watch/resync', %s)", [group])
+        listener.catch_up()  # does not wait for what was put off, and sends it
+        assert len(reasons) == 2
+        client.execute("SELECT pg_logical_emit_message(true, 'sqlalchemy_watch/resync', %s)", [group])
+        insert(client, "orders", 1)
+        wait_until(client, lambda: listener.stats().events == 1)
+        assert len(reasons) == 2
+    with durable() as listener:  # it was not acknowledged, and comes again
+        reasons = resync_reasons(listener)
+        listener.catch_up()
+        assert len(reasons) <= 1
+        assert listener.stats().events == 1
