@@ -44,7 +44,7 @@ class ConfigurationError(WatchError, ValueError):
 
 
 class OwnershipError(WatchError):
-    """A function or trigger without our mark stands where one of ours would go; it is left alone."""
+    """A function, trigger or table that is not ours stands where one of ours would go; it is left alone."""
 
 
 class UnsupportedServerError(WatchError):

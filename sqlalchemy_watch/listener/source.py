@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import psycopg
 
-from ..errors import ConfigurationError, SlotError, UnsupportedServerError, WatchError, one_line
+from ..errors import ConfigurationError, OwnershipError, SlotError, UnsupportedServerError, WatchError, one_line
 from .handover.items import Connected, Disconnected
 from .processes import let_go
 from .stats import ReadingStats
@@ -29,7 +29,7 @@ from .stats import ReadingStats
 BACKOFF_FIRST, BACKOFF_FACTOR, BACKOFF_MAX = 0.1, 2.0, 30.0
 
 #: Raised by the first attempt, these end the source: trying again would not help.
-HOPELESS = (UnsupportedServerError, ConfigurationError, SlotError)
+HOPELESS = (UnsupportedServerError, ConfigurationError, OwnershipError, SlotError)
 
 
 class SourceState:

@@ -14,41 +14,8 @@ from typing import Any
 import psycopg
 from psycopg import errors, sql
 
-from ...errors import SlotError
-
-TABLE = "sqlalchemy_watch.dead_letters"
-
-_CREATE = f"""
-CREATE SCHEMA IF NOT EXISTS sqlalchemy_watch;
-CREATE TABLE IF NOT EXISTS {TABLE} (
-  id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-  consumer_group text NOT NULL,
-  channel text NOT NULL,
-  payload text NOT NULL,
-  lsn bigint NOT NULL,
-  position integer NOT NULL,
-  receiver text NOT NULL,
-  error text NOT NULL,
-  attempts integer NOT NULL,
-  failed_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-  retry_at timestamptz,
-  UNIQUE (consumer_group, lsn, position, receiver)
-)
-"""
-
-#: The table in the catalog, which everybody may read.
-_SOURCE = """
-FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE n.nspname = 'sqlalchemy_watch' AND c.relname = 'dead_letters'
-"""
-
-_EXISTS = f"SELECT {_SOURCE}"
-
-_MAY_USE = f"""
-SELECT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-  AND pg_catalog.has_table_privilege(c.oid, 'SELECT') AND pg_catalog.has_table_privilege(c.oid, 'INSERT')
-  AND pg_catalog.has_table_privilege(c.oid, 'UPDATE') AND pg_catalog.has_table_privilege(c.oid, 'DELETE')
-{_SOURCE}"""
+from ...errors import OwnershipError
+from .letters_table import TABLE, ensure_table, has_table, may_use_table
 
 _COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, error, attempts, failed_at, retry_at"
 
@@ -56,6 +23,9 @@ _COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, error
 _BOUNDED = "CASE WHEN {0} IS NOT NULL THEN least(greatest({0}, '0002-01-01 00:00+00'), '9998-12-31 00:00+00') END"
 
 _LISTED = _COLUMNS.replace("failed_at, retry_at", f"{_BOUNDED.format('failed_at')}, {_BOUNDED.format('retry_at')}")
+
+#: Raised for a text that the database, or its protocol, can't hold.
+_UNWRITABLE = (errors.UntranslatableCharacter, psycopg.DataError, UnicodeEncodeError)
 
 _PARK = (
     f"INSERT INTO {TABLE} (consumer_group, channel, payload, lsn, position, receiver, error, attempts, retry_at) "
@@ -82,35 +52,6 @@ class DeadLetter:
     retry_at: datetime | None
 
 
-def ensure_table(connection: psycopg.Connection[Any]) -> None:
-    """Create the table, unless it is there.
-
-    :raises SlotError: where the role may not create or use it.
-    """
-    try:
-        if not has_table(connection):
-            connection.execute(_CREATE)
-    except (errors.DuplicateObject, errors.UniqueViolation, errors.DuplicateTable, errors.DuplicateSchema):
-        pass  # another consumer was faster
-    except errors.InsufficientPrivilege as error:
-        raise SlotError(
-            f"the role may not create the table {TABLE} for dead letters ({error.diag.message_primary}): have an "
-            f"administrator run `sqlalchemy-watch slots create`, or grant CREATE on the database"
-        ) from error
-    row = connection.execute(_MAY_USE).fetchone()
-    if row != (True,):
-        raise SlotError(
-            f"the role may not use the table {TABLE} for dead letters: have its owner run GRANT USAGE ON SCHEMA "
-            f"sqlalchemy_watch and GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE}, or `sqlalchemy-watch slots create "
-            f"--role` with the role's name"
-        )
-
-
-def has_table(connection: psycopg.Connection[Any]) -> bool:
-    """Return True if the table is there, whether or not the role may use it."""
-    return connection.execute(_EXISTS).fetchone() is not None
-
-
 def grant(connection: psycopg.Connection[Any], role: str) -> None:
     """Let a role use the table."""
     name = sql.Identifier(role)
@@ -128,8 +69,10 @@ def park(
     :param letter: group, channel, payload of the one row, lsn, position, receiver, error, attempts.
     :param retry_in: seconds until it is tried again; None where it is given up.
     """
+    if not may_use_table(connection):
+        ensure_table(connection)  # somebody has dropped it
     group, channel, payload, lsn, position, receiver, error, attempts = letter
-    # A database that is not UTF-8 can't hold every text.
+    # A database that is not UTF-8 can't hold every text, and none holds NUL or half of a surrogate pair.
     for words in (
         (payload, receiver, error),
         (payload, receiver, as_ascii(error)),
@@ -139,26 +82,25 @@ def park(
         try:
             connection.execute(_PARK, values)
             return
-        except errors.UntranslatableCharacter as failure:
+        except _UNWRITABLE as failure:
             refused = failure
     raise refused
 
 
 def as_ascii(text: str) -> str:
     """Return the text in ASCII, which a database of any encoding can hold."""
-    return text.encode("ascii", "backslashreplace").decode()
+    return text.encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def list_letters(connection: psycopg.Connection[Any], group: str | None = None) -> list[DeadLetter]:
     """Return the letters of a group, or of all groups, the oldest first; none where there is no table yet."""
-    try:
-        rows = connection.execute(
-            f"SELECT {_LISTED} FROM {TABLE} "
-            f"WHERE CAST(%(group)s AS text) IS NULL OR consumer_group = %(group)s ORDER BY id",
-            {"group": group},
-        )
-    except errors.UndefinedTable:
+    if not has_table(connection):
         return []
+    rows = connection.execute(
+        f"SELECT {_LISTED} FROM {TABLE} "
+        f"WHERE CAST(%(group)s AS text) IS NULL OR consumer_group = %(group)s ORDER BY id",
+        {"group": group},
+    )
     return [DeadLetter(*row) for row in rows]
 
 
@@ -167,7 +109,10 @@ def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | No
 
     :returns: None where there is none, and where the role may not use the table.
     """
-    if connection.execute(_MAY_USE).fetchone() != (True,):
+    try:
+        if not may_use_table(connection):
+            return None
+    except OwnershipError:  # whoever has letters to write says so
         return None
     row = connection.execute(
         f"SELECT {_COLUMNS} FROM {TABLE} WHERE consumer_group = %s AND retry_at <= pg_catalog.clock_timestamp() "
@@ -182,6 +127,8 @@ def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, 
 
     :returns: False where `retry` was called meanwhile: then nothing is noted, and the letter is tried anew.
     """
+    if not has_table(connection):
+        return False
     query = (
         f"UPDATE {TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
         f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) "
@@ -189,18 +136,21 @@ def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, 
     )
     try:
         done = connection.execute(query, [error, retry_in, letter.id, letter.retry_at])
-    except errors.UntranslatableCharacter:
+    except _UNWRITABLE:
         done = connection.execute(query, [as_ascii(error), retry_in, letter.id, letter.retry_at])
     return done.rowcount > 0
 
 
 def remove(connection: psycopg.Connection[Any], letter: DeadLetter) -> None:
     """Delete a letter whose receiver has taken the event."""
-    connection.execute(f"DELETE FROM {TABLE} WHERE id = %s", [letter.id])
+    if has_table(connection):
+        connection.execute(f"DELETE FROM {TABLE} WHERE id = %s", [letter.id])
 
 
 def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
     """Have the running consumer try letters again at once, and return their number."""
+    if not has_table(connection):
+        return 0
     return connection.execute(
         f"UPDATE {TABLE} SET retry_at = pg_catalog.clock_timestamp(), attempts = 0 "
         f"WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
@@ -210,6 +160,8 @@ def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | 
 
 def drop(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
     """Delete letters, and return their number."""
+    if not has_table(connection):
+        return 0
     return connection.execute(
         f"DELETE FROM {TABLE} WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
         [group, ids, ids],
