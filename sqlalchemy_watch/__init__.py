@@ -23,6 +23,7 @@ writers     `muted` and `context`, for those who write
 catalog     the installed triggers, and how they differ from the declarations
 functions   the text of the trigger functions
 watched     `Watched` and `watch()`: a declaration meets its signals
+resolving   a declaration meets a table: names become columns
 signals     signals, filters, batches and streams, and the events they carry
 wire        the format that the trigger functions write and the listener reads
 declaring   the declarations and their validation
