@@ -19,7 +19,7 @@ def check_columns(owner: str, tables: Iterable[str], columns: Mapping[str, Colum
     """Raise unless every attribute that the watch names is one of these columns, named once."""
     for option in ("extra_columns", "trigger_columns"):
         names = set()
-        for reference in getattr(spec, option):
+        for reference in _in_order(getattr(spec, option), columns):
             name = _attribute(reference, columns)
             if name in names:
                 raise ConfigurationError(f"{owner}: {spec!r}: {option} names {name!r} twice: remove one")
@@ -49,7 +49,7 @@ def resolve(
     """
 
     def carried(references: Iterable[Any]) -> tuple[CarriedColumn, ...]:
-        found = (_attribute(reference, columns) for reference in references)
+        found = (_attribute(reference, columns) for reference in _in_order(references, columns))
         return tuple(CarriedColumn(a, columns[a].name, columns[a].type) for a in found if a is not None)
 
     extra = carried(spec.extra_columns)
@@ -113,6 +113,14 @@ def _attribute(reference: Any, columns: Mapping[str, Column[Any]]) -> str | None
     else:
         candidates = (reference, getattr(reference, "column", None))  # mapped_column() has a Column inside
     return next((name for name, column in columns.items() for c in candidates if c is column), None)
+
+
+def _in_order(references: Iterable[Any], columns: Mapping[str, Column[Any]]) -> Iterable[Any]:
+    """Return the references; those of a set in the order of the table's columns."""
+    if not isinstance(references, frozenset):
+        return references
+    places = {name: place for place, name in enumerate(columns)}
+    return sorted(references, key=lambda r: (places.get(_attribute(r, columns) or "", len(places)), _spelled(r)))
 
 
 def _spelled(reference: Any) -> str:

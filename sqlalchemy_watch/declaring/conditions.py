@@ -14,6 +14,7 @@ from sqlalchemy.types import NullType, UserDefinedType
 
 from ..errors import ConfigurationError
 from .dialect import POSTGRESQL, PREPARER
+from .ordering import in_order
 from .spec import Condition
 
 #: The aliases of a row and of its previous version in statement-level functions.
@@ -125,7 +126,7 @@ def _evaluate(owner: str, when: Callable[[Any, Any], Any], old: _Row, new: _Row)
 
 def _render(owner: str, clause: Any) -> str:
     try:
-        sql = str(clause.compile(dialect=POSTGRESQL, compile_kwargs={"literal_binds": True}))
+        sql = str(in_order(clause).compile(dialect=POSTGRESQL, compile_kwargs={"literal_binds": True}))
     except (SQLAlchemyError, NotImplementedError) as error:
         raise ConfigurationError(
             f"{owner}: when can't be rendered with its values ({error}): write them as text('...') or literal_column()"

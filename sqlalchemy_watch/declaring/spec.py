@@ -16,6 +16,7 @@ from sqlalchemy.types import TypeEngine
 
 from ..errors import ConfigurationError
 from . import naming
+from .ordering import is_unordered
 
 Operation: TypeAlias = Literal["inserted", "updated", "deleted", "truncated"]
 Level: TypeAlias = Literal["statement", "row"]
@@ -70,7 +71,7 @@ class Watch:
                 f"unknown operation {self.operation!r}: allowed are {', '.join(map(repr, OPERATIONS))}"
             )
         for option in ("trigger_columns", "extra_columns"):
-            object.__setattr__(self, option, _column_tuple(self, option, getattr(self, option)))
+            object.__setattr__(self, option, _references(self, option, getattr(self, option)))
         self._check_label()
         self._check_combination()
 
@@ -125,16 +126,23 @@ class Watch:
             "label": None, "trigger_columns": (), "extra_columns": (), "when": None, "old": False, "level": None,
             "delivery": None,
         }  # fmt: skip
-        given = [f"{k}={getattr(self, k)!r}" for k, default in options.items() if getattr(self, k) != default]
+        given = [f"{k}={_spelled(getattr(self, k))}" for k, default in options.items() if getattr(self, k) != default]
         return f"Watch({', '.join([repr(self.operation), *given])})"
 
 
-def _column_tuple(watch: Watch, option: str, value: object) -> tuple[Any, ...]:
+def _spelled(value: object) -> str:
+    return f"{{{', '.join(sorted(map(repr, value)))}}}" if isinstance(value, frozenset) else repr(value)
+
+
+def _references(watch: Watch, option: str, value: object) -> tuple[Any, ...] | frozenset[Any]:
+    """Return the columns that an option names: a set where they have no order, which the table then gives them."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ConfigurationError(
             f"Watch({watch.operation!r}): {option} must be a sequence of attribute names, not {value!r}: "
             f"write {option}=({value!r},)"
         )
+    if value and is_unordered(value):
+        return frozenset(value)
     names = tuple(value)
     if len({name if isinstance(name, str) else id(name) for name in names}) < len(names):
         raise ConfigurationError(f"Watch({watch.operation!r}): {option}={names!r} names a column twice")
@@ -158,9 +166,10 @@ def parse_specs(owner: str, specs: object) -> tuple[Watch, ...]:
         if isinstance(item, str) and item in OPERATIONS:
             item = Watch(item)
         if not isinstance(item, Watch):
+            nested = ": give them one by one" if isinstance(item, Iterable) and not isinstance(item, str) else ""
             raise ConfigurationError(
                 f"{owner}: {item!r} can't be watched: allowed are "
-                f"{', '.join(map(repr, OPERATIONS))} and Watch(...) objects"
+                f"{', '.join(map(repr, OPERATIONS))} and Watch(...) objects{nested}"
             )
         if item.name in watches:
             raise ConfigurationError(
@@ -168,6 +177,8 @@ def parse_specs(owner: str, specs: object) -> tuple[Watch, ...]:
                 f"such as Watch({item.operation!r}, label='another_name')"
             )
         watches[item.name] = item
+    if is_unordered(specs):
+        return tuple(sorted(watches.values(), key=lambda watch: (OPERATIONS.index(watch.operation), watch.name)))
     return tuple(watches.values())
 
 
