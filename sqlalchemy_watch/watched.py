@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar, cast, overload
 
-from sqlalchemy import MetaData, Table, event
+from sqlalchemy import Column, MetaData, Table, event
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.ext.declarative import AbstractConcreteBase
@@ -20,7 +20,7 @@ from .declaring import conditions, hierarchy
 from .declaring.filing import file_watches
 from .declaring.spec import TableWatch, Watch, parse_specs
 from .errors import ConfigurationError
-from .resolving import check_columns, resolve
+from .resolving import check_columns, check_old, heard_from_root, resolve
 from .signals.events import T
 from .signals.watch_signals import Details, WatchSignal, WatchSignals
 
@@ -167,7 +167,8 @@ def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any
         try:
             table_watch = resolve(owner, table, columns, key, spec)
         except conditions.UnknownColumn as error:
-            raise ConfigurationError(f"{owner}: {spec!r}: when: {error}") from None
+            raise ConfigurationError(f"{owner}: watch {spec.name!r}: when: {error}") from None
+        check_old(owner, spec, [table_watch])
         filings.append(_Filing(table, table_watch, Endpoint(table, _signal(table.key, [table_watch]))))
     return _file(table, owner, filings)
 
@@ -189,13 +190,16 @@ def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSig
                 table_watch = resolve(class_.__name__, part.table, part.columns, key, spec, discriminator, delivery)
             except conditions.UnknownColumn as error:
                 if part.is_root and (spec.operation != "updated" or len(chain) == 1):
-                    raise ConfigurationError(f"{class_.__name__}: {spec!r}: when: {error}") from None
+                    below = _columns_of(p for p in chain if p is not part)
+                    reason = heard_from_root(error.name, below, spec) if error.name in below else str(error)
+                    raise ConfigurationError(f"{class_.__name__}: watch {spec.name!r}: when: {reason}") from None
                 continue  # of the tables of a hierarchy, those count that have the columns
             filed.append(table_watch)
         if not filed:
             raise ConfigurationError(
-                f"{class_.__name__}: {spec!r}: no table of the hierarchy has all the columns that `when` names"
+                f"{class_.__name__}: watch {spec.name!r}: no table of the hierarchy has all columns that `when` names"
             )
+        check_old(class_.__name__, spec, filed)
         endpoint = Endpoint(mapper, _signal(class_.__name__, filed))
         tables = {part.table.key: part.table for part in chain}
         filings += [_Filing(tables[table_watch.table_key], table_watch, endpoint) for table_watch in filed]
@@ -238,5 +242,9 @@ def _signal(owner: str, filed: list[TableWatch]) -> WatchSignal[Any]:
 def _check_attributes(owner: str, chain: tuple[hierarchy.Part, ...], spec: Watch) -> None:
     """Raise unless every attribute named is a column of a table whose trigger fires for the operation."""
     parts = [p for p in chain if p.is_root or spec.operation == "updated"]
-    columns = {attribute: column for part in reversed(parts) for attribute, column in part.columns.items()}
-    check_columns(owner, [p.table.key for p in parts], columns, spec)
+    below = _columns_of(p for p in chain if p not in parts)
+    check_columns(owner, [p.table.key for p in parts], _columns_of(parts), spec, below)
+
+
+def _columns_of(parts: Iterable[hierarchy.Part]) -> dict[str, Column[Any]]:
+    return {attribute: column for part in reversed(list(parts)) for attribute, column in part.columns.items()}

@@ -58,7 +58,7 @@ class _Row:
             column = self._columns[attribute]
         except KeyError:
             raise UnknownColumn(
-                f"{attribute!r} is no column here: there are {', '.join(map(repr, self._columns))}"
+                f"{attribute!r} is no column here: there are {', '.join(map(repr, self._columns))}", name=attribute
             ) from None
         if is_virtual(column):
             raise ConfigurationError(f"{self._owner}: when uses {attribute!r}: {VIRTUAL_RULE}")

@@ -91,35 +91,37 @@ class Watch:
                 )
             return
         if not isinstance(label, str) or not label.isidentifier() or keyword.iskeyword(label) or label.startswith("_"):
-            raise ConfigurationError(
-                f"{self!r}: label {label!r} must be a Python name, no keyword, that does not start with an "
-                f"underscore, since it becomes an attribute of Model.watch"
+            raise self._refusal(
+                f"label {label!r} must be a Python name, no keyword, that does not start with an underscore, since it "
+                f"becomes an attribute of Model.watch"
             )
         if label in RESERVED_LABELS:
-            raise ConfigurationError(f"{self!r}: label {label!r} is a method of Model.watch: choose another")
+            raise self._refusal(f"label {label!r} is a method of Model.watch: choose another")
         if label in OPERATIONS and label != self.operation:
-            raise ConfigurationError(f"{self!r}: label {label!r} is the name of another operation: choose another")
+            raise self._refusal(f"label {label!r} is the name of another operation: choose another")
 
     def _check_combination(self) -> None:
         if self.trigger_columns and self.operation != "updated":
-            raise ConfigurationError(f"{self!r}: trigger_columns are for 'updated' only: remove them")
+            raise self._refusal("trigger_columns are for 'updated' only: remove them")
         if self.operation == "truncated" and (self.extra_columns or self.when is not None):
-            raise ConfigurationError(f"{self!r}: TRUNCATE names no rows: remove extra_columns and when")
+            raise self._refusal("TRUNCATE names no rows: remove extra_columns and when")
         if self.when is not None and not callable(self.when):
-            raise ConfigurationError(
-                f"{self!r}: when must be a function of the old and the new row, "
-                f"such as lambda old, new: new.total > 100"
+            raise self._refusal(
+                "when must be a function of the old and the new row, such as lambda old, new: new.total > 100"
             )
         if not isinstance(self.old, bool):
-            raise ConfigurationError(f"{self!r}: old must be True or False")
+            raise self._refusal("old must be True or False")
         if self.old and self.operation not in ("updated", "deleted"):
-            raise ConfigurationError(f"{self!r}: {self.operation} rows have no previous values: remove old=True")
+            raise self._refusal(f"{self.operation} rows have no previous values: remove old=True")
         if self.level is not None and self.level not in LEVELS:
-            raise ConfigurationError(f"{self!r}: level must be 'statement', 'row' or None")
+            raise self._refusal("level must be 'statement', 'row' or None")
         if self.delivery is not None:
-            check_delivery(repr(self), self.delivery)
+            check_delivery(f"Watch({self.operation!r})", self.delivery)
         if self.operation == "truncated" and self.level == "row":
-            raise ConfigurationError(f"{self!r}: TRUNCATE fires once a statement: remove level='row'")
+            raise self._refusal("TRUNCATE fires once a statement: remove level='row'")
+
+    def _refusal(self, reason: str) -> ConfigurationError:
+        return ConfigurationError(f"{reason}: in {self!r}")
 
     def __repr__(self) -> str:
         options = {
@@ -138,14 +140,13 @@ def _references(watch: Watch, option: str, value: object) -> tuple[Any, ...] | f
     """Return the columns that an option names: a set where they have no order, which the table then gives them."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
         raise ConfigurationError(
-            f"Watch({watch.operation!r}): {option} must be a sequence of attribute names, not {value!r}: "
-            f"write {option}=({value!r},)"
+            f"Watch({watch.operation!r}): {option} must be a sequence of attribute names: write {option}=({value!r},)"
         )
     if value and is_unordered(value):
         return frozenset(value)
     names = tuple(value)
     if len({name if isinstance(name, str) else id(name) for name in names}) < len(names):
-        raise ConfigurationError(f"Watch({watch.operation!r}): {option}={names!r} names a column twice")
+        raise ConfigurationError(f"Watch({watch.operation!r}): {option} names a column twice: in {names!r}")
     return names
 
 
@@ -158,7 +159,7 @@ def parse_specs(owner: str, specs: object) -> tuple[Watch, ...]:
     """
     if isinstance(specs, (str, bytes, Watch)) or not isinstance(specs, Iterable):
         raise ConfigurationError(
-            f"{owner}: __watch__ must be an iterable of operation names and Watch objects, not {specs!r}: "
+            f"{owner}: __watch__ must be an iterable of operation names and Watch objects: "
             f"write __watch__ = ({specs!r},)"
         )
     watches: dict[str, Watch] = {}
@@ -168,8 +169,8 @@ def parse_specs(owner: str, specs: object) -> tuple[Watch, ...]:
         if not isinstance(item, Watch):
             nested = ": give them one by one" if isinstance(item, Iterable) and not isinstance(item, str) else ""
             raise ConfigurationError(
-                f"{owner}: {item!r} can't be watched: allowed are "
-                f"{', '.join(map(repr, OPERATIONS))} and Watch(...) objects{nested}"
+                f"{owner}: allowed are {', '.join(map(repr, OPERATIONS))} and Watch(...) objects{nested}: "
+                f"{item!r} can't be watched"
             )
         if item.name in watches:
             raise ConfigurationError(

@@ -162,6 +162,20 @@ def test_wrong_options_are_refused_where_the_watch_is_made(make: Callable[[], An
         assert word in str(raised.value)
 
 
+def test_the_reason_comes_before_a_long_watch() -> None:
+    many = tuple(f"column_{i}" for i in range(50))
+    for make, reason in (
+        (lambda: Watch("deleted", label="x", trigger_columns=many), "trigger_columns are for 'updated' only"),
+        (lambda: declare((Watch("inserted", extra_columns=many),)), "User: extra_columns names 'column_0', which is"),
+        (lambda: declare(Watch("inserted", extra_columns=many)), "User: __watch__ must be an iterable of operation"),
+        (lambda: declare((many,)), "User: allowed are 'inserted'"),
+        (lambda: Watch("inserted", extra_columns=(*many, many[0])), "Watch('inserted'): extra_columns names a column"),
+    ):
+        with pytest.raises(ConfigurationError) as raised:
+            make()
+        assert str(raised.value).startswith(reason)
+
+
 def test_a_correct_declaration_passes() -> None:
     assert len(declare(("inserted", W("updated", extra_columns=("email",)))).watch) == 2
 

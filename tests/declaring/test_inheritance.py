@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -207,14 +208,32 @@ def test_joined_updates_are_filtered_by_the_roots_key(
     assert got == ["Chief"]
 
 
-def test_extra_columns_of_another_table_than_the_one_that_tells_are_refused(Base: type[DeclarativeBase]) -> None:
+@pytest.mark.parametrize("operation", ["inserted", "deleted"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"extra_columns": ("name", "salary")},
+        {"extra_columns": {"salary"}},
+        {"when": None},
+    ],
+)
+def test_an_own_column_of_a_joined_class_is_not_heard_from_the_root(
+    Base: type[DeclarativeBase], operation: Any, options: Any
+) -> None:
+    if "when" in options:
+        row = operator.itemgetter(operation == "inserted")
+        options = {"when": lambda *old_and_new: row(old_and_new).salary > 10}
     Person, _, _ = joined(Base)
-    with pytest.raises(ConfigurationError, match="'salary', which is not a column attribute of 'people'"):
+    reason = (
+        f"'salary' is a column of 'clerks', and {operation} rows of a joined hierarchy are heard from its root table "
+        f"alone: leave it out and load the row"
+    )
+    with pytest.raises(ConfigurationError, match=reason):
 
         class Clerk(Person):  # type: ignore[misc,valid-type]
             __tablename__ = "clerks"
             __mapper_args__ = {"polymorphic_identity": "clerk"}
-            __watch__ = (Watch("inserted", label="hired", extra_columns=("salary",)),)
+            __watch__ = (Watch(operation, label="hired", **options),)
             id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
             salary: Mapped[int]
 

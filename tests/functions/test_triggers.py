@@ -837,9 +837,11 @@ def test_key_that_the_database_lets_be_null_is_heard(engine: Engine, client: Cli
         pass
 
     class Entry(Watched, Base):
-        __table__ = sa.Table("entries", metadata, sa.Column("a", sa.Integer), sa.Column("b", sa.Integer))
+        __table__ = sa.Table(
+            "entries", metadata, sa.Column("a", sa.Integer), sa.Column("b", sa.Integer), sa.Column("note", sa.Text)
+        )
         __mapper_args__ = {"primary_key": [__table__.c.a, __table__.c.b]}
-        __watch__ = [Watch("inserted", level=level), Watch("updated", level=level, old=True)]
+        __watch__ = [Watch("inserted", level=level), Watch("updated", level=level, old=True, extra_columns=("note",))]
 
     install(engine, metadata)
     heard = Heard(engine, metadata, client, Entry)
