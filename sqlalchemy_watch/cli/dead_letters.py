@@ -12,6 +12,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..listener.dispatch import dead_letters
+from ..listener.dispatch.letters_table import has_table
 from .output import DataTable, print_json_lines, print_table
 from .target import Url, connect
 
@@ -61,7 +62,7 @@ def drop_letters(group: Group, ids: Ids = None, all_letters: All = False, url: U
 
 def _change(url: str | None, group: str, ids: list[int] | None, change: Change, words: str) -> None:
     with connect(url) as connection:
-        if dead_letters.has_table(connection):
+        if has_table(connection):
             print(words.format(change(connection, group, ids)))
         else:
             print(f"{NONE}: a listener with durable= makes their table when it needs it, or `slots create`")

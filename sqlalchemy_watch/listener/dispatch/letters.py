@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 import psycopg
 from blinker._utilities import make_ref  # as in signals.receivers
-from psycopg import errors
 
 from ...errors import PayloadError, one_line
 from ...signals.events import Event, parts_of
@@ -89,7 +88,7 @@ class Letters:
                 name = self._address(call, Notification(channel, payload.encode(), lsn), position)
                 letter = (self._group, channel, payload, lsn, position, name, describe(error), attempts)
                 with contextlib.closing(self._connect()) as connection:
-                    self._write(connection, letter, retry_in)
+                    dead_letters.park(connection, letter, retry_in)
                 break
             except Exception as failure:  # of any kind: to go on would acknowledge an event that nobody has
                 tries += 1
@@ -106,13 +105,6 @@ class Letters:
         name, words = receiver_name(call.subscriber), event_words(event)
         log.error("gave up %s for receiver %s: it is among the dead letters", words, name)
         self._calling.on_dead_letter(call.subscriber.resolve(), event, error)
-
-    def _write(self, connection: psycopg.Connection[Any], letter: Any, retry_in: float | None) -> None:
-        try:
-            dead_letters.park(connection, letter, retry_in)
-        except errors.UndefinedTable:  # somebody has dropped it meanwhile
-            dead_letters.ensure_table(connection)
-            dead_letters.park(connection, letter, retry_in)
 
     def _address(self, call: Call, notification: Notification, position: int) -> str:
         """Return the name of a receiver that is different from those of the event's other receivers."""
