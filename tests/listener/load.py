@@ -1,0 +1,84 @@
+"""Writers of payments, which `consumers.py` hears, and when all of theirs is acknowledged."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import threading
+from typing import Any
+
+import psycopg
+from support import wait_until
+
+
+class Load:
+    """Writers that commit and roll back transactions of mixed sizes until stopped, whatever becomes of the server.
+
+    What is committed the table tells: a connection that is lost does not.
+    """
+
+    def __init__(self, url: str, writers: int = 2, seed: int = 0) -> None:
+        self._url, self._seed = url, seed
+        self._ids = itertools.count(1)
+        #: By id. The ids of each writer grow in the order in which it commits.
+        self.writers: dict[int, int] = {}
+        self.rolled_back: set[int] = set()
+        self._stopping = threading.Event()
+        self._failures: list[BaseException] = []
+        self._threads = [threading.Thread(target=self._run, args=[number]) for number in range(writers)]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+        assert not self._failures
+
+    def _run(self, number: int) -> None:
+        chance = random.Random(f"{self._seed} writer {number}")
+        try:
+            while not self._stopping.is_set():
+                try:
+                    with psycopg.connect(self._url, connect_timeout=5) as connection:
+                        while not self._stopping.wait(chance.uniform(0, 0.01)):
+                            self._write(connection, number, chance)
+                except psycopg.OperationalError:
+                    self._stopping.wait(0.05)
+        except BaseException as error:
+            self._failures.append(error)
+
+    def _write(self, connection: psycopg.Connection[Any], number: int, chance: random.Random) -> None:
+        ids = []
+        for _ in range(chance.choice((1, 1, 1, 2, 5))):
+            statement = [next(self._ids) for _ in range(chance.choice((1, 1, 3, 20, 200)))]
+            self.writers.update(dict.fromkeys(statement, number))
+            connection.execute("INSERT INTO payments SELECT unnest(%s::int[])", [statement])
+            ids += statement
+        if chance.random() < 0.15:
+            connection.rollback()
+            self.rolled_back.update(ids)
+        else:
+            connection.commit()
+
+
+def committed(client: psycopg.Connection[Any]) -> set[int]:
+    """The ids that were committed."""
+    return {id_ for (id_,) in client.execute("SELECT id FROM payments").fetchall()}
+
+
+def wait_for_acknowledgement(client: psycopg.Connection[Any], group: str) -> None:
+    """Wait until everything committed by now is acknowledged."""
+    row = client.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
+    assert row is not None
+    # An active consumer acknowledges up to what it was told of last, so there has to be something later.
+    client.execute("SELECT pg_logical_emit_message(true, 'later', '')")
+    wait_until(
+        client, "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s", row[0], group
+    )
