@@ -1,17 +1,21 @@
 """Forks processes that consume a group, each with a file of its own for what its receiver was called with.
 
-Run as a script: a line on stdin, a path, starts a process; lines on stdout say `started PID` and `active PID`.
+Run as a script: a line of JSON on stdin starts a process, with `url`, `path` and the listener's `options`. Lines on
+stdout say `started PID TIME`, `active PID TIME` and `lost PID TIME`.
 One process imports everything once, so that the others start within milliseconds.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 from sqlalchemy import create_engine
@@ -32,6 +36,10 @@ class Payment(Watched, Base):
     id: Mapped[int] = mapped_column(primary_key=True)
 
 
+#: Seconds for a process to start, and for another one to become active.
+PATIENCE = 60.0
+
+
 class Heard(NamedTuple):
     """A line of a process's file."""
 
@@ -42,40 +50,83 @@ class Heard(NamedTuple):
     at: int
 
 
-class Consumers:
-    """The processes of one group, as the test sees them."""
+class Word(NamedTuple):
+    """A line that a process said of itself."""
 
-    def __init__(self, url: str, group: str, directory: Path) -> None:
-        self._directory = directory
+    #: "started", "active" or "lost".
+    what: str
+    pid: int
+    #: Nanoseconds of the system-wide monotonic clock.
+    at: int
+
+
+class Consumers:
+    """The processes of one group, as the test sees them.
+
+    :param options: of each process's listener.
+    """
+
+    def __init__(self, url: str, group: str, directory: Path, **options: Any) -> None:
+        self._url, self._directory, self._options = url, directory, options
+        self._errors = (directory / "errors").open("w")
         self._parent = subprocess.Popen(
-            [sys.executable, __file__, url, group], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+            [sys.executable, __file__, group],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
+        )  # fmt: skip
         self._alive: list[int] = []
         self._paths: list[Path] = []
-        #: Process ids, in the order in which they became active.
-        self.active: list[int] = []
+        self._words: SimpleQueue[str] = SimpleQueue()
+        self._reader = threading.Thread(target=self._read_all)
+        self._reader.start()
+        #: What they have said.
+        self.said: list[Word] = []
 
-    def start(self) -> int:
-        """Start one more process, which stands by while another one is active."""
+    @property
+    def active(self) -> list[int]:
+        """Process ids, in the order in which they became active."""
+        return [word.pid for word in self.said if word.what == "active"]
+
+    def start(self, url: str | None = None) -> int:
+        """Start one more process, which stands by while another one is active.
+
+        :param url: where it connects, instead of where all others do.
+        """
         path = self._directory / f"{len(self._paths)}.heard"
         self._paths.append(path)
         assert self._parent.stdin is not None
-        print(path, file=self._parent.stdin, flush=True)
+        asked = {"url": url or self._url, "path": str(path), "options": self._options}
+        print(json.dumps(asked), file=self._parent.stdin, flush=True)
         while True:
-            word, pid = self._read()
-            if word == "started":
-                self._alive.append(pid)
-                path.with_suffix(".pid").write_text(str(pid))
-                return pid
+            word = self._next(PATIENCE)
+            if word.what == "started":
+                self._alive.append(word.pid)
+                path.with_suffix(".pid").write_text(str(word.pid))
+                return word.pid
 
-    def wait_for_active(self, than: int | None = None) -> int:
-        """Wait until a process other than the given one is active."""
-        while not self.active or self.active[-1] == than:
-            self._read()
-        return self.active[-1]
+    def wait_for_active(self, than: int | None = None, since: int = 0, seconds: float = PATIENCE) -> int:
+        """Wait until a process other than the given one is active.
+
+        :param since: by the monotonic clock: when it has to have become so.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            active = [word for word in self.said if word.what == "active"]
+            if active and active[-1].pid != than and active[-1].at >= since:
+                return active[-1].pid
+            self._next(deadline - time.monotonic())
+
+    def listen(self) -> None:
+        """Take in what has been said until now."""
+        while not self._words.empty():
+            self._next(0.0)
 
     def kill(self, pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
+        self._alive.remove(pid)
+
+    def terminate(self, pid: int) -> None:
+        """Have it stop in order."""
+        os.kill(pid, signal.SIGTERM)
         self._alive.remove(pid)
 
     def heard(self) -> dict[int, list[Heard]]:
@@ -87,49 +138,73 @@ class Consumers:
             for path in self._paths
         }
 
+    def errors(self) -> str:
+        """What they have logged."""
+        return (self._directory / "errors").read_text()
+
     def close(self) -> None:
+        self._errors.close()
         for pid in self._alive:
             os.kill(pid, signal.SIGKILL)
         self._parent.kill()
-        self._parent.communicate()
+        self._parent.wait()
+        self._reader.join()
+        for pipe in (self._parent.stdin, self._parent.stdout):
+            assert pipe is not None
+            pipe.close()
 
-    def _read(self) -> tuple[str, int]:
+    def _read_all(self) -> None:
         assert self._parent.stdout is not None
-        word, _, pid = self._parent.stdout.readline().partition(" ")
-        assert word, "the consumers' parent has died"
-        if word == "active":
-            self.active.append(int(pid))
-        return word, int(pid)
+        for line in self._parent.stdout:
+            self._words.put(line)
+        self._words.put("")
+
+    def _next(self, seconds: float) -> Word:
+        """What is said next.
+
+        :raises AssertionError: where nothing is, or all are dead.
+        """
+        try:
+            line = self._words.get(timeout=max(0.0, seconds))
+        except Empty:
+            raise AssertionError(f"the consumers said nothing more; at last {self.said[-5:]}") from None
+        assert line, f"the consumers' parent has died: {self.errors()[-2000:]}"
+        what, pid, at = line.split()
+        self.said.append(Word(what, int(pid), int(at)))
+        return self.said[-1]
 
 
 def _say(word: str) -> None:
-    os.write(1, f"{word} {os.getpid()}\n".encode())
+    os.write(1, f"{word} {os.getpid()} {time.monotonic_ns()}\n".encode())
 
 
-def _consume(url: str, group: str, path: str) -> None:
+def _consume(group: str, url: str, path: str, options: dict[str, Any]) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    @Payment.watch.inserted.connect
     def book_payment(sender: Any, event: Any) -> None:
         os.write(file, f"{event.lsn} {event.position} {event.identity[0]} {time.monotonic_ns()}\n".encode())
 
-    listener = Listener(create_engine(url), Base, durable=group)
-
-    @listener.connected.connect
-    def say_active(sender: Any) -> None:
-        _say("active")
-
+    Payment.watch.inserted.connect(book_payment)
+    listener = Listener(create_engine(url), Base, durable=group, **options)
+    listener.connected.connect(lambda sender: _say("active"), weak=False)
+    listener.disconnected.connect(lambda sender, error: _say("lost"), weak=False)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     _say("started")
-    listener.start()
-    signal.pause()
+    listener.start(timeout=60)
+    stopping.wait()
+    listener.stop()
 
 
-def main(url: str, group: str) -> None:
+def main(group: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     standby.STANDBY_INTERVAL = 0.2  # to get through many hand-overs quickly
     for line in sys.stdin:
         if os.fork() == 0:
-            _consume(url, group, line.strip())
+            try:
+                _consume(group, **json.loads(line))
+            finally:
+                os._exit(0)
 
 
 if __name__ == "__main__":

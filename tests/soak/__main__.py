@@ -12,10 +12,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as pytest does
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
 
-from postgres import ensure_system_user
+from postgres import ensure_system_user  # noqa: E402
 
-from soak import notify, takeovers
-from soak.report import Report
+from soak import notify, takeovers  # noqa: E402
+from soak.report import Report  # noqa: E402
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

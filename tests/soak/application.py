@@ -1,11 +1,11 @@
 """The application that hears: a process of its own, which obeys lines on stdin and answers each by a line of JSON.
 
-    start            listens, and holds what it reads
-    slow SECONDS     receivers take their time
-    restart          stops the listener and starts it again
-    check            catches up, compares what it holds with the tables, and tells what it uses of the machine
-    stats            tells its counters
-    stop             stops, closes its journals, and ends
+start            listens, and holds what it reads
+slow SECONDS     receivers take their time
+restart          stops the listener and starts it again
+check            catches up, compares what it holds with the tables, and tells what it uses of the machine
+stats            tells its counters
+stop             stops, closes its journals, and ends
 """
 
 from __future__ import annotations
@@ -49,9 +49,7 @@ class Application:
     def __init__(self, proxied: str, url: str, folder: Path, seed: int) -> None:
         self._url, self._folder = url, folder
         self._engine = create_engine(proxied, connect_args={"connect_timeout": 2})
-        self._listener = Listener(
-            self._engine, Base, heartbeat_interval=0.3, heartbeat_timeout=1.0, max_queue=400
-        )
+        self._listener = Listener(self._engine, Base, heartbeat_interval=0.3, heartbeat_timeout=1.0, max_queue=400)
         self.models: list[Model] = []
         self._plain = self._model("plain", "items")
         self._churn = Churn(seed)

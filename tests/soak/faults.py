@@ -17,13 +17,16 @@ from postgres import Cluster
 from support import end_listeners
 
 #: Seconds that a fault lasts at the most.
-LONGEST = 2.0
+LONGEST = 1.6
+
+#: Seconds after a fault, at the most: for a connection to come back, and to be used.
+PAUSE = 3.0
 
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'"
 
 
 class Faults:
-    """Faults that are chosen by chance, one after the other; each has been undone when it returns.
+    """Faults, each kind once and then by chance, one after the other; each has been undone when it returns.
 
     :param application: process id.
     :param tell: sends the application a command.
@@ -31,24 +34,24 @@ class Faults:
     """
 
     def __init__(
-        self, cluster: Cluster, proxy: Proxy, application: int, seed: int, tell: Callable[[str], None],
-        burst: Callable[[], None], *, restarts: bool = True,
+        self, cluster: Cluster, proxy: Proxy, application: int, seed: int, tell: Callable[[str], object],
+        burst: Callable[[], None],
     ) -> None:  # fmt: skip
         self._cluster, self._proxy, self._application = cluster, proxy, application
         self._tell, self._burst = tell, burst
         self._chance = random.Random(f"{seed} faults")
         self._moment = Event()  # never set: for waiting
-        self._weights = dict(WEIGHTS) if restarts else {kind: w for kind, w in WEIGHTS.items() if kind not in RESTARTS}
+        self._first = self._chance.sample(list(WEIGHTS), len(WEIGHTS))
         self.counts: Counter[str] = Counter()
 
     def happen(self) -> None:
         """One fault, and a pause after it, often none."""
-        (kind,) = self._chance.choices(list(self._weights), self._weights.values())
+        kind = self._first.pop() if self._first else self._chance.choices(list(WEIGHTS), WEIGHTS.values())[0]
         self.counts[kind.__name__] += 1
         with contextlib.suppress(psycopg.OperationalError):  # the server is not back yet
             kind(self)
-        if self._chance.random() < 0.7:
-            self._wait(1.5)
+        if self._chance.random() < 0.8:
+            self._wait(PAUSE)
 
     def _wait(self, longest: float = LONGEST) -> None:
         self._moment.wait(self._chance.uniform(0, longest))
@@ -153,4 +156,3 @@ WEIGHTS: dict[Callable[[Faults], None], float] = {
     Faults.restart_server_fast: 1,
     Faults.restart_server_immediate: 1,
 }
-RESTARTS = (Faults.restart_server_fast, Faults.restart_server_immediate)

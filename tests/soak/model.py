@@ -25,7 +25,6 @@ from .schema import MUTED_FROM, Rows, read, read_async
 PAUSE = 0.05
 
 
-
 class Model:
     """What an application holds of one table.
 

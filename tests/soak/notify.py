@@ -90,9 +90,8 @@ class Soak:
     :param say: is told of progress.
     """
 
-    def __init__(self, cluster: Cluster, seconds: float, seed: int, say: Callable[[str], None], **faults: bool) -> None:
+    def __init__(self, cluster: Cluster, seconds: float, seed: int, say: Callable[[str], None]) -> None:
         self._cluster, self._seconds, self._seed, self._say = cluster, seconds, seed, say
-        self._settings = faults
         self.report = Report(f"notify, seed {seed}")
         self._measured: list[dict[str, Any]] = []
         self._began = time.monotonic()
@@ -112,10 +111,12 @@ class Soak:
             with _writing(url, self._seed, self.report) as writers:
                 faults = Faults(
                     self._cluster, proxy, application.pid, self._seed, application.tell,
-                    lambda: setattr(writers[0], "burst", True), **self._settings,
+                    lambda: setattr(writers[0], "burst", True),
                 )  # fmt: skip
                 self._let_happen(writers, faults, application)
             answer = application.tell("stop")
+            if "Traceback" in application.errors():
+                self.report.blame("the application", application.errors())
             self.report.blame("receivers that come and go", *answer["faults"])
             self._judge(folder)
             self._compare_measures()
@@ -140,9 +141,10 @@ class Soak:
         for name, differing in answer["differing"].items():
             some = dict(list(differing.items())[:3])
             self.report.blame(when, f"{name!r} holds {len(differing)} stale rows (held, true): {some}")
+        heard, resyncs = answer["heard"]["plain"], answer["resyncs"]
         self._say(
-            f"{time.monotonic() - self._began:6.0f} s  {when}: {rows:,} rows written, {answer['heard']['plain']:,} items "
-            f"heard, {answer['resyncs']} resyncs, {faults.counts.total()} faults, {answer['memory'] >> 20} MiB"
+            f"{time.monotonic() - self._began:6.0f} s  {when}: {rows:,} rows written, {heard:,} items heard, "
+            f"{resyncs} resyncs, {faults.counts.total()} faults, {answer['memory'] >> 20} MiB"
         )
 
     def _judge(self, folder: Path) -> None:
@@ -151,9 +153,7 @@ class Soak:
                 "SELECT name, id, operation, version, txid FROM ledger WHERE id < %s ORDER BY number", [MUTED_FROM]
             ).fetchall()
         for name, table in JOURNALS.items():
-            changes = [
-                (id_, Committed(*change)) for of, id_, *change in ledger if of == table and _concerns(name, id_)
-            ]
+            changes = [(id_, Committed(*change)) for of, id_, *change in ledger if of == table and _concerns(name, id_)]
             with (folder / f"{name}.journal").open() as journal:
                 verdict = Oracle(changes, latest_only=name == "latest").judge(journal)
             self.report.blame(f"receiver {name!r}", *verdict.faults)

@@ -1,1 +1,230 @@
-def run(*a): raise NotImplementedError
+"""The soak of takeovers: three consumers of a group, of which the active one fails again and again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+
+import psycopg
+from listener.clusters import create_tables, removed_afterwards
+from listener.consumers import Base, Consumers
+from listener.load import Load, committed, wait_for_acknowledgement
+from listener.proxy import Proxy, proxied
+from postgres import Cluster
+
+from .hearing import Acknowledged, Hearing, History
+from .report import Report
+
+GROUP, CONSUMERS = "soak", 3
+
+#: Of the consumers' listeners: a connection that falls silent is noticed by them before the server does.
+OPTIONS = {"heartbeat_interval": 0.4, "heartbeat_timeout": 0.8}
+SETTINGS = {"wal_sender_timeout": "2s"}
+
+#: Seconds between a consumer's becoming active and its end, at the most.
+LONGEST = 0.5
+
+#: Seconds between looks at what is acknowledged.
+BETWEEN_LOOKS = 0.01
+
+#: Seconds for what is committed at last to be acknowledged.
+PATIENCE = 60.0
+
+
+class Looking:
+    """A thread that notes what the server says is acknowledged."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self.seen: list[Acknowledged] = []
+        self._stopping = Event()
+        self._thread = Thread(target=self._run)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        query = "SELECT (confirmed_flush_lsn - '0/0')::bigint FROM pg_replication_slots WHERE slot_name = %s"
+        while not self._stopping.is_set():
+            with suppress(psycopg.OperationalError), psycopg.connect(self._url, autocommit=True) as connection:
+                while not self._stopping.wait(BETWEEN_LOOKS):
+                    row = connection.execute(query, [GROUP]).fetchone()
+                    if row is not None and (not self.seen or row[0] != self.seen[-1].lsn):
+                        self.seen.append(Acknowledged(time.monotonic_ns(), row[0]))
+            self._stopping.wait(BETWEEN_LOOKS)
+
+
+class Takeovers:
+    """One soak: each kind of failure once, and then by chance."""
+
+    def __init__(self, cluster: Cluster, count: int, seed: int, say: Callable[[str], None]) -> None:
+        self._cluster, self._count, self._say = cluster, count, say
+        self._chance = random.Random(f"{seed} takeovers")
+        self._first = self._chance.sample(list(KINDS), len(KINDS))
+        self._seed = seed
+        self._moment = Event()  # never set: for waiting
+        self.report = Report(f"takeovers, seed {seed}")
+        self._happened: Counter[str] = Counter()
+        self._proxies: dict[int, Proxy] = {}
+        self._restarts: list[int] = []
+        self._survivors: set[int] = set()
+        self._active = 0
+
+    def run(self) -> Report:
+        create_tables(self._cluster, Base)
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="watch-tests-")))
+            self._stack = stack
+            self._consumers = consumers = Consumers("", GROUP, folder, **OPTIONS)
+            stack.callback(consumers.close)
+            looking = Looking(self._cluster.url())
+            stack.callback(looking.stop)
+            for _ in range(CONSUMERS):
+                self._start_one()
+            self._active = consumers.wait_for_active()
+            with Load(self._cluster.url(), seed=self._seed) as load:
+                for number in range(1, self._count + 1):
+                    self._take_over(number)
+            with self._cluster.connect() as client:
+                wait_for_acknowledgement(client, GROUP)
+                truth = committed(client)
+            looking.stop()
+            consumers.listen()
+            self._judge(
+                History(
+                    consumers.heard(),
+                    consumers.said,
+                    truth,
+                    load.writers,
+                    looking.seen,
+                    self._restarts,
+                    self._survivors,
+                )
+            )
+        return self.report
+
+    def _take_over(self, number: int) -> None:
+        self._wait(LONGEST)
+        kind = self._first.pop() if self._first else self._chance.choices(list(KINDS), KINDS.values())[0]
+        self._happened[kind.__name__] += 1
+        kind(self)
+        if number % 10 == 0:
+            self._say(f"{number:4} takeovers: {dict(self._happened)}")
+
+    def _start_one(self) -> None:
+        proxy = self._stack.enter_context(proxied(self._cluster.port))
+        url = self._cluster.url(driver="psycopg").replace(f":{self._cluster.port}/", f":{proxy.port}/")
+        self._proxies[self._consumers.start(f"{url}?connect_timeout=2")] = proxy
+
+    def _wait(self, longest: float) -> None:
+        self._moment.wait(self._chance.uniform(0, longest))
+
+    def _wait_for_another(self) -> None:
+        self._active = self._consumers.wait_for_active(than=self._active)
+
+    def kill(self) -> None:
+        self._consumers.kill(self._active)
+        self._end_of_one()
+
+    def terminate(self) -> None:
+        self._consumers.terminate(self._active)
+        self._end_of_one()
+
+    def _end_of_one(self) -> None:
+        proxy = self._proxies.pop(self._active)
+        self._wait_for_another()
+        proxy.close()
+        self._start_one()
+
+    def suspend(self) -> None:
+        """It lives, and does nothing until another one has taken over."""
+        with self._survived() as pid:
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                self._wait_for_another()
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+    def cut(self) -> None:
+        with self._survived() as pid:
+            self._proxies[pid].refuse()
+            self._wait_for_another()
+            self._proxies[pid].resume()
+
+    def freeze(self) -> None:
+        with self._survived() as pid:
+            self._proxies[pid].freeze()
+            self._wait_for_another()
+            self._proxies[pid].resume(thaw=self._chance.random() < 0.5)
+
+    def lose_for_a_moment(self) -> None:
+        """Whoever is the fastest is active afterwards."""
+        with self._survived() as pid:
+            at = time.monotonic_ns()
+            self._proxies[pid].cut()
+            self._active = self._consumers.wait_for_active(since=at)
+
+    @contextmanager
+    def _survived(self) -> Iterator[int]:
+        self._survivors.add(self._active)
+        yield self._active
+
+    def restart_server_fast(self) -> None:
+        self._restart("fast")
+
+    def restart_server_immediate(self) -> None:
+        self._restart("immediate")
+
+    def _restart(self, mode: str) -> None:
+        self._survivors.add(self._active)
+        at = time.monotonic_ns()
+        self._restarts.append(at)
+        self._cluster.restart(mode)
+        self._active = self._consumers.wait_for_active(since=at)
+
+    def _judge(self, history: History) -> None:
+        hearing = Hearing(history)
+        verdict = hearing.judge()
+        self.report.blame("the consumers", *verdict.faults)
+        if "Traceback" in self._consumers.errors():
+            self.report.blame("the consumers", self._consumers.errors()[-2000:])
+        turns = [word.pid for word in history.said if word.what == "active"]
+        self.report.counts = {
+            "rows committed": len(history.committed),
+            "rows heard": verdict.heard,
+            "duplicates": hearing.duplicates,
+            "calls after the loss": hearing.late,
+            "consumers": len(history.heard),
+            "times active": len(turns),
+            "looks at what is acknowledged": len(history.acknowledged),
+        }
+        self.report.happened = self._happened
+
+
+#: How often each kind of failure comes.
+KINDS: dict[Callable[[Takeovers], None], float] = {
+    Takeovers.kill: 5,
+    Takeovers.terminate: 4,
+    Takeovers.suspend: 2,
+    Takeovers.cut: 3,
+    Takeovers.freeze: 2,
+    Takeovers.lose_for_a_moment: 3,
+    Takeovers.restart_server_fast: 1,
+    Takeovers.restart_server_immediate: 1,
+}
+
+
+def run(count: int, seed: int, say: Callable[[str], None]) -> Report:
+    """Run the soak on a server of its own."""
+    with removed_afterwards(Cluster(**SETTINGS)) as cluster:
+        return Takeovers(cluster, count, seed, say).run()

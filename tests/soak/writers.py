@@ -175,7 +175,13 @@ class Writer:
         return self._change(connection, "updated", SET, sorted(ids), name="gauges")
 
     def _change(
-        self, connection: Connection, operation: str, statement: str, ids: list[int], note: str = "", name: str = "items"
+        self,
+        connection: Connection,
+        operation: str,
+        statement: str,
+        ids: list[int],
+        note: str = "",
+        name: str = "items",
     ) -> int:
         parameters = {"ids": ids} if ":note" not in statement else {"ids": ids, "note": note}
         found = [(id_, version) for id_, version in connection.execute(text(statement), parameters)]
