@@ -81,3 +81,10 @@ def created_database(cluster: Cluster, name: str, options: str = "") -> Iterator
     yield name
     with cluster.connect() as connection:
         connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+def set_for(cluster: Cluster, database: str, **settings: str) -> None:
+    """Give a database settings of its own, for connections to come."""
+    with cluster.connect() as connection:
+        for name, value in settings.items():
+            connection.execute(f"ALTER DATABASE {database} SET {name} = '{value}'")

@@ -31,9 +31,9 @@ class Standby(Cluster):
         self.configure(port=self.port)
 
 
-def create_tables(cluster: Cluster, base: Any) -> None:
+def create_tables(cluster: Cluster, base: Any, database: str = "postgres") -> None:
     """Create tables and triggers, by an engine that is gone afterwards."""
-    engine = create_engine(cluster.url(driver="psycopg"))
+    engine = create_engine(cluster.url(database, "psycopg"))
     base.metadata.create_all(engine)
     engine.dispose()
 

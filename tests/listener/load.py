@@ -57,7 +57,7 @@ class Load:
     def _write(self, connection: psycopg.Connection[Any], number: int, chance: random.Random) -> None:
         ids = []
         for _ in range(chance.choice((1, 1, 1, 2, 5))):
-            statement = [next(self._ids) for _ in range(chance.choice((1, 1, 3, 20, 200)))]
+            statement = [next(self._ids) for _ in range(chance.choice((1, 1, 3, 20, 50)))]
             self.writers.update(dict.fromkeys(statement, number))
             connection.execute("INSERT INTO payments SELECT unnest(%s::int[])", [statement])
             ids += statement

@@ -19,10 +19,9 @@ from support import end_listeners
 #: Seconds that a fault lasts at the most.
 LONGEST = 1.6
 
-#: Seconds after a fault, at the most: for a connection to come back, and to be used.
-PAUSE = 3.0
-
-_BACKENDS = "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch'"
+_BACKENDS = (
+    "SELECT pid FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch' AND datname = current_database()"
+)
 
 
 class Faults:
@@ -31,14 +30,15 @@ class Faults:
     :param application: process id.
     :param tell: sends the application a command.
     :param burst: has a writer write much at once.
+    :param pause: seconds after a fault, at the most: for a connection to come back, and to be used.
     """
 
     def __init__(
-        self, cluster: Cluster, proxy: Proxy, application: int, seed: int, tell: Callable[[str], object],
-        burst: Callable[[], None],
+        self, cluster: Cluster, database: str, proxy: Proxy, application: int, seed: int, tell: Callable[[str], object],
+        burst: Callable[[], None], pause: float,
     ) -> None:  # fmt: skip
-        self._cluster, self._proxy, self._application = cluster, proxy, application
-        self._tell, self._burst = tell, burst
+        self._cluster, self._database, self._proxy, self._application = cluster, database, proxy, application
+        self._tell, self._burst, self._pause = tell, burst, pause
         self._chance = random.Random(f"{seed} faults")
         self._moment = Event()  # never set: for waiting
         self._first = self._chance.sample(list(WEIGHTS), len(WEIGHTS))
@@ -51,13 +51,13 @@ class Faults:
         with contextlib.suppress(psycopg.OperationalError):  # the server is not back yet
             kind(self)
         if self._chance.random() < 0.8:
-            self._wait(PAUSE)
+            self._wait(self._pause)
 
     def _wait(self, longest: float = LONGEST) -> None:
         self._moment.wait(self._chance.uniform(0, longest))
 
     def terminate(self) -> None:
-        with self._cluster.connect() as client:
+        with self._cluster.connect(self._database) as client:
             end_listeners(client)
 
     def cut(self) -> None:
@@ -91,7 +91,7 @@ class Faults:
             self._proxy.inject("UNLISTEN *")
 
     def suspend_backend(self) -> None:
-        with self._cluster.connect() as client:
+        with self._cluster.connect(self._database) as client:
             pids = [pid for (pid,) in client.execute(_BACKENDS).fetchall()]
         with _suspended(pids):
             self._wait()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from listener.consumers import Heard, Word
@@ -42,10 +42,8 @@ class History:
     committed: set[int]
     writers: Mapping[int, int]
     acknowledged: Sequence[Acknowledged]
-    #: When a server was stopped: a slot may go back then, to what the server has on its disk.
+    #: When the server was down: a slot may go back then, to what the server has on its disk.
     restarts: Sequence[int] = ()
-    #: Processes that lost the slot while they lived.
-    survivors: set[int] = field(default_factory=set)
 
 
 class Hearing:
@@ -55,6 +53,8 @@ class Hearing:
         self._history = history
         self.verdict = Verdict()
         self.duplicates = self.late = 0
+        #: Processes that lost the slot while they lived.
+        self._survivors = {word.pid for word in history.said if word.what == "lost"}
         self._turns = sorted((word.at, word.pid) for word in history.said if word.what == "active")
         #: By id: where it was heard at first, and when.
         self._first: dict[int, Heard] = {}
@@ -81,7 +81,7 @@ class Hearing:
     def _note_late(self, pid: int, one: Heard) -> None:
         """A call while another consumer is active: of a process that has yet to notice its loss."""
         self.late += 1
-        if pid not in self._history.survivors:
+        if pid not in self._survivors:
             self.verdict.blame("heard by who stands by", f"payment {one.id} by {pid}")
 
     def _look_at_each(self, calls: list[Call]) -> None:

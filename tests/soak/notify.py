@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from listener.clusters import removed_afterwards
 from listener.proxy import proxied
 from postgres import Cluster
 from sqlalchemy import NullPool, create_engine
+from support import created_database, set_for
 
 from .faults import Faults
 from .oracle import Committed, Oracle
@@ -42,7 +44,7 @@ class Application:
 
     def __init__(self, proxied: str, url: str, folder: Path, seed: int) -> None:
         command = [sys.executable, "-m", "soak.application", proxied, url, str(folder), str(seed)]
-        self._errors = (folder / "errors").open("w+")
+        self._errors = (folder / "errors").open("w")
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, text=True,
             cwd=Path(__file__).parent.parent,
@@ -69,14 +71,13 @@ class Application:
         except (Empty, OSError):
             answer = ""
         if not answer:
-            raise RuntimeError(f"the application did not obey {command!r}: {self.errors()}")
+            raise RuntimeError(f"the application did not obey {command!r}: {self.errors()[-4000:]}")
         found: dict[str, Any] = json.loads(answer)
         return found
 
     def errors(self) -> str:
-        """The end of what it wrote to stderr."""
-        self._errors.seek(0)
-        return self._errors.read()[-4000:]
+        """What it logged."""
+        return Path(self._errors.name).read_text()
 
     def close(self) -> None:
         self._process.kill()
@@ -87,36 +88,43 @@ class Application:
 class Soak:
     """One soak of NOTIFY.
 
+    :param database: an empty one.
+    :param pause: seconds after a fault, at the most.
     :param say: is told of progress.
     """
 
-    def __init__(self, cluster: Cluster, seconds: float, seed: int, say: Callable[[str], None]) -> None:
-        self._cluster, self._seconds, self._seed, self._say = cluster, seconds, seed, say
+    def __init__(
+        self, cluster: Cluster, database: str, seconds: float, seed: int, say: Callable[[str], None], pause: float = 3.0
+    ) -> None:
+        self._cluster, self._database, self._pause = cluster, database, pause
+        self._seconds, self._seed, self._say = seconds, seed, say
         self.report = Report(f"notify, seed {seed}")
         self._measured: list[dict[str, Any]] = []
         self._began = time.monotonic()
 
     def run(self) -> Report:
+        set_for(self._cluster, self._database, deadlock_timeout="100ms")
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="watch-tests-")))
-            url = self._cluster.url(driver="psycopg")
+            url = self._cluster.url(self._database, "psycopg")
             engine = create_engine(url, poolclass=NullPool)
             with engine.begin() as connection:
                 create(connection)
             proxy = stack.enter_context(proxied(self._cluster.port))
             through = url.replace(f":{self._cluster.port}/", f":{proxy.port}/")
-            application = Application(through, self._cluster.url(), folder, self._seed)
+            application = Application(through, self._cluster.url(self._database), folder, self._seed)
             stack.callback(application.close)
             application.tell("start")
             with _writing(url, self._seed, self.report) as writers:
                 faults = Faults(
-                    self._cluster, proxy, application.pid, self._seed, application.tell,
-                    lambda: setattr(writers[0], "burst", True),
+                    self._cluster, self._database, proxy, application.pid, self._seed, application.tell,
+                    lambda: setattr(writers[0], "burst", True), self._pause,
                 )  # fmt: skip
                 self._let_happen(writers, faults, application)
             answer = application.tell("stop")
-            if "Traceback" in application.errors():
-                self.report.blame("the application", application.errors())
+            self.report.blame(
+                "the application", *re.findall(".*(?:unexpected error|of the listener failed).*", application.errors())
+            )
             self.report.blame("receivers that come and go", *answer["faults"])
             self._judge(folder)
             self._compare_measures()
@@ -148,7 +156,7 @@ class Soak:
         )
 
     def _judge(self, folder: Path) -> None:
-        with self._cluster.connect() as client:
+        with self._cluster.connect(self._database) as client:
             ledger = client.execute(
                 "SELECT name, id, operation, version, txid FROM ledger WHERE id < %s ORDER BY number", [MUTED_FROM]
             ).fetchall()
@@ -214,5 +222,5 @@ def _writing(url: str, seed: int, report: Report) -> Iterator[list[Writer]]:
 
 def run(seconds: float, seed: int, say: Callable[[str], None]) -> Report:
     """Run the soak on a server of its own."""
-    with removed_afterwards(Cluster(deadlock_timeout="100ms")) as cluster:
-        return Soak(cluster, seconds, seed, say).run()
+    with removed_afterwards(Cluster()) as cluster, created_database(cluster, "soak") as database:
+        return Soak(cluster, database, seconds, seed, say).run()

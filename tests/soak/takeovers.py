@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Thread
 
 import psycopg
 from listener.clusters import create_tables, removed_afterwards
+from listener.conftest import drop_slots
 from listener.consumers import Base, Consumers
 from listener.load import Load, committed, wait_for_acknowledgement
 from listener.proxy import Proxy, proxied
 from postgres import Cluster
+from support import created_database, set_for
 
 from .hearing import Acknowledged, Hearing, History
 from .report import Report
@@ -26,8 +29,7 @@ from .report import Report
 GROUP, CONSUMERS = "soak", 3
 
 #: Of the consumers' listeners: a connection that falls silent is noticed by them before the server does.
-OPTIONS = {"heartbeat_interval": 0.4, "heartbeat_timeout": 0.8}
-SETTINGS = {"wal_sender_timeout": "2s"}
+OPTIONS = {"heartbeat_interval": 0.2, "heartbeat_timeout": 0.5}
 
 #: Seconds between a consumer's becoming active and its end, at the most.
 LONGEST = 0.5
@@ -65,10 +67,14 @@ class Looking:
 
 
 class Takeovers:
-    """One soak: each kind of failure once, and then by chance."""
+    """One soak: each kind of failure once, and then by chance.
 
-    def __init__(self, cluster: Cluster, count: int, seed: int, say: Callable[[str], None]) -> None:
-        self._cluster, self._count, self._say = cluster, count, say
+    :param database: an empty one.
+    :param say: is told of progress.
+    """
+
+    def __init__(self, cluster: Cluster, database: str, count: int, seed: int, say: Callable[[str], None]) -> None:
+        self._cluster, self._database, self._count, self._say = cluster, database, count, say
         self._chance = random.Random(f"{seed} takeovers")
         self._first = self._chance.sample(list(KINDS), len(KINDS))
         self._seed = seed
@@ -77,40 +83,32 @@ class Takeovers:
         self._happened: Counter[str] = Counter()
         self._proxies: dict[int, Proxy] = {}
         self._restarts: list[int] = []
-        self._survivors: set[int] = set()
         self._active = 0
 
     def run(self) -> Report:
-        create_tables(self._cluster, Base)
+        url = self._cluster.url(self._database)
+        create_tables(self._cluster, Base, self._database)
+        set_for(self._cluster, self._database, wal_sender_timeout="1s")
         with ExitStack() as stack:
+            stack.callback(drop_slots, self._cluster, self._database)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="watch-tests-")))
             self._stack = stack
             self._consumers = consumers = Consumers("", GROUP, folder, **OPTIONS)
             stack.callback(consumers.close)
-            looking = Looking(self._cluster.url())
+            looking = Looking(url)
             stack.callback(looking.stop)
             for _ in range(CONSUMERS):
                 self._start_one()
             self._active = consumers.wait_for_active()
-            with Load(self._cluster.url(), seed=self._seed) as load:
+            with Load(url, seed=self._seed) as load:
                 for number in range(1, self._count + 1):
                     self._take_over(number)
-            with self._cluster.connect() as client:
+            with self._cluster.connect(self._database) as client:
                 wait_for_acknowledgement(client, GROUP)
                 truth = committed(client)
             looking.stop()
             consumers.listen()
-            self._judge(
-                History(
-                    consumers.heard(),
-                    consumers.said,
-                    truth,
-                    load.writers,
-                    looking.seen,
-                    self._restarts,
-                    self._survivors,
-                )
-            )
+            self._judge(History(consumers.heard(), consumers.said, truth, load.writers, looking.seen, self._restarts))
         return self.report
 
     def _take_over(self, number: int) -> None:
@@ -123,7 +121,7 @@ class Takeovers:
 
     def _start_one(self) -> None:
         proxy = self._stack.enter_context(proxied(self._cluster.port))
-        url = self._cluster.url(driver="psycopg").replace(f":{self._cluster.port}/", f":{proxy.port}/")
+        url = self._cluster.url(self._database, "psycopg").replace(f":{self._cluster.port}/", f":{proxy.port}/")
         self._proxies[self._consumers.start(f"{url}?connect_timeout=2")] = proxy
 
     def _wait(self, longest: float) -> None:
@@ -148,36 +146,30 @@ class Takeovers:
 
     def suspend(self) -> None:
         """It lives, and does nothing until another one has taken over."""
-        with self._survived() as pid:
-            os.kill(pid, signal.SIGSTOP)
-            try:
-                self._wait_for_another()
-            finally:
-                os.kill(pid, signal.SIGCONT)
+        pid = self._active
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            self._wait_for_another()
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def cut(self) -> None:
-        with self._survived() as pid:
-            self._proxies[pid].refuse()
-            self._wait_for_another()
-            self._proxies[pid].resume()
+        proxy = self._proxies[self._active]
+        proxy.refuse()
+        self._wait_for_another()
+        proxy.resume()
 
     def freeze(self) -> None:
-        with self._survived() as pid:
-            self._proxies[pid].freeze()
-            self._wait_for_another()
-            self._proxies[pid].resume(thaw=self._chance.random() < 0.5)
+        proxy = self._proxies[self._active]
+        proxy.freeze()
+        self._wait_for_another()
+        proxy.resume(thaw=self._chance.random() < 0.5)
 
     def lose_for_a_moment(self) -> None:
         """Whoever is the fastest is active afterwards."""
-        with self._survived() as pid:
-            at = time.monotonic_ns()
-            self._proxies[pid].cut()
-            self._active = self._consumers.wait_for_active(since=at)
-
-    @contextmanager
-    def _survived(self) -> Iterator[int]:
-        self._survivors.add(self._active)
-        yield self._active
+        at = time.monotonic_ns()
+        self._proxies[self._active].cut()
+        self._active = self._consumers.wait_for_active(since=at)
 
     def restart_server_fast(self) -> None:
         self._restart("fast")
@@ -186,18 +178,17 @@ class Takeovers:
         self._restart("immediate")
 
     def _restart(self, mode: str) -> None:
-        self._survivors.add(self._active)
+        self._cluster.stop(mode)
         at = time.monotonic_ns()
         self._restarts.append(at)
-        self._cluster.restart(mode)
+        self._cluster.start()
         self._active = self._consumers.wait_for_active(since=at)
 
     def _judge(self, history: History) -> None:
         hearing = Hearing(history)
         verdict = hearing.judge()
         self.report.blame("the consumers", *verdict.faults)
-        if "Traceback" in self._consumers.errors():
-            self.report.blame("the consumers", self._consumers.errors()[-2000:])
+        self.report.blame("the consumers", *re.findall(".*unexpected error.*", self._consumers.errors()))
         turns = [word.pid for word in history.said if word.what == "active"]
         self.report.counts = {
             "rows committed": len(history.committed),
@@ -226,5 +217,5 @@ KINDS: dict[Callable[[Takeovers], None], float] = {
 
 def run(count: int, seed: int, say: Callable[[str], None]) -> Report:
     """Run the soak on a server of its own."""
-    with removed_afterwards(Cluster(**SETTINGS)) as cluster:
-        return Takeovers(cluster, count, seed, say).run()
+    with removed_afterwards(Cluster()) as cluster, created_database(cluster, "soak") as database:
+        return Takeovers(cluster, database, count, seed, say).run()

@@ -117,7 +117,8 @@ def test_what_is_wrong_with_a_takeover_is_found(changes: dict[str, Any], kind: s
 
 
 def test_a_consumer_that_lives_may_end_its_call_after_the_loss() -> None:
-    late = history(heard={7: [*FIRST, Heard(30, 0, 3, 210)], 8: SECOND}, survivors={7})
+    said = [Word("active", 7, 100), Word("active", 8, 200), Word("lost", 7, 215)]
+    late = history(heard={7: [*FIRST, Heard(30, 0, 3, 210)], 8: SECOND}, said=said)
     hearing = Hearing(late)
     assert hearing.judge().kinds == {}
     assert hearing.late == 1

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import pytest
-from postgres import needs_logical_messages
+from postgres import Cluster, needs_logical_messages
 
-from . import notify, takeovers
+from .notify import Soak
+from .report import Report
+from .takeovers import Takeovers
 
 pytestmark = pytest.mark.slow
 
 SEED = 1
 
 
-def test_an_application_is_told_of_everything_or_to_read_anew_whatever_fails() -> None:
-    report = notify.run(10, SEED, print)
+def check(report: Report) -> None:
     print(report)
-    assert not report.faults
+    assert report.faults == []
+
+
+def test_an_application_is_told_of_everything_or_to_read_anew_whatever_fails(cluster: Cluster, database: str) -> None:
+    check(Soak(cluster, database, 10, SEED, print, pause=0.4).run())
 
 
 @needs_logical_messages
-def test_consumers_that_take_over_from_one_another_lose_nothing() -> None:
-    report = takeovers.run(10, SEED, print)
-    print(report)
-    assert not report.faults
+def test_consumers_that_take_over_from_one_another_lose_nothing(cluster: Cluster, database: str) -> None:
+    check(Takeovers(cluster, database, 10, SEED, print).run())
