@@ -20,9 +20,20 @@ class Relation:
     oid: int
     schema: str
     name: str
-    is_view: bool = False
+    #: As in `pg_class.relkind`.
+    kind: str = "r"
+    #: True if it is a partition of another table.
+    is_partition: bool = False
+    owner: str = ""
+    #: The tables that inherit from it without being partitions, as `schema.name`.
+    children: tuple[str, ...] = ()
     #: Generated columns that are not stored.
     virtual_columns: tuple[str, ...] = ()
+
+    @property
+    def needs_row_level(self) -> bool:
+        """True if statement triggers would miss writes: they fire on the table that a statement names alone."""
+        return self.kind == "p" or self.is_partition
 
 
 @dataclass(frozen=True)
@@ -38,6 +49,11 @@ class InstalledTrigger:
     plain: bool
     #: The whole statement, from `pg_get_triggerdef`.
     definition: str
+
+    @property
+    def is_constraint(self) -> bool:
+        """True if it is a constraint trigger, which nothing but DROP TRIGGER takes away."""
+        return self.definition.startswith("CREATE CONSTRAINT TRIGGER")
 
     @property
     def timing(self) -> str:

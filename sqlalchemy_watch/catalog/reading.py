@@ -16,7 +16,11 @@ from .installed import InstalledFunction, InstalledTrigger, Relation
 Fetch = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
 
 _TABLES = """
-SELECT t.schema, t.name, c.oid, n.nspname, c.relname, c.relkind IN ('v', 'm'),
+SELECT t.schema, t.name, c.oid, n.nspname, c.relname, CAST(c.relkind AS text), c.relispartition,
+  pg_catalog.pg_get_userbyid(c.relowner),
+  ARRAY(SELECT hn.nspname || '.' || h.relname FROM pg_catalog.pg_inherits AS i
+    JOIN pg_catalog.pg_class AS h ON h.oid = i.inhrelid JOIN pg_catalog.pg_namespace AS hn ON hn.oid = h.relnamespace
+    WHERE i.inhparent = c.oid AND c.relkind = 'r' ORDER BY 1),
   ARRAY(SELECT CAST(a.attname AS text) FROM pg_catalog.pg_attribute AS a
     WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped ORDER BY a.attnum)
 FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS t(schema, name)
@@ -74,13 +78,18 @@ def read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> 
     if not places:
         return {}
     rows = fetch(_TABLES, {"schemas": [schema for schema, _ in places], "names": [name for _, name in places]})
-    return {(row[0], row[1]): Relation(row[2], row[3], row[4], row[5], tuple(row[6])) for row in rows}
+    return {(schema, name): _relation(row) for schema, name, *row in rows}
 
 
 def read_functions(fetch: Fetch, names: Sequence[str]) -> list[InstalledFunction]:
     """Return the trigger functions that carry our mark, and those that have one of these names."""
     rows = fetch(_FUNCTIONS, {"mark": MARK, "names": list(names)})
     return [_function(row) for row in rows]
+
+
+def _relation(row: Sequence[Any]) -> Relation:
+    oid, schema, name, kind, is_partition, owner, children, virtual_columns = row
+    return Relation(oid, schema, name, kind, is_partition, owner, tuple(children), tuple(virtual_columns))
 
 
 def _function(row: Sequence[Any]) -> InstalledFunction:
