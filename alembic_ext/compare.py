@@ -1,14 +1,14 @@
 """Declarations and database become operations, in the order that a migration needs.
 
 Removals first, then Alembic's own operations, then the rest; a downgrade, the reversed list of the reversed
-operations, is then in order as well.
+operations, is then in order as well. Watches that step aside for a column stand around its table's operations.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
@@ -22,6 +22,7 @@ from sqlalchemy_watch.declaring.filing import application_of
 from sqlalchemy_watch.functions.body import function_body
 from sqlalchemy_watch.functions.quoting import quote
 
+from .altering import AlteredTableOps, Aside, altered_columns
 from .operations import WatchOp
 from .render import render_watch as render_watch  # so that Alembic finds it
 from .states import NOTHING, State, declared_state, installed_state
@@ -50,29 +51,73 @@ def add_operations(
             "restore the line, or drop the function",
             *function.name_key,
         )
-    altered = _altered_columns(upgrade.ops)
-    default = context.dialect.default_schema_name
     front: list[ops.MigrateOperation] = []
     behind: list[ops.MigrateOperation] = []
+    asides = _Asides(upgrade.ops, context.dialect.default_schema_name)
     for item in matching.items:
-        if item.is_foreign:
-            _warn_of_foreign(item)
+        if _is_left_out(item):
             continue
-        for problem in item.column_problems:
-            log.warning("the watch %s/%s can't work: %s", item.table, item.label, problem)
         schema, table = _place(item, matching.declared_schemas)
         old = installed_state(item, schema, table)
         new = declared_state(item.watch) if item.watch is not None else NOTHING
-        columns = altered.get((None if schema == default else schema, table), ())
-        if item.watch is not None and old.trigger is not None and _names_one(item, columns):
-            away = State(old.functions, None)
-            front.append(WatchOp(item.table, item.label, old, away, reason="a column it names changes", aside=True))
-            behind.append(WatchOp(item.table, item.label, away, new, reason="; ".join(item.problems), aside=True))
-        elif item.state != "installed":
+        steps_aside = item.watch is not None and old.trigger is not None and asides.add(item, schema, table, new)
+        if item.state != "installed":
             operation = WatchOp(item.table, item.label, old, new, reason="; ".join(item.problems))
             log.info("Detected %s watch %r, signal %r: %s", operation.verb, item.table, item.label, operation.reason)
-            (front if item.watch is None else behind).append(operation)
-    upgrade.ops[:] = [*front, *upgrade.ops, *behind]
+            (front if item.watch is None or steps_aside else behind).append(operation)
+    upgrade.ops[:] = [*front, *asides.put_around(upgrade.ops), *behind]
+
+
+class _Asides:
+    """The watches that step aside for a table's operations, by table."""
+
+    def __init__(self, operations: Iterable[ops.MigrateOperation], default_schema: str | None) -> None:
+        self._default_schema = default_schema
+        self._columns: dict[Place, list[str]] = {}
+        self._asides: dict[Place, list[Aside]] = {}
+        for operation in operations:
+            if isinstance(operation, ops.ModifyTableOps):
+                place = operation.schema, operation.table_name
+                self._columns.setdefault(place, []).extend(altered_columns(operation.ops))
+
+    def add(self, item: WatchStatus, schema: str | None, table: str, state: State) -> bool:
+        """Have a watch step aside, and come back, if one of the columns that it names changes.
+
+        :param state: in front of the table's operations, and behind them.
+        """
+        place = None if schema == self._default_schema else schema, table
+        columns = _named(item, self._columns.get(place, ()))
+        if not columns:
+            return False
+        away = State(state.functions, None)
+        reason = "a column it names changes"
+        aside = Aside(
+            columns,
+            WatchOp(item.table, item.label, state, away, reason=reason, aside=True),
+            WatchOp(item.table, item.label, away, state, reason=reason, aside=True),
+        )
+        self._asides.setdefault(place, []).append(aside)
+        return True
+
+    def put_around(self, operations: Iterable[ops.MigrateOperation]) -> Iterator[ops.MigrateOperation]:
+        """Return the operations, those of each table with its watches."""
+        for operation in operations:
+            if isinstance(operation, ops.ModifyTableOps) and (
+                asides := self._asides.get((operation.schema, operation.table_name))
+            ):
+                yield AlteredTableOps(operation.table_name, operation.ops, schema=operation.schema, asides=asides)
+            else:
+                yield operation
+
+
+def _is_left_out(item: WatchStatus) -> bool:
+    """Return True if the item can't be in a migration, and say why; warn of what it misses or lacks."""
+    for problem in (*item.obstacles, *item.missed):
+        log.warning("the watch %s/%s can't work: %s", item.table, item.label, problem)
+    if item.refusal is not None:
+        log.warning("the watch %s/%s is not in the migration: %s", item.table, item.label, item.refusal)
+        return True
+    return item.is_unreadable or item.is_unwatchable
 
 
 def _place(item: WatchStatus, schemas: Mapping[int, str | None]) -> Place:
@@ -87,42 +132,14 @@ def _place(item: WatchStatus, schemas: Mapping[int, str | None]) -> Place:
     return fields["schema"], fields["table"]
 
 
-def _warn_of_foreign(item: WatchStatus) -> None:
-    assert item.installed is not None
-    if item.installed.looks_marked:
-        return  # among the unreadable ones
-    log.warning(
-        "the watch %s/%s is not in the migration, because %s: rename or drop it, or give the watch another label=",
-        item.table,
-        item.label,
-        "; ".join(item.problems),
-    )
-
-
-def _altered_columns(operations: Iterable[ops.MigrateOperation]) -> dict[Place, list[str]]:
-    """Return the columns that are dropped, retyped or renamed, by table."""
-    altered: dict[Place, list[str]] = {}
-    for operation in operations:
-        if isinstance(operation, ops.ModifyTableOps):
-            names = [name for part in operation.ops if (name := _altered_column(part)) is not None]
-            altered.setdefault((operation.schema, operation.table_name), []).extend(names)
-    return altered
-
-
-def _altered_column(operation: ops.MigrateOperation) -> str | None:
-    if isinstance(operation, ops.DropColumnOp):
-        return operation.column_name
-    if isinstance(operation, ops.AlterColumnOp) and (operation.modify_type is not None or operation.modify_name):
-        return operation.column_name
-    return None
-
-
-def _names_one(item: WatchStatus, columns: Sequence[str]) -> bool:
-    """Return True if the function names one of the columns, as it is or as it is to be.
+def _named(item: WatchStatus, columns: Sequence[str]) -> frozenset[str]:
+    """Return those of the columns that the function names, as it is or as it is to be.
 
     A condition is text of the user's own, so the names are looked for in the text. A trigger that steps aside
     without need does no harm: the table is locked anyway.
     """
     bodies = [item.installed.body] if item.installed is not None else []
     bodies += [function_body(item.watch)] if item.watch is not None else []
-    return any(re.search(rf"(?<!\w){re.escape(quote(c))}(?!\w)", body) for c in columns for body in bodies)
+    return frozenset(
+        c for c in columns if any(re.search(rf"(?<!\w){re.escape(quote(c))}(?!\w)", body) for body in bodies)
+    )

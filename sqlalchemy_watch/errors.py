@@ -4,7 +4,7 @@
 
     WatchError
     ├── ConfigurationError          a wrong declaration, or a wrong argument
-    ├── OwnershipError              something that is not ours stands under a name of ours
+    ├── OwnershipError              it is not ours to change: another's function, or another role's
     ├── UnsupportedServerError      too old, a standby, no logical decoding, or behind a transaction pooler
     ├── SlotError                   a replication slot can't be made, used or dropped
     ├── ListenerError               the listener can't do what was asked
@@ -44,7 +44,10 @@ class ConfigurationError(WatchError, ValueError):
 
 
 class OwnershipError(WatchError):
-    """A function, trigger or table that is not ours stands where one of ours would go; it is left alone."""
+    """A function, trigger or table is not ours to change; it is left alone.
+
+    It has no mark of this library, it is another watch's, or another role has to change it.
+    """
 
 
 class UnsupportedServerError(WatchError):

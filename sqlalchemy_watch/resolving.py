@@ -105,6 +105,7 @@ def resolve(
         level=spec.level or ("row" if _is_partitioned(table) and spec.operation != "truncated" else "statement"),
         application=application_of(table.metadata),
         delivery=_delivery(owner, table, spec, default_delivery),
+        level_is_given=spec.level is not None,
     )
     _check_table_watch(owner, spec, table, result)
     return result

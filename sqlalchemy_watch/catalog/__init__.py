@@ -7,4 +7,6 @@ comparing   differences of function and trigger, in words
 reading     the queries
 installed   tables, triggers and functions as they exist
 virtual     columns that have no value in a trigger
+levels      the level that a table needs, and the writes that a trigger misses
+claims      whose a function is that has the name a watch needs
 """

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from sqlalchemy import Table
 
-from ..declaring.filing import application_of
+from ..declaring.filing import application_of, shared_name
 from ..declaring.spec import TableWatch
 from ..declaring.targets import watches_of_table
+from ..declaring.translating import NO_MAP, SchemaMap, translated, translated_place
+from .claims import Place, refusal
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction, Relation
+from .levels import UNWATCHABLE, at_needed_level, missed_writes
 from .reading import Fetch, read_functions, read_relations
-from .status import IS_VIEW, NO_TABLE, WatchState, WatchStatus
+from .status import NO_TABLE, WatchState, WatchStatus
 from .virtual import virtual_problems
 
 
@@ -26,31 +30,46 @@ class Matching(NamedTuple):
     unreadable: list[InstalledFunction]
     #: The declared schema of each table that exists, by its oid.
     declared_schemas: dict[int, str | None]
+    #: All functions that were looked at, once for each trigger that calls them.
+    functions: list[InstalledFunction]
 
 
-def read_status(fetch: Fetch, tables: Iterable[Table]) -> list[WatchStatus]:
-    """Return one item for each watch of these tables, and for each left-over."""
+def read_status(fetch: Fetch, tables: Iterable[Table], schemas: SchemaMap = NO_MAP) -> list[WatchStatus]:
+    """Return one item for each watch of these tables, and for each left-over.
+
+    :param schemas: the `schema_translate_map` that leads to the tables.
+    """
     tables = list(tables)
-    items = match_watches(fetch, tables, {application_of(table.metadata) for table in tables}).items
-    return [replace(i, problems=(*i.problems, *i.column_problems)) if i.column_problems else i for i in items]
+    applications = {application_of(table.metadata) for table in tables}
+    items = match_watches(fetch, tables, applications, schemas=schemas).items
+    return [replace(i, problems=(*i.problems, *i.obstacles, *i.missed)) for i in items]
 
 
 def match_watches(
-    fetch: Fetch, tables: Sequence[Table], applications: Collection[str], leaving: Sequence[Table] = ()
+    fetch: Fetch,
+    tables: Sequence[Table],
+    applications: Collection[str],
+    leaving: Sequence[Table] = (),
+    schemas: SchemaMap = NO_MAP,
 ) -> Matching:
     """Match the watches of these tables with what is installed.
 
     :param applications: the names in the marks of left-overs that are ours.
     :param leaving: tables that are about to be dropped: their watches are left over.
     """
-    watches = [((table.schema, table.name), watch) for table in tables for watch in watches_of_table(table)]
+    watches = [
+        (translated_place(table.schema, table.name, schemas), translated(watch, schemas))
+        for table in tables
+        for watch in watches_of_table(table)
+    ]
     functions = read_functions(fetch, [watch.function_name for _, watch in watches])
-    places = {(table.schema, table.name) for table in (*tables, *leaving)}
+    places = {translated_place(table.schema, table.name, schemas) for table in (*tables, *leaving)}
     relations = read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})
-    pairs = [(watch, relations.get(place)) for place, watch in watches]
+    pairs = [(at_needed_level(watch, relations.get(place)), relations.get(place)) for place, watch in watches]
     needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
-    finder = _Finder(functions)
-    items = [_watch_status(watch, relation, *finder.find(watch, relation)) for watch, relation in pairs]
+    finder = _Finder(functions, places, relations)
+    items = [finder.status(watch, relation) for watch, relation in pairs]
+    items = _with_missed_writes(items, pairs)
 
     matched = {item.installed.key for item in items if item.installed is not None}
     considered = {relations[place].oid: place[0] for place in places if place in relations}
@@ -60,32 +79,65 @@ def match_watches(
         if _is_ours(function, applications, considered, relations):
             items.append(_orphan(function))
     unreadable = {f.name_key: f for f in functions if f.looks_marked and f.mark is None}
-    return Matching(_with_sharing(items, functions, needed), list(unreadable.values()), considered)
+    return Matching(_with_sharing(items, functions, needed), list(unreadable.values()), considered, functions)
 
 
 class _Finder:
     """Finds the function in a watch's place: the one that its trigger calls, else the one of its name."""
 
-    def __init__(self, functions: Iterable[InstalledFunction]) -> None:
+    def __init__(
+        self, functions: Iterable[InstalledFunction], known: Collection[Place], relations: Mapping[Place, Relation]
+    ) -> None:
         self._by_trigger: dict[tuple[int, str], InstalledFunction] = {}
-        self._by_name: dict[tuple[str, str], InstalledFunction] = {}
+        self._by_name: dict[tuple[str, str], list[InstalledFunction]] = defaultdict(list)
+        self._watches: dict[tuple[str, str], TableWatch] = {}
+        self._known, self._relations = known, relations
         for function in functions:
-            self._by_name[function.name_key] = function
+            self._by_name[function.name_key].append(function)
             if (trigger := function.trigger) is not None:
                 self._by_trigger[trigger.relation.oid, trigger.name] = function
 
-    def find(
-        self, watch: TableWatch, relation: Relation | None
-    ) -> tuple[InstalledFunction | None, InstalledFunction | None]:
-        """Return the function in its place, and the one of its name, if that is another."""
+    def status(self, watch: TableWatch, relation: Relation | None) -> WatchStatus:
+        """Return the state of a watch."""
         if relation is None:
-            return None, None
-        named = self._by_name.get((relation.schema, watch.function_name))
-        named = None if named is None else replace(named, trigger=None)
+            return _watch_status(watch, None, None, None)
+        refused = self._refusal(watch, relation)
+        if refused is not None:
+            return replace(_watch_status(watch, relation, None, None), problems=(refused,), refusal=refused)
+        return _watch_status(watch, relation, *self._find(watch, relation))
+
+    def _find(self, watch: TableWatch, relation: Relation) -> tuple[InstalledFunction | None, InstalledFunction | None]:
+        """Return the function in its place, and the one of its name, if that is another."""
+        functions = self._by_name.get((relation.schema, watch.function_name), ())
+        named = replace(functions[0], trigger=None) if functions else None
         found = self._by_trigger.get((relation.oid, watch.trigger_name))
         if found is None:
             return named, None
         return found, None if named is None or named.name_key == found.name_key else named
+
+    def _refusal(self, watch: TableWatch, relation: Relation) -> str | None:
+        key = relation.schema, watch.function_name
+        other = self._watches.setdefault(key, watch)
+        if (other.table, other.label) != (watch.table, watch.label):  # whose schema is spelled in another way
+            return shared_name(other, watch)
+        found = self._by_trigger.get((relation.oid, watch.trigger_name))
+        for function in (self._by_name.get(key), found and self._by_name[found.name_key]):
+            if function and (refused := refusal(watch, relation, function, self._known, self._relations)) is not None:
+                return refused
+        return None
+
+
+def _with_missed_writes(
+    items: Sequence[WatchStatus], pairs: Sequence[tuple[TableWatch, Relation | None]]
+) -> list[WatchStatus]:
+    heard: dict[str, set[str]] = defaultdict(set)
+    for watch, relation in pairs:
+        if relation is not None:
+            heard[watch.operation].add(f"{relation.schema}.{relation.name}")
+    return [
+        item if relation is None else replace(item, missed=missed_writes(watch, relation, heard[watch.operation]))
+        for item, (watch, relation) in zip(items, pairs, strict=True)
+    ]
 
 
 def _marked_place(function: InstalledFunction) -> tuple[str | None, str] | None:
@@ -117,23 +169,22 @@ def _watch_status(
     found: InstalledFunction | None,
     displaced: InstalledFunction | None,
 ) -> WatchStatus:
-    column_problems = () if relation is None else virtual_problems(watch, relation.virtual_columns)
+    obstacles = () if relation is None else virtual_problems(watch, relation.virtual_columns)
+    if relation is not None and relation.kind in UNWATCHABLE:
+        obstacles = (UNWATCHABLE[relation.kind],)
 
     def item(state: WatchState, *problems: str) -> WatchStatus:
         return WatchStatus(
             state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found,
-            displaced=displaced, column_problems=column_problems,
+            displaced=displaced, obstacles=obstacles, table_owner=None if relation is None else relation.owner,
         )  # fmt: skip
 
     if relation is None:
         return item("missing", NO_TABLE)
-    if relation.is_view:
-        return item("missing", IS_VIEW)
+    if relation.kind in UNWATCHABLE:
+        return item("missing")
     if found is None:
         return item("missing", "there is no such trigger")
-    for function in (found, displaced):
-        if function is not None and not function.looks_marked:
-            return item("missing", f"a function or trigger {function.name!r} without our mark is in its place")
     if found.trigger is None:
         return item("missing", "the function is there, but no trigger calls it")
     problems = [*function_problems(watch, found), *trigger_problems(watch, found)]

@@ -8,12 +8,11 @@ from typing import Literal
 from ..declaring.spec import TableWatch
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction
+from .levels import UNWATCHABLE
 
 WatchState = Literal["installed", "outdated", "missing", "orphaned"]
 
 NO_TABLE = "the table does not exist"
-
-IS_VIEW = "it is a view, which can't have such triggers"
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,19 @@ class WatchStatus:
     shares_function: bool = field(default=False, repr=False)
     #: The function that has the watch's name, where its trigger calls another one.
     displaced: InstalledFunction | None = field(default=None, repr=False)
-    #: Problems of the columns that the watch needs: it can't work, whatever is installed.
-    column_problems: tuple[str, ...] = field(default=(), repr=False)
+    #: Why it can't work, whatever is installed: the table's kind, or the columns that it needs.
+    obstacles: tuple[str, ...] = field(default=(), repr=False)
+    #: Why it can't be installed: something that is not ours, or another watch's, has its name.
+    refusal: str | None = field(default=None, repr=False)
+    #: The role that owns the table.
+    table_owner: str | None = field(default=None, repr=False)
+    #: The writes that it misses though it is installed as it is declared.
+    missed: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def is_unwatchable(self) -> bool:
+        """True if its table is of a kind that can't have such triggers."""
+        return any(obstacle in UNWATCHABLE.values() for obstacle in self.obstacles)
 
     @property
     def drops_function(self) -> bool:
@@ -46,8 +56,8 @@ class WatchStatus:
         return self.installed is not None and (self.watch is None or self.installed.name != self.watch.function_name)
 
     @property
-    def is_foreign(self) -> bool:
-        """True if something in its place is not ours, or has a mark that can't be read."""
+    def is_unreadable(self) -> bool:
+        """True if something in its place has a mark that can't be read."""
         return any(f is not None and f.mark is None for f in (self.installed, self.displaced))
 
     @property

@@ -75,9 +75,14 @@ def file_watch(metadata: MetaData, watch: TableWatch) -> bool:
         return False
     for other in iter_watches(metadata):
         if other.schema == watch.schema and other.function_name == watch.function_name:
-            raise ConfigurationError(
-                f"the watches {other.table_key!r}/{other.label!r} and {watch.table_key!r}/{watch.label!r} would "
-                f"both have the trigger function {watch.function_name!r}: give one of them another label="
-            )
+            raise ConfigurationError(shared_name(other, watch))
     watches_in(metadata).setdefault(watch.table_key, {})[watch.label] = watch
     return True
+
+
+def shared_name(one: TableWatch, other: TableWatch) -> str:
+    """Say that two watches need the same function, and the remedy."""
+    return (
+        f"the watches {one.table_key!r}/{one.label!r} and {other.table_key!r}/{other.label!r} would both have the "
+        f"trigger function {one.function_name!r}: give one of them another label="
+    )

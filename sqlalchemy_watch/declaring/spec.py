@@ -240,11 +240,25 @@ class TableWatch:
     level: Level = "statement"
     application: str = ""
     delivery: Delivery = "notify"
+    #: True if the declaration names the level; otherwise the table in the database decides.
+    level_is_given: bool = field(default=False, compare=False)
+    #: The schema that a `schema_translate_map` leads to, for a table declared without one.
+    translated_schema: str | None = None
+
+    @property
+    def home(self) -> str | None:
+        """The schema of the table and its function in statements; None for the first one of the search path."""
+        return self.schema if self.translated_schema is None else self.translated_schema
 
     @property
     def table_key(self) -> str:
         """The `Table.key`: schema and name."""
         return self.table if self.schema is None else f"{self.schema}.{self.table}"
+
+    @property
+    def identity(self) -> tuple[str, str | None, str, str]:
+        """The watch that this is, whatever its options: application, schema, table and label."""
+        return self.application, self.schema, self.table, self.label
 
     @property
     def function_name(self) -> str:

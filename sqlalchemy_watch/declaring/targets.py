@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from sqlalchemy import MetaData, Table
@@ -10,18 +10,36 @@ from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapper, registry
 
 from ..errors import ConfigurationError
-from .filing import watches_in
+from .filing import shared_name, watches_in
 from .spec import TableWatch
 
 
 def tables_of(*targets: Any) -> tuple[Table, ...]:
     """Return all tables of the targets, watched or not, each once.
 
-    :raises ConfigurationError: for no target at all, and for one of another kind.
+    :raises ConfigurationError: for no target at all, for one of another kind, and where two watches need one name.
     """
     if not targets:
         raise ConfigurationError("nothing to watch is given: pass a declarative base, a MetaData, models or Tables")
-    return tuple(dict.fromkeys(table for target in targets for table in _tables(target)))
+    tables = tuple(dict.fromkeys(table for target in targets for table in _tables(target)))
+    refuse_shared_names(tables)
+    return tables
+
+
+def refuse_shared_names(tables: Iterable[Table]) -> None:
+    """Raise where two watches, each of another MetaData, need the same function.
+
+    :raises ConfigurationError: naming both, and the remedy.
+    """
+    tables = tuple(tables)
+    if len({table.metadata for table in tables}) < 2:  # of one MetaData they are refused where they are declared
+        return
+    owners: dict[tuple[str | None, str], TableWatch] = {}
+    for table in tables:
+        for watch in watches_of_table(table):
+            other = owners.setdefault((watch.schema, watch.function_name), watch)
+            if other.identity != watch.identity:
+                raise ConfigurationError(shared_name(other, watch))
 
 
 def watches_of(*targets: Any) -> tuple[TableWatch, ...]:

@@ -2,4 +2,5 @@
 
 ddl       DDL elements around the functions' text, compiled by SQLAlchemy
 install   create_all/drop_all, install(), uninstall(), status()
+roles     the roles that may change a trigger
 """

@@ -33,6 +33,10 @@ class CreateTrigger(WatchDDL):
     """`CREATE TRIGGER`."""
 
 
+class ReplaceTrigger(WatchDDL):
+    """`CREATE OR REPLACE TRIGGER` (PostgreSQL 14), which takes no more than the right TRIGGER; it also enables it."""
+
+
 class DropTrigger(WatchDDL):
     """`DROP TRIGGER IF EXISTS`."""
 
@@ -52,11 +56,11 @@ def drop_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
 
 
 def _function(watch: TableWatch) -> str:
-    return qualified(watch.schema, watch.function_name)
+    return qualified(watch.home, watch.function_name)
 
 
 def _table(watch: TableWatch) -> str:
-    return qualified(watch.schema, watch.table)
+    return qualified(watch.home, watch.table)
 
 
 def dollar_quoted(body: str) -> str:
@@ -104,6 +108,10 @@ def trigger_text(
     )
 
 
+def replace_trigger(watch: TableWatch) -> str:
+    return create_trigger(watch).replace("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1)
+
+
 def drop_trigger(watch: TableWatch) -> str:
     return f"DROP TRIGGER IF EXISTS {quote(watch.trigger_name)} ON {_table(watch)}"
 
@@ -123,5 +131,6 @@ def _register(element: type[WatchDDL], text: Callable[[TableWatch], str]) -> Non
 _register(CreateFunction, create_function)
 _register(RevokeExecute, revoke_execute)
 _register(CreateTrigger, create_trigger)
+_register(ReplaceTrigger, replace_trigger)
 _register(DropTrigger, drop_trigger)
 _register(DropFunction, drop_function)

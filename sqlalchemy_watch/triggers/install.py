@@ -9,17 +9,25 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Table, event, text
 
 from ..aio import is_async
-from ..catalog.installed import InstalledFunction
+from ..catalog.installed import InstalledTrigger
 from ..catalog.matching import read_status
 from ..catalog.problems import with_server_problems
-from ..catalog.reading import fetcher, read_functions, read_relations
-from ..catalog.status import IS_VIEW, NO_TABLE, WatchStatus
-from ..catalog.virtual import virtual_problems
+from ..catalog.reading import fetcher, read_functions
+from ..catalog.status import NO_TABLE, WatchStatus
 from ..declaring.spec import TableWatch
 from ..declaring.targets import tables_of, watches_of_table
 from ..errors import ConfigurationError, OwnershipError
 from ..functions.quoting import qualified, quote
-from .ddl import CreateFunction, RevokeExecute, create_statements, drop_statements
+from .ddl import (
+    CreateFunction,
+    CreateTrigger,
+    ReplaceTrigger,
+    RevokeExecute,
+    WatchDDL,
+    create_statements,
+    drop_statements,
+)
+from .roles import naming_the_role, owners_of
 
 #: Two processes that install at once wait for each other, instead of failing on a tuple both update.
 _LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(7301977042117)"
@@ -33,8 +41,7 @@ def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
     """
     tables = tables_of(*targets)
     with _connection(bind) as connection:
-        fetch = fetcher(connection)
-        return with_server_problems(fetch, read_status(fetch, tables))
+        return with_server_problems(fetcher(connection), _read(connection, tables))
 
 
 def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = False) -> list[WatchStatus]:
@@ -46,23 +53,26 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
     :param remove_orphaned: drop left-overs of ours as well.
     :raises ConfigurationError: where a table does not exist, or is a view, or has a virtual generated column that a
         watch needs; nothing is changed.
-    :raises OwnershipError: where something that is not ours has a name we need; nothing is changed.
+    :raises OwnershipError: where something that is not ours, or another watch's, has a name we need, and where another
+        role has to do it; nothing is changed.
     """
     tables = tables_of(*targets)
     with _connection(bind) as connection:
         connection.execute(text(_LOCK))
-        changed = []
-        items = read_status(fetcher(connection), tables)
+        items = _read(connection, tables)
         for item in items:
-            _refuse_unworkable(item.table, item.label, item.column_problems)
-        for item in items:
-            if item.state == "orphaned" and remove_orphaned:
-                _drop_installed(connection, [item])
-            elif item.watch is not None and item.state != "installed":
-                _install_one(connection, item, item.watch)
-            else:
-                continue
-            changed.append(item)
+            _refuse(item)
+        if not remove_orphaned:
+            _refuse_used_left_overs(items)
+        wanting = ("missing", "outdated", "orphaned") if remove_orphaned else ("missing", "outdated")
+        changed = [item for item in items if item.state in wanting]
+        owners = owners_of(connection, changed)
+        for item in changed:
+            with naming_the_role(item, owners):
+                if item.watch is None:
+                    _drop_installed(connection, [item])
+                else:
+                    _install_one(connection, item, item.watch)
         return changed
 
 
@@ -76,7 +86,7 @@ def uninstall(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
     tables = tables_of(*targets)
     with _connection(bind) as connection:
         connection.execute(text(_LOCK))
-        items = read_status(fetcher(connection), tables)
+        items = _read(connection, tables)
         dropped = [item for item in items if item.installed is not None and item.installed.looks_marked]
         _drop_installed(connection, dropped)
         return dropped
@@ -104,43 +114,64 @@ def _check_dialect(bind: Engine | Connection) -> None:
         raise ConfigurationError(f"only PostgreSQL can be watched, and this is {bind.dialect.name}")
 
 
+def _read(connection: Connection, tables: Iterable[Table]) -> list[WatchStatus]:
+    schemas = connection.get_execution_options().get("schema_translate_map") or {}
+    return read_status(fetcher(connection), tables, schemas)
+
+
 def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -> None:
-    if NO_TABLE in item.problems:
-        raise ConfigurationError(f"table {item.table!r} does not exist: create it first (metadata.create_all)")
-    if IS_VIEW in item.problems:
-        raise ConfigurationError(f"{item.table!r} can't be watched: {IS_VIEW}: watch the tables it selects from")
-    if item.installed is not None:
-        for found in (item.installed, item.displaced):
-            if found is not None:
-                _refuse_foreign(watch, found)
-        if not item.trigger_differs:
-            connection.execute(CreateFunction(watch))
-            connection.execute(RevokeExecute(watch))
-            return
-        if item.installed.trigger is not None:
-            connection.execute(text(drop_trigger_sql(item.installed)))
-    for statement in create_statements(watch):
+    trigger = item.installed.trigger if item.installed is not None else None
+    statements: list[WatchDDL] = [CreateFunction(watch), RevokeExecute(watch)] if item.function_differs else []
+    if item.trigger_differs:
+        if trigger is None:
+            statements.append(CreateTrigger(watch))
+        elif _can_replace(connection, trigger):
+            statements.append(ReplaceTrigger(watch))
+        else:
+            connection.execute(text(drop_trigger_sql(trigger)))
+            statements.append(CreateTrigger(watch))
+    for statement in statements:
         connection.execute(statement)
 
 
-def _refuse_unworkable(table: str, label: str, problems: Sequence[str]) -> None:
-    if problems:
-        raise ConfigurationError(f"the watch {table}/{label} can't work: {'; '.join(problems)}")
+def _can_replace(connection: Connection, trigger: InstalledTrigger) -> bool:
+    version = connection.dialect.server_version_info
+    return version is not None and version >= (14,) and not trigger.is_constraint
 
 
-def _refuse_foreign(watch: TableWatch, found: InstalledFunction) -> None:
-    if not found.looks_marked:
-        raise OwnershipError(
-            f"the function {found.schema}.{found.name} is not ours, and the watch {watch.table_key}/{watch.label} "
-            f"needs its name: rename or drop the function, or give the watch another label="
-        )
+def _refuse(item: WatchStatus) -> None:
+    if item.watch is None:
+        return
+    if item.refusal is not None:
+        raise OwnershipError(item.refusal)
+    if NO_TABLE in item.problems:
+        raise ConfigurationError(f"table {item.table!r} does not exist: create it first (metadata.create_all)")
+    if item.obstacles:
+        raise ConfigurationError(f"the watch {item.table}/{item.label} can't work: {'; '.join(item.obstacles)}")
 
 
-def drop_trigger_sql(found: InstalledFunction) -> str:
-    """Return DROP TRIGGER for the trigger that exists."""
-    assert found.trigger is not None
-    relation = found.trigger.relation
-    return _escaped(f"DROP TRIGGER {quote(found.trigger.name)} ON {qualified(relation.schema, relation.name)}")
+def _refuse_used_left_overs(items: Sequence[WatchStatus]) -> None:
+    """Raise where a left-over's trigger would go on calling a function that a watch is to take over."""
+    used = {
+        item.installed.name_key: item
+        for item in items
+        if item.watch is None and item.installed is not None and item.installed.trigger is not None
+    }
+    for item in items:
+        for function in (item.installed, item.displaced) if item.watch is not None else ():
+            left = None if function is None or function.name != item.function_name else used.get(function.name_key)
+            if left is not None and (left.table, left.label) != (item.table, item.label):
+                raise OwnershipError(
+                    f"the watch {item.table}/{item.label} needs the name of the function that the trigger of "
+                    f"{left.table}/{left.label} calls, which is not declared any more: remove that one as well, with "
+                    f"install(..., remove_orphaned=True)"
+                )
+
+
+def drop_trigger_sql(trigger: InstalledTrigger) -> str:
+    """Return DROP TRIGGER for a trigger that exists."""
+    relation = trigger.relation
+    return _escaped(f"DROP TRIGGER {quote(trigger.name)} ON {qualified(relation.schema, relation.name)}")
 
 
 def _escaped(sql: str) -> str:
@@ -151,7 +182,7 @@ def _drop_installed(connection: Connection, items: Iterable[WatchStatus]) -> Non
     found = [item.installed for item in items if item.installed is not None]
     for function in found:
         if function.trigger is not None:
-            connection.execute(text(drop_trigger_sql(function)))
+            connection.execute(text(drop_trigger_sql(function.trigger)))
     names = {function.name_key for function in found}
     # A function stays where a trigger outside of these tables calls it.
     for function in read_functions(fetcher(connection), [name for _, name in names]) if names else ():
@@ -164,10 +195,15 @@ def _create_along(table: Table, connection: Any, **kw: Any) -> None:
     watches = watches_of_table(table)
     if not watches or connection.dialect.name != "postgresql":
         return
-    if isinstance(connection, Connection):  # not the mock that prints DDL
-        _refuse_foreign_functions(connection, table, watches)
-        _refuse_virtual_columns(connection, table, watches)
-    for watch in watches:
+    if isinstance(connection, Connection):
+        items = [item for item in _read(connection, [table]) if item.watch is not None]
+        for item in items:
+            _refuse(item)
+        for item in items:
+            if item.watch is not None and item.state != "installed":
+                _install_one(connection, item, item.watch)
+        return
+    for watch in watches:  # the mock that prints DDL
         for statement in create_statements(watch):
             connection.execute(statement)
 
@@ -178,25 +214,9 @@ def _drop_along(table: Table, connection: Any, **kw: Any) -> None:
     if not watches or connection.dialect.name != "postgresql":
         return
     if isinstance(connection, Connection):
-        items = read_status(fetcher(connection), [table])
+        items = _read(connection, [table])
         _drop_installed(connection, [item for item in items if item.installed and item.installed.looks_marked])
         return
     for watch in watches:
         for statement in drop_statements(watch):
             connection.execute(statement)
-
-
-def _refuse_foreign_functions(connection: Connection, table: Table, watches: tuple[TableWatch, ...]) -> None:
-    by_name = {watch.function_name: watch for watch in watches}
-    schema = table.schema or connection.scalar(text("SELECT pg_catalog.current_schema()"))
-    for found in read_functions(fetcher(connection), list(by_name)):
-        if found.schema == schema and found.name in by_name:
-            _refuse_foreign(by_name[found.name], found)
-
-
-def _refuse_virtual_columns(connection: Connection, table: Table, watches: tuple[TableWatch, ...]) -> None:
-    if all(column.computed is None for column in table.columns):
-        return
-    for relation in read_relations(fetcher(connection), [(table.schema, table.name)]).values():
-        for watch in watches:
-            _refuse_unworkable(watch.table_key, watch.label, virtual_problems(watch, relation.virtual_columns))
