@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -19,6 +19,7 @@ from ..declaring.targets import tables_of
 from ..errors import one_line
 from ..listener.listener import Listener
 from ..signals.events import Event
+from ..signals.watch_signals import WatchSignal
 from ..watched import signals_in
 from .output import json_line, printable, say
 from .target import Target, Url, check_watched, load_target, make_engine
@@ -40,7 +41,7 @@ def tail(
     found = load_target(target)
     check_watched(target, found)
     ended = threading.Event()
-    signals = signals_in(tables_of(found))
+    signals = _heard(signals_in(tables_of(found)), group)
     printer = _Printer(as_json, count, ended, max((len(str(signal.name)) for signal in signals), default=0))
     for event_signal in signals:
         event_signal.connect(printer.print_event)
@@ -56,6 +57,16 @@ def tail(
         pass
     if printer.broken:
         raise BrokenPipeError
+
+
+def _heard(signals: Iterable[WatchSignal[Any]], group: str | None) -> list[WatchSignal[Any]]:
+    """Return the signals whose events come this way, and tell of the others."""
+    other = "durable" if group is None else "notify"
+    hidden = sorted(str(signal.name) for signal in signals if signal.delivery == other)
+    if hidden:
+        how = "shown with --durable GROUP" if group is None else "shown without --durable"
+        print(f"not among what follows: {', '.join(hidden)}; {how}", file=sys.stderr, flush=True)
+    return [signal for signal in signals if signal.delivery != other]
 
 
 class _Printer:

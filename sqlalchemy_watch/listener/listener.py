@@ -57,7 +57,8 @@ class Listener:
         warning and a `resync`.
     :raises ConfigurationError: for a target that can't be watched, and for settings psycopg can't take.
 
-    Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events:
+    Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events. Coroutine
+    receivers run on the event loop in which the listener was started, and nothing later is dispatched before they end:
 
     - `connected`: LISTEN is in force.
     - `disconnected(error)`: the connection was lost; the listener reconnects by itself.
@@ -183,7 +184,9 @@ class Listener:
         run.catch_up(timeout)
 
     async def catch_up_async(self, timeout: float = 30.0) -> None:
-        """`catch_up` for coroutines: the event loop goes on meanwhile."""
+        """`catch_up` for coroutines: the event loop goes on meanwhile. Raises what that does."""
+        if self._run is not None and self._run.is_calling(asyncio.current_task()):
+            raise ListenerError("catch_up_async() in a receiver would wait for itself: call it in a task of its own")
         await asyncio.to_thread(self.catch_up, timeout)
 
     def healthy(self, max_lag: float | None = None) -> bool:

@@ -7,10 +7,14 @@ way that sends a byte; and were it to keep them open, the server would not notic
 from __future__ import annotations
 
 import atexit
+import contextlib
+import logging
 import os
 import threading
 import weakref
 from typing import Any, Protocol
+
+log: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds that each gets at the end of the process.
 EXIT_SECONDS = 1.0
@@ -64,10 +68,18 @@ def _stop_all() -> None:
 
 
 def _disown_all() -> None:
-    for running in list(_running):
+    found = list(_running)
+    for running in found:
         _running.discard(running)
         _inherited.append(running)
         running.disown()
+    if found:
+        with contextlib.suppress(Exception):  # a handler may be of no use in the child
+            log.warning(
+                "a listener of the parent does not run in this forked process (%d), and nothing is heard here: start "
+                "one in each process that is to hear",
+                os.getpid(),
+            )
 
 
 if hasattr(os, "register_at_fork"):

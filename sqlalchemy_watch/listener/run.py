@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import dataclasses
 import logging
@@ -45,6 +46,10 @@ log: logging.Logger = logging.getLogger(__name__)
 INTERRUPT_SECONDS = 0.5
 
 
+_WITHOUT_GROUP = "their delivery is 'durable', and it has no group: start one with durable='a_group' as well"
+_OF_A_GROUP = "their delivery is 'notify', and it has a group: start one without durable= as well, or declare 'both'"
+
+
 class Run:
     """The threads of a running listener, and the objects that they share.
 
@@ -60,6 +65,8 @@ class Run:
         self._router = Router(tables, decoders, durable=options.group is not None, listener=lifecycle.sender)
         if not self._router.routes:
             log.warning("%s", _nothing_watched(tables, options.group))
+        else:
+            self._warn_of_unheard()
         self._stats = Stats()
         self._waiting = Waiting(lifecycle.loop)
         #: True from the beginning to `stop()`, also while it reconnects.
@@ -75,6 +82,16 @@ class Run:
             self._make_durable(connect, options.group)
         self._source.state.keeps_trying = keeps_trying
         self._dispatcher.placing.use(asker, options.schemas)
+
+    def _warn_of_unheard(self) -> None:
+        """Say, at the start, which watches this listener does not hear: their receivers would be silent."""
+        unheard = [signal for signal in self._router.unheard if signal.has_receivers]
+        names = ", ".join(sorted(str(signal.name) for signal in unheard or self._router.unheard))
+        if unheard:
+            words = _WITHOUT_GROUP if self._options.group is None else _OF_A_GROUP
+            log.warning("this listener does not hear %s, which have receivers: %s", names, words)
+        elif names:
+            log.info("this listener does not hear %s: their delivery is another one", names)
 
     def _make_notified(self, connect: Connect) -> None:
         self._queue = queue = EventQueue(self._options.max_queue)
@@ -180,6 +197,10 @@ class Run:
             signal.forget(self)
         self._queue, self._stats = EventQueue(self._options.max_queue), Stats()
 
+    def is_calling(self, task: asyncio.Task[Any] | None) -> bool:
+        """Return True if this task is a receiver that is being called."""
+        return self._waiting.is_for(task)
+
     def catch_up(self, timeout: float) -> None:
         """Return when everything that was committed before the call has been dispatched.
 
@@ -192,18 +213,23 @@ class Run:
             raise ListenerError("catch_up() in a receiver would wait for itself: call it from another thread")
         done = threading.Event()
         deadline = time.monotonic() + timeout
+        failure: BaseException | None = None
         try:
             self._check_heard()
             source.send_token(done, deadline)
             if _wait(done, max(0.0, deadline - time.monotonic()), self._check_heard) and source.confirm(deadline):
                 return
+        except Exception as error:
+            failure = error
         finally:
             source.forget_token(done)
         state = "" if source.state.listening else f"; {source.state.missing}"
+        if failure is not None:
+            state += f"; the server could not be asked ({one_line(failure)})"
         raise CatchUpTimeout(
             f"not caught up within {timeout:g} s, {len(self._queue)} notifications are waiting{state}: a receiver "
             f"may be slow, or need the event loop that this call blocks (then use await catch_up_async())"
-        )
+        ) from failure
 
     def _check_heard(self) -> None:
         """Raise where this process stands by. A group's token is acknowledged by whoever is active; a lock has none."""

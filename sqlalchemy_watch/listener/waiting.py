@@ -48,13 +48,13 @@ class _Running:
         self.done: concurrent.futures.Future[None] = concurrent.futures.Future()
         #: The time since which the loop has not been seen running, by `time.monotonic()`; None while it runs.
         self.still_since: float | None = None
-        self._task: asyncio.Task[Any] | None = None
+        self.task: asyncio.Task[Any] | None = None
         loop.call_soon_threadsafe(self._begin)
 
     def _begin(self) -> None:
         if self.done.set_running_or_notify_cancel():
-            self._task = self.loop.create_task(self._run())
-            self._task.add_done_callback(self._end)
+            self.task = self.loop.create_task(self._run())
+            self.task.add_done_callback(self._end)
 
     async def _run(self) -> None:
         await self.call.begin()
@@ -68,9 +68,9 @@ class _Running:
 
     def give_up(self) -> None:
         """Have it not begin any more, or be cancelled when its loop runs again: it may be called anew by then."""
-        if not self.done.cancel() and self._task is not None:
+        if not self.done.cancel() and self.task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self._task.cancel)
+                self.loop.call_soon_threadsafe(self.task.cancel)
 
 
 class Waiting:
@@ -90,6 +90,11 @@ class Waiting:
         self._still: set[asyncio.AbstractEventLoop] = set()
         #: True if the end kept a receiver from something that it should have had.
         self.was_cut_short: bool = False
+        self._running: dict[concurrent.futures.Future[None], tuple[int, _Running]] = {}
+
+    def is_for(self, task: asyncio.Task[Any] | None) -> bool:
+        """Return True if this task is a receiver that is being waited for; called on any loop."""
+        return task is not None and any(started.task is task for _, started in list(self._running.values()))
 
     def stop(self) -> None:
         """End all waiting; called by any thread."""
@@ -120,7 +125,7 @@ class Waiting:
         :returns: for each what it raised, or the reason for which it could not be run; None where there is none.
         """
         outcomes: list[BaseException | None] = [None] * len(calls)
-        running: dict[concurrent.futures.Future[None], tuple[int, _Running]] = {}
+        self._running = running = dict[concurrent.futures.Future[None], tuple[int, _Running]]()
         for number, call in enumerate(calls):
             try:
                 started = _Running(call, self._loop_for(call))
@@ -140,6 +145,7 @@ class Waiting:
         for future in running:
             future.cancel()  # those that have not begun
         self.was_cut_short |= bool(running)
+        self._running = {}
         return outcomes
 
     def _wait(

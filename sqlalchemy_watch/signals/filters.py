@@ -153,7 +153,7 @@ class FilterRegistry(Generic[T]):
         found: list[tuple[Subscriber, ...]] = []
         undecided = False
         failed: list[tuple[Keys, Exception]] = []
-        for keys in tuple(self.by_keys):  # a garbage collection may change it meanwhile
+        for keys in self.by_keys.copy():  # a garbage collection may change it meanwhile
             try:
                 subscribers = self.subscribers_by(keys, sender, row, indexes)
             except MissingColumn:

@@ -54,6 +54,8 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
     ) -> None:
         super().__init__(name, doc=f"{operation} rows of {details.table}")
         self.operation: Operation = operation
+        #: The way in which events come: `"notify"`, `"durable"` or `"both"`.
+        self.delivery: Delivery = delivery
         #: The names in the database that belong to the signal.
         self.details: Details = details
         self._key = key

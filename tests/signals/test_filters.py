@@ -42,7 +42,7 @@ def update(Item: Any, *row: Any, sender: Any = None) -> bool:
         receiver = subscriber.resolve()
         if receiver is not None:
             receiver(sender, argument)
-    return bool(signal.matching_subscribers(sender, row, MESSAGE.kind.indexes)[1])
+    return signal.matching_subscribers(sender, row, MESSAGE.kind.indexes).is_undecided
 
 
 def count(Item: Any) -> int:
@@ -501,7 +501,7 @@ def test_nothing_is_left_of_receivers_that_die_in_the_middle_of_a_change(
 
 
 def subscribers_of(signal: Any, value: object) -> list[Any]:
-    matching, _ = signal.matching_subscribers(None, (value,), {"it": 0})
+    matching = signal.matching_subscribers(None, (value,), {"it": 0}).subscribers
     return [subscriber for subscribers in matching for subscriber in subscribers]
 
 
@@ -541,7 +541,7 @@ def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, record
     view = Item.watch.updated.filter_by(id=1)
 
     def receivers() -> list[Any]:
-        matching, _ = Item.watch.updated.matching_subscribers(Item, (1, 7, None), MESSAGE.kind.indexes)
+        matching = Item.watch.updated.matching_subscribers(Item, (1, 7, None), MESSAGE.kind.indexes).subscribers
         return [subscriber.resolve() for subscribers in matching for subscriber in subscribers]
 
     class Receiver(Recorder):

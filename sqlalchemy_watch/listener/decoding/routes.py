@@ -121,11 +121,14 @@ class Router:
         self._listener = listener
         self.routes: list[Route] = []
         self.by_channel: dict[str, list[Route]] = {}
+        #: The signals of watches that are delivered another way.
+        self.unheard: set[WatchSignal[Any]] = set()
         for table in tables:
             for watch in watches_of_table(table):
-                if not (watch.is_durable if durable else watch.is_notified):
-                    continue
                 endpoints = endpoints_in(table.metadata).get((table.key, watch.label), [])
+                if not (watch.is_durable if durable else watch.is_notified):
+                    self.unheard.update(endpoint.signal for endpoint in endpoints)
+                    continue
                 route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
                 self.routes.append(route)
                 self.by_channel.setdefault(watch.channel, []).append(route)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -69,6 +70,15 @@ def make_all(waiting: Waiting, calls: Sequence[Call]) -> list[tuple[Call, BaseEx
         outcomes = waiting.run([coroutine for _, coroutine in waited])
         failures += [(call, error) for (call, _), error in zip(waited, outcomes, strict=True) if error is not None]
     return failures
+
+
+def release(error: BaseException | None) -> None:
+    """Let go of the local variables in an error's tracebacks: a method's keep its object alive, connected weakly."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
 
 
 class FilterReceiver:

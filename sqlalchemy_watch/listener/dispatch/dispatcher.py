@@ -107,6 +107,8 @@ class Dispatcher:
                 self._handle(item)
             except BaseException:
                 self._note_bug()
+                if isinstance(item, CaughtUp):  # whoever waits is told of the gap, and waits for nothing else
+                    item.done.set()
             self.busy_since = None
         try:
             self._last_batches()
@@ -128,7 +130,7 @@ class Dispatcher:
         with contextlib.suppress(Exception):
             log.exception("unexpected error while dispatching; going on")
         with contextlib.suppress(Exception):
-            self._tell(Resync(UNEXPECTED))
+            self._ask_to_resync(UNEXPECTED)
 
     def _handle(self, item: Notification | Control) -> None:
         if isinstance(item, Notification):
@@ -267,6 +269,7 @@ class Dispatcher:
                     receiver(sender, event=event)
             except BaseException as error:
                 failures = [*(failures or ()), (Call(signal, subscriber, sender, event), error)]
+        receiver = None  # weakly connected ones may die while a failure is dealt with
         if coroutines and not (queue.needs_attention and self._is_over()):
             failures = [*(failures or ()), *make_all(self._waiting, coroutines)]
         for call, raised in failures or ():

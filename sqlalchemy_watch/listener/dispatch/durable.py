@@ -22,7 +22,7 @@ from ..handover.queue import WaitingQueue
 from ..naming import event_words
 from ..options import RetryPolicy
 from ..server.connect import Connect
-from .calls import Call, FilterReceiver, make_all
+from .calls import Call, FilterReceiver, make_all, release
 from .dispatcher import Dispatcher
 from .gather import Batch, Gatherer
 from .letters import Calling, Letters, OnDeadLetter, describe
@@ -181,6 +181,7 @@ class DurableDispatcher(Dispatcher):
         policy, attempts = self._policy, 1
         while True:
             self._report(call, error, self._fate(attempts))
+            release(error)
             if self._waiting.is_over:
                 break
             self._await_turn()

@@ -121,6 +121,8 @@ class WalSource:
         """Have `done` set when everything that is committed by now has been dispatched and acknowledged.
 
         :param deadline: by `time.monotonic()`: until when to try.
+        :raises Exception: where the server could not be asked by then: of psycopg, of the engine's hooks, or OSError
+            where there are no more file descriptors.
         """
         name = self._tokens.add(done)
         while not done.is_set():
@@ -128,9 +130,11 @@ class WalSource:
                 with contextlib.closing(self._connect()) as connection:
                     _emit(connection, name)
                 return
-            except psycopg.Error as error:
-                log.debug("can't ask where the log ends: %s", error)
-            if time.monotonic() + RETRY_SECONDS > deadline or self._keeper.stopping.wait(RETRY_SECONDS):
+            except Exception as error:
+                log.debug("can't ask where the log ends: %s", one_line(error))
+                if time.monotonic() + RETRY_SECONDS > deadline:
+                    raise
+            if self._keeper.stopping.wait(RETRY_SECONDS):
                 return
 
     def forget_token(self, done: threading.Event) -> None:
@@ -138,7 +142,10 @@ class WalSource:
         self._tokens.forget(done)
 
     def confirm(self, deadline: float) -> bool:
-        """Return True once the server has noted everything that is acknowledged by now, False at the deadline."""
+        """Return True once the server has noted everything that is acknowledged by now, False at the deadline.
+
+        :raises Exception: as `send_token` does.
+        """
         wanted = self._queue.acknowledged
         while time.monotonic() < deadline:
             try:
@@ -148,8 +155,10 @@ class WalSource:
                         if found and found[0].acknowledged and parse_lsn(found[0].acknowledged) >= wanted:
                             return True
                         time.sleep(0.01)
-            except psycopg.Error as error:
-                log.debug("can't see what is acknowledged: %s", error)
+            except Exception as error:
+                log.debug("can't see what is acknowledged: %s", one_line(error))
+                if time.monotonic() + RETRY_SECONDS > deadline:
+                    raise
                 time.sleep(RETRY_SECONDS)
         return False
 
