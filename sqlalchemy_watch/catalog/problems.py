@@ -12,16 +12,31 @@ from sqlalchemy import Table
 from ..wire import DURABLE_SINCE, lowest_wal_level
 from .matching import read_status
 from .reading import Fetch, psycopg_fetcher
-from .status import WatchStatus
+from .status import NO_TABLE, WatchStatus
 
 _SERVER = """
 SELECT CAST(pg_catalog.current_setting('server_version_num') AS int) / 10000, pg_catalog.current_setting('wal_level')
 """
 
+#: Schemas of one table that are named.
+MAX_NAMED = 3
+
+_HIDDEN = f"""
+SELECT w.name, h.schema, h.usable, CAST(current_user AS text)
+FROM unnest(CAST(:names AS text[])) AS w(name)
+CROSS JOIN LATERAL (
+  SELECT CAST(n.nspname AS text), pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+  FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE c.relname = CAST(w.name AS pg_catalog.name) AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't'
+  ORDER BY 1 LIMIT {MAX_NAMED}
+) AS h(schema, usable)
+"""
+
 
 def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[str]:
     """Describe the watches that are missing, outdated or can't work, and say what to do."""
-    for item in read_status(psycopg_fetcher(connection), tables):
+    fetch = psycopg_fetcher(connection)
+    for item in with_hidden_tables(fetch, read_status(fetch, tables)):
         if item.state in ("missing", "outdated"):
             yield (
                 f"the trigger of {item.table}/{item.label} is {item.state} ({'; '.join(item.problems)}): run "
@@ -44,6 +59,27 @@ def durable_problem(version: int, wal_level: str) -> str | None:
     else:
         return None
     return f"{why}, so durable delivery can't work: {remedy}"
+
+
+def with_hidden_tables(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
+    """Return the items; of a table that is not found, they say where there is one that the session does not see."""
+    names = {i.watch.table for i in items if NO_TABLE in i.problems and i.watch is not None and i.watch.schema is None}
+    if not names:
+        return items
+    hidden: dict[str, list[str]] = {}
+    for name, schema, usable, role in fetch(_HIDDEN, {"names": sorted(names)}):
+        why = (
+            f"there is one in schema {schema!r}, where the search_path does not lead"
+            if usable
+            else f"there is one in schema {schema!r}, which the role {role!r} may not use: GRANT USAGE ON SCHEMA"
+        )
+        hidden.setdefault(name, []).append(why)
+    return [
+        replace(item, problems=(f"the table is not found: {', and '.join(hidden[item.watch.table])}",))
+        if item.watch is not None and item.watch.table in hidden and NO_TABLE in item.problems
+        else item
+        for item in items
+    ]
 
 
 def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:

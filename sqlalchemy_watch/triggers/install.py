@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Engine, Table, event, text
 from ..aio import is_async
 from ..catalog.installed import InstalledTrigger
 from ..catalog.matching import read_status
-from ..catalog.problems import with_server_problems
+from ..catalog.problems import with_hidden_tables, with_server_problems
 from ..catalog.reading import fetcher, read_functions
 from ..catalog.status import NO_TABLE, WatchStatus
 from ..declaring.spec import TableWatch
@@ -41,7 +41,8 @@ def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
     """
     tables = tables_of(*targets)
     with _connection(bind) as connection:
-        return with_server_problems(fetcher(connection), _read(connection, tables))
+        fetch = fetcher(connection)
+        return with_server_problems(fetch, with_hidden_tables(fetch, _read(connection, tables)))
 
 
 def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = False) -> list[WatchStatus]:

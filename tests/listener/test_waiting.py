@@ -110,9 +110,7 @@ def test_a_loop_that_stood_still_is_not_waited_for_again(
     assert isinstance(run(waiting, nothing), ListenerError)
 
 
-def test_a_loop_may_stand_still_for_a_moment(
-    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loop_may_stand_still_for_a_moment(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOP_GRACE_SECONDS", 600)
     waiting, outcomes = Waiting(loop), list[Any]()
     thread = threading.Thread(target=lambda: outcomes.append(run(waiting, nothing)))

@@ -7,6 +7,7 @@ table; or there are a warning and a resync.
 from __future__ import annotations
 
 import concurrent.futures
+import logging
 import math
 from collections.abc import Callable
 from typing import Final
@@ -17,6 +18,8 @@ from ..options import Schemas
 from ..server.asking import Asker
 from ..stats import DispatchStats
 from .lookups import LookUps, Verdict
+
+log: logging.Logger = logging.getLogger(__name__)
 
 UNPLACED: Final = "a watched table has rows in a schema where the engine's search_path does not lead: see the log"
 NO_ANSWER: Final = "it could not be looked up whose table an event is of"
@@ -95,6 +98,9 @@ class Placing:
     def _place(self, lookups: LookUps, elsewhere: Elsewhere) -> Verdict:
         verdict = lookups.place(elsewhere.route, elsewhere.schema)
         while verdict is Verdict.UNKNOWN and self.wait(lookups.retry_in()):
+            log.warning(
+                "it is not known whose the rows of table %r are: looking it up again", elsewhere.fields["table"]
+            )
             verdict = lookups.place(elsewhere.route, elsewhere.schema)
         self._note_errors(lookups)
         return verdict

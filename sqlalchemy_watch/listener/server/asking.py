@@ -62,7 +62,7 @@ class Asker:
         self._engine: Engine = sync_engine_of(engine)
         self._connect = connect
         # Whoever gives out connections that were made elsewhere may want them back.
-        self._is_private = not has_creator(self._engine)
+        self._is_private = self._engine.dialect.name == "postgresql" and not has_creator(self._engine)
         #: True if the listener's own connections are set to what the engine's are.
         self._own_is_alike = not self._is_private and not has_listen_url
         self._asking: threading.Thread | None = None
@@ -89,12 +89,16 @@ class Asker:
 
         session: Session | None = None
         failure: BaseException | None = None
-        if self._is_private:
+        # Where the schemas are named, no search_path decides.
+        has_path = any(w.schemas is None for w in wanted)
+        if self._is_private and has_path:
             try:
                 session, answer = self._ask_engine(question, stopped)
                 if answer is not None:
                     return Reply(answer, True, False)
             except Exception as error:
+                if stopped.done():
+                    raise
                 failure = error
         with contextlib.closing(self._connect()) as connection:
             fetch = psycopg_fetcher(connection)
@@ -102,7 +106,7 @@ class Asker:
         if failure is not None:
             self._warn(failure)
         is_temporary = isinstance(failure, (DBAPIError, psycopg.Error, OSError))
-        return Reply(answer, session is not None or self._own_is_alike, is_temporary)
+        return Reply(answer, session is not None or self._own_is_alike or not has_path, is_temporary)
 
     def _warn(self, error: BaseException) -> None:
         level = logging.DEBUG if self._has_warned else logging.WARNING

@@ -22,7 +22,8 @@ SELECT pg_catalog.current_setting('search_path'), CAST(current_user AS text), pg
 
 # Not pg_partition_tree(), which locks the partitions: somebody may be altering them. Nor to_regclass(), which finds
 # views and indexes as well, and tables of pg_temp, and nothing in a schema that the role may not use.
-_HOMES = """
+# The triggers of partitions call the function of their root. One query, so that both parts are of the same moment.
+_PLACES = f"""
 WITH RECURSIVE member AS (
   SELECT CAST(w.name AS text) AS name, CAST(n.nspname AS text) AS root,
     pg_catalog.has_schema_privilege(CAST(:role AS name), n.oid, 'USAGE') AS usable, c.oid AS oid
@@ -40,17 +41,17 @@ SELECT DISTINCT m.name, m.root, m.usable, CAST(n.nspname AS text)
 FROM member AS m
 JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-"""
-
-# The triggers of partitions call the function of their root.
-_OTHERS = f"""
-SELECT DISTINCT CAST(n.nspname AS text), pg_catalog.has_schema_privilege(CAST(:role AS name), n.oid, 'USAGE')
-FROM pg_catalog.pg_proc AS p
-JOIN pg_catalog.pg_trigger AS t ON t.tgfoid = p.oid
-JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-WHERE p.proname = ANY (CAST(CAST(:functions AS text[]) AS name[]))
-LIMIT {MAX_SCHEMAS}
+UNION ALL
+(
+  SELECT DISTINCT NULL, NULL, pg_catalog.has_schema_privilege(CAST(:role AS name), n.oid, 'USAGE'),
+    CAST(n.nspname AS text)
+  FROM pg_catalog.pg_proc AS p
+  JOIN pg_catalog.pg_trigger AS t ON t.tgfoid = p.oid
+  JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
+  JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+  WHERE p.proname = ANY (CAST(CAST(:functions AS text[]) AS name[]))
+  LIMIT {MAX_SCHEMAS}
+)
 """
 
 _PART = re.compile(r'"((?:[^"]|"")*)"|([^\s,"]+)')
@@ -102,7 +103,7 @@ def read_session(fetch: Fetch) -> Session:
 def parse_path(setting: str, role: str) -> tuple[str, ...]:
     """Return the schemas that a search_path names, in its order."""
     names = (quoted.replace('""', '"') or bare.lower() for quoted, bare in _PART.findall(setting))
-    return tuple(dict.fromkeys(role if name == "$user" else name for name in names))
+    return tuple(dict.fromkeys(role if name == "$user" else name for name in names if name))
 
 
 def read_answer(fetch: Fetch, session: Session, wanted: Sequence[Wanted], functions: Sequence[str]) -> Answer:
@@ -111,25 +112,41 @@ def read_answer(fetch: Fetch, session: Session, wanted: Sequence[Wanted], functi
     :param functions: those for which `others` is to be filled in.
     """
     places = [(w.name, schema) for w in wanted for schema in (session.path if w.schemas is None else w.schemas)]
-    parameters = {
-        "role": session.role, "names": [name for name, _ in places], "schemas": [schema for _, schema in places]
-    }  # fmt: skip
+    rows = fetch(
+        _PLACES,
+        {
+            "role": session.role,
+            "names": [name for name, _ in places],
+            "schemas": [schema for _, schema in places],
+            "functions": list(functions),
+        },
+    )
     members: dict[tuple[str, str], set[str]] = {}
     usable: dict[tuple[str, str], bool] = {}
-    for name, root, may_use, schema in fetch(_HOMES, parameters) if places else ():
-        members.setdefault((name, root), set()).add(schema)
-        usable[name, root] = may_use
+    others: dict[str, bool] = {}
+    for name, root, may_use, schema in rows:
+        if name is None:
+            others[schema] = may_use
+        else:
+            members.setdefault((name, root), set()).add(schema)
+            usable[name, root] = may_use
     homes: dict[str, frozenset[str]] = {}
     unusable: dict[str, str] = {}
     for w in wanted:
-        if w.schemas is None:
-            there = [schema for schema in session.path if (w.name, schema) in members]
-            roots = [schema for schema in there if usable[w.name, schema]][:1] or there[:1]
-        else:
-            roots = list(w.schemas)
+        roots = _roots(w, session, usable)
         homes[w.name] = frozenset(roots).union(*(members.get((w.name, root), ()) for root in roots))
         hidden = [root for root in roots if usable.get((w.name, root)) is False]
         if hidden:
             unusable[w.name] = hidden[0]
-    others = fetch(_OTHERS, {"role": session.role, "functions": list(functions)}) if functions else ()
-    return Answer(session, homes, frozenset(name for name, _ in members), unusable, dict(map(tuple, others)))
+    return Answer(session, homes, frozenset(name for name, _ in members), unusable, others)
+
+
+def _roots(wanted: Wanted, session: Session, usable: Mapping[tuple[str, str], bool]) -> Sequence[str]:
+    """Return the schemas in which a table is ours, partitions aside.
+
+    :param usable: the tables that there are, and whether the role may use their schema: the server passes over others.
+    """
+    if wanted.schemas is not None:
+        return wanted.schemas
+    there = [schema for schema in session.path if (wanted.name, schema) in usable]
+    return [schema for schema in there if usable[wanted.name, schema]][:1] or there[:1]
