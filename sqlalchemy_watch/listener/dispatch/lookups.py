@@ -1,7 +1,7 @@
 """The answers to look-ups, and what follows from them for the schemas of events.
 
 No answer is trusted for longer than it can be: one counts for the events that had been received before it was asked
-for, and a schema that is another's is looked at again now and then. Whoever makes up names of schemas causes two
+for, and schemas that are another's are looked at again now and then. Whoever makes up names of schemas causes a few
 look-ups a second, however many names there are: each one serves all that waits.
 """
 
@@ -25,10 +25,11 @@ from .unplaced import Bucket, UnplacedLog
 log: logging.Logger = logging.getLogger(__name__)
 
 #: Look-ups that may follow one another at once, and seconds until there may be one more.
-LOOK_UPS, LOOK_UP_SECONDS = 5, 0.5
+LOOK_UPS, LOOK_UP_SECONDS = 10, 0.2
 
-#: Seconds after which another tenant's schema is looked at again; the second, where it is on the search_path itself.
-OTHERS_SECONDS, ON_PATH_SECONDS = 30.0, 1.0
+#: Seconds after which another tenant's schema is looked at again; the second, where it may well become ours: it is on
+#: the search_path itself, or the engine has no table of its own.
+OTHERS_SECONDS, SHAKY_SECONDS = 30.0, 1.0
 
 #: Seconds until the next look-up after one that failed, and at the most.
 RETRY_FIRST, RETRY_MAX = 0.5, 10.0
@@ -99,12 +100,12 @@ class LookUps:
             self._log.note_foreign(route.watch.table_key, schema)
             return Verdict.UNPLACED
         table = self._tables[route.watch.table]
-        if table.received is None or self._queue.taken > table.received:
-            if table.received is not None and self._may_pass_over(table, schema, time.monotonic()):
-                return Verdict.ANOTHERS
-            if not self._look_up(table):
+        is_answered = table.received is not None and self._queue.taken <= table.received
+        verdict = None if is_answered or table.received is None else self._judge_again(table, schema, time.monotonic())
+        if verdict is None:
+            if not is_answered and not self._look_up(table):
                 return Verdict.UNKNOWN
-        verdict = self._judge(table, schema)
+            verdict = self._judge(table, schema)
         if verdict is Verdict.UNPLACED:
             assert self._reply is not None
             self._log.note(table.wanted.name, schema, self._reply, table.others.get(schema))
@@ -125,17 +126,20 @@ class LookUps:
         if table is not None and not self._look_up(table):
             self.due_at = time.monotonic() + OTHERS_SECONDS
 
-    def _may_pass_over(self, table: _Table, schema: str, now: float) -> bool:
-        """Return True if an earlier answer will do, which is looked at again later."""
-        if self._judge(table, schema) is not Verdict.ANOTHERS:
-            return False
+    def _judge_again(self, table: _Table, schema: str, now: float) -> Verdict | None:
+        """Decide by an earlier answer; None where that is none. What is passed over is looked at again later."""
+        verdict = self._judge(table, schema)
+        if schema not in table.others or verdict not in (Verdict.ANOTHERS, Verdict.UNPLACED):
+            return None
         assert self._reply is not None
-        seconds = ON_PATH_SECONDS if schema in self._reply.answer.session.path else OTHERS_SECONDS
+        is_shaky = verdict is Verdict.UNPLACED or schema in self._reply.answer.session.path
+        seconds = SHAKY_SECONDS if is_shaky else OTHERS_SECONDS
         if now >= table.asked_at + seconds:
-            return False
-        table.passed.add(schema)
-        self.due_at = min(self.due_at, now + seconds)
-        return True
+            return None
+        if verdict is Verdict.ANOTHERS:
+            table.passed.add(schema)
+            self.due_at = min(self.due_at, now + seconds)
+        return verdict
 
     def _judge(self, table: _Table, schema: str) -> Verdict:
         assert self._reply is not None

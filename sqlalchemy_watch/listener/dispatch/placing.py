@@ -90,7 +90,7 @@ class Placing:
             return self._router.decode_as_ours(elsewhere)
         if verdict is Verdict.ANOTHERS:
             self._stats.ignored += 1
-        else:
+        elif verdict is Verdict.UNPLACED or not self._stopped().done():
             self._stats.unplaced += 1
             self._ask_to_resync(UNPLACED if verdict is Verdict.UNPLACED else NO_ANSWER)
         return None

@@ -62,9 +62,10 @@ class Asker:
         self._engine: Engine = sync_engine_of(engine)
         self._connect = connect
         # Whoever gives out connections that were made elsewhere may want them back.
-        self._is_private = self._engine.dialect.name == "postgresql" and not has_creator(self._engine)
-        #: True if the listener's own connections are set to what the engine's are.
-        self._own_is_alike = not self._is_private and not has_listen_url
+        is_postgresql = self._engine.dialect.name == "postgresql"
+        self._is_private = is_postgresql and not has_creator(self._engine)
+        #: True if the listener's own connections are set to what the engine's are, or the engine is for something else.
+        self._own_is_alike = not self._is_private and not (has_listen_url and is_postgresql)
         self._asking: threading.Thread | None = None
         self._has_warned = False
 

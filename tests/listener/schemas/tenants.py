@@ -1,0 +1,123 @@
+"""Two listeners that have to hear the same, and tenants to be heard or not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from postgres import Cluster
+from sqlalchemy import create_engine, event
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import resync_reasons
+
+from sqlalchemy_watch import Listener, Watch, Watched
+
+Client = psycopg.Connection[Any]
+
+LEVELS = ["statement", "row"]
+DRIVERS = ["psycopg", "psycopg2", "pg8000", "asyncpg", "psycopg_async"]
+
+
+def declare(Base: type[DeclarativeBase], level: Any = "statement", **options: Any) -> Any:
+    class Account(Watched, Base):  # type: ignore[misc,valid-type]
+        __tablename__ = "accounts"
+        __table_args__ = options
+        __watch__ = [Watch(operation, delivery="both", level=level) for operation in ("inserted", "deleted")]
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    return Account
+
+
+class Ears:
+    """Two listeners, one of either route, that have to hear the same."""
+
+    def __init__(self, engine: Any, Account: Any, group: str, **options: Any) -> None:
+        self.listeners = [Listener(engine, Account, durable=durable, **options) for durable in (None, group)]
+        self.reasons = [resync_reasons(listener) for listener in self.listeners]
+        self._heard: list[tuple[Any, tuple[str, int]]] = []
+        for signal in Account.watch:
+            signal.connect(self._hear, weak=False)
+
+    def _hear(self, sender: Any, event: Any) -> None:
+        sign = 1 if event.operation == "inserted" else -1
+        self._heard.append((event.listener, (event.schema, sign * event.identity[0])))
+
+    def heard(self) -> list[tuple[str, int]]:
+        """What came since the last call; a deleted row has a negative id."""
+        for listener in self.listeners:
+            listener.catch_up()
+        live, safe = ([row for heard_by, row in self._heard if heard_by is each] for each in self.listeners)
+        self._heard.clear()
+        assert live == safe
+        return live
+
+    def resyncs(self) -> set[str]:
+        """The reasons that both have given since the last call."""
+        live, safe = (set(reasons) for reasons in self.reasons)
+        for reasons in self.reasons:
+            reasons.clear()
+        assert live == safe
+        return live
+
+    def counts(self, name: str) -> set[int]:
+        return {getattr(listener.stats(), name) for listener in self.listeners}
+
+
+#: Starts a pair of listeners.
+OpenEars = Callable[..., Ears]
+
+
+def make_tenant(client: Client, url: Any, Account: Any, *schemas: str) -> None:
+    """Create schemas, each with a table and triggers of its own."""
+    for schema in schemas:
+        client.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
+        engine = create_engine(url, connect_args={"options": "-csearch_path=" + f'"{schema}"'.replace(" ", "\\ ")})
+        Account.metadata.create_all(engine)
+        engine.dispose()
+
+
+def insert(client: Client, schema: str, *ids: int) -> None:
+    """Insert rows of these ids, in one statement."""
+    statement = psycopg.sql.SQL("INSERT INTO {} SELECT unnest(%s::int[])")
+    client.execute(statement.format(psycopg.sql.Identifier(schema, "accounts")), [list(ids)])
+
+
+def run_on_connect(engine: Any, *statements: str) -> list[Any]:
+    """Have the pool run statements on each new connection; return a list of these that grows."""
+    connections: list[Any] = []
+
+    @event.listens_for(getattr(engine, "sync_engine", engine), "connect", insert=True)
+    def prepare(connection: Any, record: Any) -> None:
+        connections.append(connection)
+        before, connection.autocommit = connection.autocommit, True
+        cursor = connection.cursor()
+        for statement in statements:
+            cursor.execute(statement)
+        cursor.close()
+        connection.autocommit = before
+
+    return connections
+
+
+def make_engine(cluster: Cluster, database: str, driver: str, **options: Any) -> Any:
+    if driver in ("asyncpg", "psycopg_async"):
+        return create_async_engine(cluster.url(database, driver.removesuffix("_async")), **options)
+    return create_engine(cluster.url(database, driver), **options)
+
+
+def warnings_in(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and words in r.getMessage()]
+
+
+def forge(client: Client, channel: str, schema: str, count: int) -> None:
+    """Notify as a trigger would, of so many schemas that there are not."""
+    head = '{"v":1,"table":"accounts","label":"inserted","op":"inserted","columns":["id"],"schema":"'
+    rest = '","txid":1,"at":1,"context":null,"rows":[[1]]}'
+    client.execute(
+        "SELECT pg_notify(%s, %s || %s || n || %s) FROM generate_series(1, %s) AS n",
+        [channel, head, schema, rest, count],
+    )
