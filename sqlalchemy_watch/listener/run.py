@@ -33,7 +33,7 @@ from .options import Options
 from .server.asking import Asker
 from .server.checks import warn_of_triggers
 from .server.connect import Connect
-from .source import Source
+from .source import STARTED_LATE, Source
 from .stats import Stats
 from .waiting import Waiting
 from .wal.monitor import SlotMonitor
@@ -294,7 +294,8 @@ class Run:
         if isinstance(item, (Resync, Connected, Disconnected)):
             self._lifecycle.tell(item, self._waiting)
         if isinstance(item, Resync):
-            log.warning("events may have been missed: %s", item.reason)
+            level = logging.INFO if item.reason == STARTED_LATE else logging.WARNING
+            log.log(level, "events may have been missed: %s", item.reason)
 
     def _on_failure(self, receiver: Any, event: Any, error: BaseException, fate: str) -> None:
         self._lifecycle.tell_failure(receiver, event, error, self._waiting)

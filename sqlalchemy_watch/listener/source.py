@@ -28,6 +28,9 @@ from .stats import ReadingStats
 #: Seconds before the first new attempt to connect, the factor from each to the next, and the longest wait.
 BACKOFF_FIRST, BACKOFF_FACTOR, BACKOFF_MAX = 0.1, 2.0, 30.0
 
+#: The reason of a resync that is a matter of course.
+STARTED_LATE = "the listener began to hear after start(wait=False) had returned"
+
 #: Raised by the first attempt, these end the source: trying again would not help.
 HOPELESS = (UnsupportedServerError, ConfigurationError, OwnershipError, SlotError)
 

@@ -22,7 +22,7 @@ from ..heartbeat import Heartbeat
 from ..options import Options
 from ..server.checks import check_not_pooled, check_server, keep_alive_when_idle
 from ..server.connect import Connect
-from ..source import Keeper, SourceState, Tokens, Wake
+from ..source import STARTED_LATE, Keeper, SourceState, Tokens, Wake
 from ..stats import ReadingStats
 from .exclusive import TAKEN_OVER, Exclusive
 from .protocol import NotifyProtocol
@@ -32,8 +32,6 @@ from .turns import Turns
 log: logging.Logger = logging.getLogger(__name__)
 
 RECONNECTED = "the connection was lost and is back"
-
-STARTED_LATE = "the listener began to hear after start(wait=False) had returned"
 
 
 class NotifySource:

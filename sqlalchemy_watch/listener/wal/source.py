@@ -31,7 +31,7 @@ from ..handover.queue import WaitingQueue
 from ..heartbeat import Heartbeat
 from ..options import Options
 from ..server.connect import Connect
-from ..source import Keeper, SourceState, Tokens, Wake
+from ..source import STARTED_LATE, Keeper, SourceState, Tokens, Wake
 from ..stats import ReadingStats
 from . import slots
 from .messages import TOKEN_PREFIX, parse_lsn
@@ -52,8 +52,6 @@ HANDOVER_SECONDS = 0.2
 
 #: Seconds between attempts of a caller's thread to reach the server.
 RETRY_SECONDS = 0.2
-
-STARTED_LATE = "the slot was made after start(wait=False) had returned"
 
 SERVER_CHANGED = "the server is another one than before (restored, or failed over): it may lack what was delivered last"
 
