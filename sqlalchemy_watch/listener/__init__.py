@@ -28,7 +28,7 @@ thread                      owns
 ==========================  ============================================================================================
 `sqlalchemy-watch-listen`   NOTIFY: the connection, NotifySession and NotifyProtocol, in turns with the dispatch thread
 `sqlalchemy-watch-wal`      durable: the walsender connection, WalSession, WalCore, Liveness, Position, Before, Standby
-`sqlalchemy-watch-slot`     durable: SlotMonitor's connection and its part of the stats
+`sqlalchemy-watch-slot`     durable: SlotMonitor's connection and its part of the stats; looks at the triggers
 `sqlalchemy-watch-dispatch` the dispatcher, its gatherer, the decoders; calls every receiver that is no coroutine
 the caller's                `start`, `run`, `stop`, `catch_up`, `stats`, `healthy`
 an event loop's             coroutine receivers, which the dispatch thread waits for

@@ -49,6 +49,10 @@ INTERRUPT_SECONDS = 0.5
 _WITHOUT_GROUP = "their delivery is 'durable', and it has no group: start one with durable='a_group' as well"
 _OF_A_GROUP = "their delivery is 'notify', and it has a group: start one without durable= as well, or declare 'both'"
 
+#: Seconds that each query about the triggers may take, and the share of the time for any query.
+LOOK_SECONDS = 1.0
+LOOK_SHARE = 0.75
+
 
 class Run:
     """The threads of a running listener, and the objects that they share.
@@ -106,9 +110,11 @@ class Run:
 
     def _make_durable(self, connect: Connect, group: str) -> None:
         self._queue = queue = WaitingQueue(self._options.max_queue)
-        self._monitor = SlotMonitor(connect, self._options, queue, self._stats, self._look_at_dispatcher)
+        self._monitor = SlotMonitor(
+            connect, self._options, queue, self._stats, self._look_at_dispatcher, self._look_at_triggers
+        )
         self._source = source = WalSource(
-            connect, self._options, self._router.routes, queue, self._stats, self._monitor, self._look_at_triggers
+            connect, self._options, self._router.routes, queue, self._stats, self._monitor
         )
         self._dispatcher = dispatcher = DurableDispatcher(
             queue, self._router, self._stats, self._on_control, self._on_failure, self._waiting
@@ -271,7 +277,7 @@ class Run:
         return dataclasses.replace(self._stats, queue_depth=len(self._queue), dropped=self._queue.dropped)
 
     def _look_at_triggers(self, connection: psycopg.Connection[Any]) -> None:
-        warn_of_triggers(connection, self._tables)
+        warn_of_triggers(connection, self._tables, min(LOOK_SECONDS, self._options.heartbeat_timeout * LOOK_SHARE))
 
     def _look_at_dispatcher(self) -> None:
         """At each heartbeat: a receiver that blocks makes the listener go quiet, and must not do so unnoticed."""

@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 from psycopg import sql
-from psycopg.pq import ConnStatus
 from psycopg.pq.misc import PGnotify
 
 from ..decoding.encodings import adopt_encoding, converter
@@ -104,16 +103,17 @@ class NotifySource:
             early: list[PGnotify] = []
             connection.pgconn.notify_handler = early.append
             codec = self._listen(connection)
-            connection.pgconn.notify_handler = None
-            session = NotifySession(
-                connection, self._protocol(codec), self._tokens, self._wake, self._queue, self._stats,
-                self._note_heartbeat,
-            )  # fmt: skip
             self.state.proved_at = time.monotonic()
             reason = self._gap(is_new=not self._keeper.announce())
             if reason is not None:
                 self._queue.put_control(Resync(reason))
             self.state.ready.set()
+            self._on_connected(connection)
+            connection.pgconn.notify_handler = None
+            session = NotifySession(
+                connection, self._protocol(codec), self._tokens, self._wake, self._queue, self._stats,
+                self._note_heartbeat,
+            )  # fmt: skip
             session.take(early)  # they came while the queries ran
             self.turns.run(session.step)
 
@@ -156,9 +156,6 @@ class NotifySource:
         channels = [*self._channels, self._own_channel]
         statements = [sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in channels]
         connection.execute(sql.SQL("; ").join(statements).as_string(None).encode(codec))
-        self._on_connected(connection)
-        if connection.pgconn.status != ConnStatus.OK:  # looking at the triggers hides its errors
-            raise psycopg.OperationalError("the connection was lost while the triggers were looked at")
         return codec
 
     @property

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 from sqlalchemy import Table
 
 from ...catalog import problems
@@ -85,18 +85,27 @@ def keep_alive_when_idle(connection: psycopg.Connection[Any]) -> None:
     )
 
 
-def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> None:
+def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table], seconds: float) -> None:
     """Log a warning for each trigger of these tables that is missing, outdated or can't work.
 
-    :raises Unanswered: where the server does not answer.
+    :param seconds: the time for each query; where that is not enough, a warning says so.
+    :raises psycopg.OperationalError: where the connection is lost, or the server does not answer at all.
     """
+    found: list[str] = []
     try:
-        found = list(problems.describe_problems(connection, tables))
+        connection.execute(f"BEGIN; SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}")
+        found += problems.describe_problems(connection, tables)
     except Unanswered:
         raise
+    except errors.QueryCanceled:
+        log.warning(
+            "did not look at the triggers, since the catalog gave no answer within %g s (a lock, or a busy server): "
+            "listening goes on, and `sqlalchemy-watch status` says if one is missing",
+            seconds,
+        )
     except Exception:  # looking is a courtesy; listening goes on
         log.exception("could not look at the triggers")
-        return
+    connection.execute("ROLLBACK")
     for problem in found:
         log.warning("%s", problem)
 

@@ -53,6 +53,7 @@ class SlotMonitor:
     """Keeps the slot's part of `stats()` up to date, and warns well before the server drops the slot.
 
     :param on_look: called after each look.
+    :param on_triggers: looks at the triggers, over the connection it is given.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class SlotMonitor:
         queue: WaitingQueue,
         stats: Stats,
         on_look: Callable[[], None],
+        on_triggers: Callable[[psycopg.Connection[Any]], None],
     ) -> None:
+        self._on_triggers, self._wants_triggers = on_triggers, False
         self._connect, self._group, self._queue, self._stats = connect, options.slot, queue, stats
         interval = options.heartbeat_interval
         self._interval = min(interval, RETRY_INTERVAL) if options.retry.needs_table else interval
@@ -90,6 +93,11 @@ class SlotMonitor:
             self._asked = look
         self._woken.set()
         return look
+
+    def look_at_triggers(self) -> None:
+        """Have it look at the triggers soon: a courtesy, for which nobody waits."""
+        self._wants_triggers = True
+        self._woken.set()
 
     def forget(self, look: Look) -> None:
         """Look no more for somebody who does not wait any more."""
@@ -126,6 +134,9 @@ class SlotMonitor:
                 self._answer(connection, look)
             is_there = self._look(connection)
             self._on_look()
+            if self._wants_triggers:
+                self._wants_triggers = False
+                self._on_triggers(connection)
             self._woken.wait(self._interval if is_there else min(self._interval, SOON))
 
     def _answer(self, connection: psycopg.Connection[Any], look: Look) -> None:

@@ -18,7 +18,6 @@ from ..dispatch import letters_table
 from ..options import Options
 from ..server.checks import check_server
 from ..server.connect import Connect
-from ..server.deadline import Unanswered
 from ..source import SourceState
 from . import slots
 
@@ -42,17 +41,17 @@ class Prepared(NamedTuple):
 class Preparation:
     """Makes what is missing, before each connection to a walsender.
 
-    :param on_connected: told of the connection; looks at the triggers.
+    :param on_prepared: called each time; has the triggers looked at.
     """
 
     def __init__(
         self,
         connect: Connect,
         options: Options,
-        on_connected: Callable[[psycopg.Connection[Any]], None],
+        on_prepared: Callable[[], None],
     ) -> None:
         self._connect, self._group = connect, options.slot
-        self._needs_table, self._on_connected = options.retry.needs_table, on_connected
+        self._needs_table, self._on_prepared = options.retry.needs_table, on_prepared
         self._had_slot = False
         #: True if the log behind the slot can't be decoded, however often that is tried.
         self._is_unreadable = False
@@ -76,8 +75,7 @@ class Preparation:
             state.error = None
             self._is_unreadable = False
             timeout = _sender_timeout(connection)
-            with contextlib.suppress(Unanswered):  # looking is a courtesy, and this connection has done its work
-                self._on_connected(connection)
+        self._on_prepared()
         if begins is not None:
             log.info("made the slot %r: events from now on are kept for this consumer group", self._group)
         self._had_slot = True

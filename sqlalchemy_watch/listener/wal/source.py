@@ -16,7 +16,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -57,10 +57,7 @@ SERVER_CHANGED = "the server is another one than before (restored, or failed ove
 
 
 class WalSource:
-    """Becomes the active consumer of a group, reads, acknowledges, reconnects.
-
-    :param on_connected: told of each connection over which the slot is prepared; looks at the triggers.
-    """
+    """Becomes the active consumer of a group, reads, acknowledges, reconnects."""
 
     def __init__(
         self,
@@ -70,12 +67,11 @@ class WalSource:
         queue: WaitingQueue,
         stats: ReadingStats,
         monitor: SlotMonitor,
-        on_connected: Callable[[psycopg.Connection[Any]], None],
     ) -> None:
         self._connect, self._options = connect, options
         self._channels = sorted({route.watch.channel for route in routes})
         self._queue, self._stats, self._monitor = queue, stats, monitor
-        self._preparation = Preparation(connect, options, on_connected)
+        self._preparation = Preparation(connect, options, monitor.look_at_triggers)
         self._wake = Wake()
         self._tokens = Tokens()
         self._position = Position()
