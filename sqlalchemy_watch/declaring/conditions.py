@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Column, literal_column
+from sqlalchemy import Column, and_, literal_column
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import visitors
 from sqlalchemy.sql.elements import BindParameter, ColumnElement
 from sqlalchemy.sql.selectable import SelectBase
@@ -15,6 +16,7 @@ from sqlalchemy.types import NullType, UserDefinedType
 from ..errors import ConfigurationError
 from .dialect import POSTGRESQL, PREPARER
 from .ordering import in_order
+from .references import refuse_tables
 from .spec import Condition
 
 #: The aliases of a row and of its previous version in statement-level functions.
@@ -97,7 +99,10 @@ def _compile(
     used_of_old: set[str] = set()
     old = _Row(owner, row_alias if operation == "deleted" else old_alias, columns, no_old, used_of_old)
     new = _Row(owner, row_alias, columns, no_new, set())
-    return _render(owner, _evaluate(owner, when, old, new)), bool(used_of_old)
+    clause = _evaluate(owner, when, old, new)
+    sql = _render(owner, clause)
+    refuse_tables(owner, operation, clause, columns)
+    return sql, bool(used_of_old)
 
 
 def _evaluate(owner: str, when: Callable[[Any, Any], Any], old: _Row, new: _Row) -> Any:
@@ -117,6 +122,8 @@ def _evaluate(owner: str, when: Callable[[Any, Any], Any], old: _Row, new: _Row)
             f"{owner}: when returned {clause!r}, not a SQL condition: combine conditions with & and | "
             f"(not with and, or), and use text() for SQL of your own"
         )
+    if isinstance(clause, QueryableAttribute):  # which has no elements to look at
+        clause = and_(clause)
     if any(isinstance(element, BindParameter) and element.required for element in visitors.iterate(clause)):
         raise ConfigurationError(
             f"{owner}: when has a bindparam() without a value: a trigger is given none, write it in"
