@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import ops
 from alembic.util import to_list
-from sqlalchemy import Table
+from sqlalchemy import Connection, Table
 
 from sqlalchemy_watch.catalog.matching import match_watches
 from sqlalchemy_watch.catalog.reading import fetcher
@@ -21,6 +21,7 @@ from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.filing import application_of
 from sqlalchemy_watch.functions.body import function_body
 from sqlalchemy_watch.functions.quoting import quote
+from sqlalchemy_watch.triggers.checking import suspect_conditions
 
 from .altering import AlteredTableOps, Aside, altered_columns
 from .operations import WatchOp
@@ -51,6 +52,7 @@ def add_operations(
             "restore the line, or drop the function",
             *function.name_key,
         )
+    _warn_of_conditions(context.connection, matching.items, declared)
     front: list[ops.MigrateOperation] = []
     behind: list[ops.MigrateOperation] = []
     asides = _Asides(upgrade.ops, context.dialect.default_schema_name)
@@ -130,6 +132,18 @@ def _place(item: WatchStatus, schemas: Mapping[int, str | None]) -> Place:
         return schemas[trigger.relation.oid], trigger.relation.name
     fields = item.installed.mark[1]
     return fields["schema"], fields["table"]
+
+
+def _warn_of_conditions(connection: Connection, items: Iterable[WatchStatus], declared: Sequence[Table]) -> None:
+    changed = [item.watch for item in items if item.watch is not None and item.state != "installed"]
+    for watch, problem in suspect_conditions(connection, changed, declared):
+        log.warning(
+            "the when of the watch %s/%s can't work as the database is now: %s: right it, unless this migration makes "
+            "what is missing",
+            watch.table_key,
+            watch.label,
+            problem,
+        )
 
 
 def _named(item: WatchStatus, columns: Sequence[str]) -> frozenset[str]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, event, text
+from sqlalchemy import Connection, Engine, MetaData, Table, event, text
 
 from ..aio import is_async
 from ..catalog.installed import InstalledTrigger
@@ -18,6 +18,7 @@ from ..declaring.spec import TableWatch
 from ..declaring.targets import tables_of, watches_of_table
 from ..errors import ConfigurationError, OwnershipError
 from ..functions.quoting import qualified, quote
+from .checking import refuse_broken_conditions
 from .ddl import (
     CreateFunction,
     CreateTrigger,
@@ -53,7 +54,7 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
     :param bind: as for `status`.
     :param remove_orphaned: drop left-overs of ours as well.
     :raises ConfigurationError: where a table does not exist, or is a view, or has a virtual generated column that a
-        watch needs; nothing is changed.
+        watch needs, and where the server can't make sense of a `when`; nothing is changed.
     :raises OwnershipError: where something that is not ours, or another watch's, has a name we need, and where another
         role has to do it; nothing is changed.
     """
@@ -63,6 +64,7 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
         items = _read(connection, tables)
         for item in items:
             _refuse(item)
+        refuse_broken_conditions(connection, [item.watch for item in items if item.watch is not None])
         if not remove_orphaned:
             _refuse_used_left_overs(items)
         wanting = ("missing", "outdated", "orphaned") if remove_orphaned else ("missing", "outdated")
@@ -200,6 +202,9 @@ def _create_along(table: Table, connection: Any, **kw: Any) -> None:
         items = [item for item in _read(connection, [table]) if item.watch is not None]
         for item in items:
             _refuse(item)
+        refuse_broken_conditions(
+            connection, [item.watch for item in items if item.watch is not None], others_exist=False
+        )
         for item in items:
             if item.watch is not None and item.state != "installed":
                 _install_one(connection, item, item.watch)
@@ -207,6 +212,15 @@ def _create_along(table: Table, connection: Any, **kw: Any) -> None:
     for watch in watches:  # the mock that prints DDL
         for statement in create_statements(watch):
             connection.execute(statement)
+
+
+@event.listens_for(MetaData, "after_create")
+def _check_along(metadata: MetaData, connection: Any, tables: Iterable[Table], **kw: Any) -> None:
+    # Once more, as all tables are there that a subquery may name.
+    if connection.dialect.name != "postgresql" or not isinstance(connection, Connection):
+        return
+    if not connection.get_execution_options().get("schema_translate_map"):
+        refuse_broken_conditions(connection, (watch for table in tables for watch in watches_of_table(table)))
 
 
 @event.listens_for(Table, "before_drop")

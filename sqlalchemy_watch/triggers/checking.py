@@ -1,0 +1,151 @@
+"""Conditions are tried on the table's row type: PL/pgSQL itself looks at their names only when a row is written.
+
+The server analyses a statement with the condition in it, as the function will, and does not run it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table, text
+from sqlalchemy.exc import CompileError
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.schema import ExecutableDDLElement
+
+from ..declaring.conditions import STATEMENT_ALIASES
+from ..declaring.dialect import POSTGRESQL
+from ..declaring.spec import TableWatch
+from ..errors import ConfigurationError
+from ..functions.quoting import literal, qualified, quote
+from .ddl import dollar_quoted
+
+_SETTING = "sqlalchemy_watch.condition_problems"
+
+#: What a trigger function may name beside the rows. A column of the same name comes first, as in the function.
+_TRIGGER = (
+    "SELECT NULL::pg_catalog.name AS tg_name, NULL::pg_catalog.text AS tg_when, NULL::pg_catalog.text AS tg_level, "
+    "NULL::pg_catalog.text AS tg_op, NULL::pg_catalog.oid AS tg_relid, NULL::pg_catalog.name AS tg_relname, "
+    "NULL::pg_catalog.name AS tg_table_name, NULL::pg_catalog.name AS tg_table_schema, NULL::integer AS tg_nargs, "
+    "NULL::pg_catalog.text[] AS tg_argv"
+)
+
+
+#: Who installs a watch need not have the rights of those who write.
+_RIGHTS = "insufficient_privilege"
+
+_YET_TO_COME = f"{_RIGHTS} OR undefined_table OR undefined_function OR undefined_object OR invalid_schema_name"
+
+
+class _TryConditions(ExecutableDDLElement):
+    """A block that leaves the server's words on each statement, as a JSON list, in a setting of the session."""
+
+    def __init__(self, statements: Sequence[str], ignored: str) -> None:
+        self.statements, self.ignored = statements, ignored
+
+
+@compiles(_TryConditions, "postgresql")
+def _compile(element: _TryConditions, compiler: Any, **kw: Any) -> str:
+    tries = "\n".join(
+        _TRY.format(statement=literal(statement), ignored=element.ignored) for statement in element.statements
+    )
+    block = f"""
+DECLARE
+  problems pg_catalog.text[];
+BEGIN
+{tries}
+  PERFORM pg_catalog.set_config('{_SETTING}', pg_catalog.array_to_json(problems)::pg_catalog.text, false);
+END
+"""
+    return str(compiler.sql_compiler.post_process_text(f"DO {dollar_quoted(block)}"))
+
+
+_TRY = """\
+  BEGIN
+    EXECUTE {statement};
+    DEALLOCATE sqlalchemy_watch_condition;
+    problems := pg_catalog.array_append(problems, NULL);
+  EXCEPTION
+    WHEN {ignored} THEN
+      problems := pg_catalog.array_append(problems, NULL);
+    WHEN OTHERS THEN
+      problems := pg_catalog.array_append(problems, SQLERRM);
+  END;"""
+
+
+def refuse_broken_conditions(
+    connection: Connection, watches: Iterable[TableWatch], *, others_exist: bool = True
+) -> None:
+    """Raise if a function would fail on the `when` of one of these watches, whose tables exist.
+
+    :param others_exist: False where tables and functions that a condition names may be yet to come.
+    :raises ConfigurationError: with the server's words.
+    """
+    tried = [(watch, _existing_row(watch)) for watch in watches if watch.condition is not None]
+    for watch, problem in _problems(connection, tried, _RIGHTS if others_exist else _YET_TO_COME):
+        raise ConfigurationError(
+            f"the watch {watch.table_key}/{watch.label}: its when can't work: {problem}: in {_condition(watch)}"
+        )
+
+
+def suspect_conditions(
+    connection: Connection, watches: Iterable[TableWatch], tables: Iterable[Table]
+) -> list[tuple[TableWatch, str]]:
+    """Return the watches whose `when` the server can't make sense of at present, each with the server's words.
+
+    :param tables: theirs, as they are declared: a migration that makes the columns is yet to run.
+    """
+    by_name = {(table.schema, table.name): table for table in tables}
+    tried = [
+        (watch, row)
+        for watch in watches
+        if watch.condition is not None and (row := _declared_row(by_name[watch.schema, watch.table])) is not None
+    ]
+    return _problems(connection, tried, f"{_RIGHTS} OR undefined_object")
+
+
+def _problems(
+    connection: Connection, tried: Sequence[tuple[TableWatch, str]], ignored: str
+) -> list[tuple[TableWatch, str]]:
+    """Try conditions on a row, which a SELECT gives.
+
+    :param ignored: the names of errors that say nothing about a condition.
+    """
+    if not tried:
+        return []
+    connection.execute(_TryConditions([_statement(watch, row) for watch, row in tried], ignored))
+    found = json.loads(connection.scalar(text(f"SELECT pg_catalog.current_setting('{_SETTING}')")))
+    return [(watch, words) for (watch, _), words in zip(tried, found, strict=True) if words is not None]
+
+
+def _existing_row(watch: TableWatch) -> str:
+    return f"SELECT (NULL::{qualified(watch.schema, watch.table)}).*"
+
+
+def _declared_row(table: Table) -> str | None:
+    """Return the row that the table is to have; None where a column's type is not known."""
+    try:
+        columns = [
+            f"CAST(NULL AS {column.type.compile(dialect=POSTGRESQL)}) AS {quote(column.name)}"
+            for column in table.columns
+        ]
+    except CompileError:
+        return None
+    return f"SELECT {', '.join(columns)}"
+
+
+def _condition(watch: TableWatch) -> str:
+    assert watch.condition is not None
+    return watch.condition.row_sql if watch.fires_per_row else watch.condition.statement_sql
+
+
+def _statement(watch: TableWatch, row: str) -> str:
+    aliases = STATEMENT_ALIASES if watch.needs_old_rows else STATEMENT_ALIASES[:1]
+    if watch.fires_per_row:  # both, so that a name without an alias is as ambiguous here as it is unknown there
+        aliases = ("new", "old")
+    rows = ", ".join(f"({row}) AS {quote(alias)}" for alias in aliases)
+    return (
+        f"PREPARE sqlalchemy_watch_condition AS SELECT FROM ({_TRIGGER}) AS watch_trigger "
+        f"WHERE EXISTS (SELECT FROM {rows} WHERE ({_condition(watch)}))"
+    )
