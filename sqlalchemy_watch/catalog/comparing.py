@@ -6,11 +6,14 @@ numbers and names.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 from ..declaring.spec import TableWatch
 from ..functions.body import function_body, settings
 from ..functions.expressions import TRIGGER_EVENTS, transition_tables
-from ..functions.mark import TEMPLATE_VERSION
-from .installed import InstalledFunction
+from ..functions.mark import TEMPLATE_VERSION, options
+from .installed import InstalledFunction, InstalledTrigger
 
 
 def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
@@ -23,7 +26,7 @@ def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
         elif mark[0] != TEMPLATE_VERSION:
             problems.append(f"the function is of template version {mark[0]}, and this library has {TEMPLATE_VERSION}")
         else:
-            problems.append("the function's body differs from the declaration")
+            problems += changed_options(watch, mark[1]) or ["the function's body differs from the declaration"]
     if found.name != watch.function_name:
         problems.append(f"the trigger calls {found.name!r}")
     if {s.casefold() for s in found.settings} != {f"{k}={v}".casefold() for k, v in settings(watch)}:
@@ -31,6 +34,42 @@ def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
     if found.language != "plpgsql" or found.security_definer:
         problems.append("the function's language or security differs")
     return problems
+
+
+def changed_options(watch: TableWatch, installed: Mapping[str, Any]) -> list[str]:
+    """Describe the options that differ.
+
+    :param installed: the fields of the function's mark.
+    """
+    declared = options(watch)
+    changes = [
+        *_changed_columns("extra_columns", declared.get("carries"), installed.get("carries")),
+        *_changed_columns("trigger_columns", declared.get("fires_on"), installed.get("fires_on")),
+    ]
+    if declared.get("when") != installed.get("when"):
+        was = "there was none" if not installed.get("when") else "it was another"
+        changes.append(f"when: {was}" if declared.get("when") else "when: there is none any more")
+    for name, default in (("old", False), ("level", "statement"), ("delivery", "notify")):
+        now, was = declared.get(name, default), installed.get(name, default)
+        if now != was:
+            changes.append(f"{name}: {now!r}, and it was {was!r}")
+    return changes
+
+
+def _changed_columns(option: str, now: object, was: object) -> list[str]:
+    now_names, was_names = _names(now), _names(was)
+    added = [name for name in now_names if name not in was_names]
+    removed = [name for name in was_names if name not in now_names]
+    changes = [
+        f"{', '.join(map(repr, names))} {verb}" for names, verb in ((added, "added"), (removed, "removed")) if names
+    ]
+    if not changes and now_names != was_names:
+        changes = ["another order"]
+    return [f"{option}: {', '.join(changes)}"] if changes else []
+
+
+def _names(value: object) -> list[str]:
+    return [name for name in value if isinstance(name, str)] if isinstance(value, list) else []
 
 
 def trigger_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
@@ -43,10 +82,28 @@ def trigger_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
         problems.append(
             "the trigger is disabled" if trigger.enabled == "D" else "the trigger's mode is not the default"
         )
-    found_options = (trigger.timing, trigger.events, trigger.fires_per_row, trigger.transition_tables)
-    wanted_options = ("AFTER", (TRIGGER_EVENTS[watch.operation],), watch.fires_per_row, transition_tables(watch))
-    if found_options != wanted_options or not trigger.plain:
-        problems.append("the trigger was created with other options")
+    problems += _trigger_options(watch, trigger)
     if found.name != watch.function_name:
         problems.append("the trigger calls another function")
     return problems
+
+
+def _trigger_options(watch: TableWatch, trigger: InstalledTrigger) -> list[str]:
+    problems = []
+    fires, wanted = (trigger.timing, trigger.events), ("AFTER", (TRIGGER_EVENTS[watch.operation],))
+    if fires != wanted:
+        problems.append(f"the trigger fires {_fires(*fires)}, not {_fires(*wanted)}")
+    if trigger.fires_per_row != watch.fires_per_row:
+        levels = ("each row", "each statement")
+        is_row = watch.fires_per_row
+        why = ", which misses what is written straight to a partition" if is_row and not watch.level_is_given else ""
+        problems.append(f"the trigger fires for {levels[is_row]}, not for {levels[not is_row]}{why}")
+    elif trigger.transition_tables != transition_tables(watch):
+        problems.append("the trigger's transition tables differ")
+    if not trigger.plain:
+        problems.append("the trigger has a condition, columns or arguments, or is a constraint trigger")
+    return problems
+
+
+def _fires(timing: str, events: Collection[str]) -> str:
+    return f"{timing} {' OR '.join(events)}"

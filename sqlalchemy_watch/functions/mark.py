@@ -1,7 +1,8 @@
-"""The first line of a function's body, which marks it as ours and names the application."""
+"""The first line of a function's body, which marks it as ours, and names the application and the options."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from typing import Any, Final
 
@@ -15,9 +16,23 @@ MARK: Final = "-- sqlalchemy_watch "
 
 
 def mark_line(watch: TableWatch) -> str:
-    """Return the comment that marks a function as ours: template version, application, table and label."""
+    """Return the comment that marks a function as ours: template version, application, table, label and options."""
     fields = {"application": watch.application, "schema": watch.schema, "table": watch.table, "label": watch.label}
-    return f"{MARK}{TEMPLATE_VERSION} {json.dumps(fields)}"
+    return f"{MARK}{TEMPLATE_VERSION} {json.dumps(fields | options(watch))}"
+
+
+def options(watch: TableWatch) -> dict[str, Any]:
+    """Return what the text is made from, as far as it is told by name; nothing for an option that is not set."""
+    when = None if watch.condition is None else watch.condition.row_sql
+    named = {
+        "carries": [column.name for column in watch.carried],
+        "fires_on": [column.name for column in watch.trigger_columns],
+        "when": when and hashlib.sha256(when.encode()).hexdigest()[:8],
+        "old": watch.old,
+        "level": "row" if watch.fires_per_row else None,
+        "delivery": None if watch.delivery == "notify" else watch.delivery,
+    }
+    return {name: value for name, value in named.items() if value}
 
 
 def read_mark(body: str) -> tuple[int, dict[str, Any]] | None:
