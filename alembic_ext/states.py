@@ -87,10 +87,12 @@ class State:
         lines = []
         trigger, present = self.trigger, {function.name: function for function in old.functions}
         for function in self.functions:
-            if function != present.get(function.name):
-                lines.append(function.create)
             if function.name not in present:
+                # Not OR REPLACE: somebody else may have taken the name by the time the migration runs.
+                lines += [function.create.replace("CREATE OR REPLACE FUNCTION", "CREATE FUNCTION", 1)]
                 lines += function.permissions()
+            elif function != present[function.name]:
+                lines.append(function.create)
         if trigger is None or trigger.create is None or trigger == old.trigger:
             return lines
         if trigger.differs_in_mode_alone(old.trigger):
