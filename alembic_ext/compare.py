@@ -15,6 +15,7 @@ from alembic.operations import ops
 from alembic.util import to_list
 from sqlalchemy import Connection, Table
 
+from sqlalchemy_watch.catalog.installed import InstalledFunction
 from sqlalchemy_watch.catalog.matching import match_watches
 from sqlalchemy_watch.catalog.reading import fetcher
 from sqlalchemy_watch.catalog.status import WatchStatus
@@ -25,6 +26,7 @@ from sqlalchemy_watch.triggers.checking import suspect_conditions
 
 from .altering import AlteredTableOps, Aside, altered_columns
 from .operations import WatchOp
+from .others import split_drops
 from .render import render_watch as render_watch  # so that Alembic finds it
 from .states import NOTHING, State, declared_state, installed_state
 
@@ -42,6 +44,11 @@ def add_operations(
     :param tables: those that Alembic compares: as they exist, and as they are declared.
     """
     assert context.connection is not None
+    if context.connection.get_execution_options().get("schema_translate_map"):
+        log.warning(
+            "migrations of watches do not follow schema_translate_map, since they are plain SQL: set the search_path, "
+            "as Alembic's recipe for tenants does"
+        )
     declared = [table for _, table in tables.values() if table is not None]
     leaving = [existing for existing, table in tables.values() if existing is not None and table is None]
     applications = {application_of(metadata) for metadata in to_list(context.metadata, [])}
@@ -53,6 +60,7 @@ def add_operations(
             *function.name_key,
         )
     _warn_of_conditions(context.connection, matching.items, declared)
+    _leave_out_drops_of_ours(upgrade, matching.functions)
     front: list[ops.MigrateOperation] = []
     behind: list[ops.MigrateOperation] = []
     asides = _Asides(upgrade.ops, context.dialect.default_schema_name)
@@ -68,6 +76,16 @@ def add_operations(
             log.info("Detected %s watch %r, signal %r: %s", operation.verb, item.table, item.label, operation.reason)
             (front if item.watch is None or steps_aside else behind).append(operation)
     upgrade.ops[:] = [*front, *asides.put_around(upgrade.ops), *behind]
+
+
+def _leave_out_drops_of_ours(upgrade: ops.UpgradeOps, functions: Iterable[InstalledFunction]) -> None:
+    upgrade.ops[:], left_out = split_drops(upgrade.ops, functions)
+    if left_out:
+        log.warning(
+            "another tool would drop what belongs to watches: left out of the migration are %s; tell the tool to "
+            "ignore functions and triggers named watch_*",
+            ", ".join(left_out),
+        )
 
 
 class _Asides:
