@@ -90,7 +90,7 @@ class WatchedTable(Peer):
 
     def listen(self, url: str, table: str, kind: Kind, receive: Receive, ready: Callable[[], None]) -> None:
         User = self.model(table, kind)
-        User.watch.connect(lambda sender, event: receive(sender, event), weak=False)
+        User.watch.connect(lambda sender, event: receive(sender, event))
         group = table if self.delivery == "durable" else None
         engine = create_engine(url.replace("postgresql://", "postgresql+psycopg://"))
         with Listener(engine, User, durable=group, max_queue=10_000_000) as listener:
@@ -124,7 +124,7 @@ class RowTrigger(Peer):
 
     def listen(self, url: str, table: str, kind: Kind, receive: Receive, ready: Callable[[], None]) -> None:
         changed = blinker.Signal()
-        changed.connect(lambda sender, event: receive(sender, event), weak=False)
+        changed.connect(lambda sender, event: receive(sender, event))
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(f"LISTEN {self.channel.format(table=table)}")
             ready()

@@ -236,6 +236,7 @@ def _signal(owner: str, filed: list[TableWatch]) -> WatchSignal[Any]:
         tuple(c.attribute for c in own.key),
         {c.attribute: c for c in own.carried if c.attribute in everywhere},
         own.delivery,
+        own.old,
     )
 
 

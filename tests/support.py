@@ -51,7 +51,7 @@ def _answer(client: Client, query: str, parameters: tuple[Any, ...]) -> Any:
 def resync_reasons(listener: Listener) -> list[str]:
     """The reasons of the listener's resyncs from now on, in a list that grows."""
     reasons: list[str] = []
-    listener.resync.connect(lambda listener, reason: reasons.append(reason), weak=False)
+    listener.resync.connect(lambda listener, reason: reasons.append(reason))
     return reasons
 
 

@@ -10,15 +10,62 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import blinker
+from blinker import ANY
 
+from ..signals.receivers import function_name
 from .handover.items import Connected, Disconnected, Resync
-from .naming import function_name
 from .waiting import Coroutine, Waiting
 
 log: logging.Logger = logging.getLogger(__name__)
+
+
+class ConnectedReceiver(Protocol):
+    """A receiver of `connected`."""
+
+    def __call__(self, listener: Any, /) -> Any:
+        """Hear that LISTEN is in force."""
+
+
+class DisconnectedReceiver(Protocol):
+    """A receiver of `disconnected`."""
+
+    def __call__(self, listener: Any, /, *, error: BaseException | None) -> Any:
+        """Hear that the connection was lost."""
+
+
+class ResyncReceiver(Protocol):
+    """A receiver of `resync`."""
+
+    def __call__(self, listener: Any, /, *, reason: str) -> Any:
+        """Hear that something may have been missed."""
+
+
+class FailureReceiver(Protocol):
+    """A receiver of `receiver_failed` and `dead_lettered`."""
+
+    def __call__(self, listener: Any, /, *, receiver: Any, event: Any, error: BaseException) -> Any:
+        """Hear that a receiver raised."""
+
+
+L = TypeVar("L", ConnectedReceiver, DisconnectedReceiver, ResyncReceiver, FailureReceiver)
+
+
+class LifecycleSignal(blinker.Signal, Generic[L]):
+    """A signal of the listener itself, typed by its receivers."""
+
+    def connect(self, receiver: L, sender: Any = ANY, weak: bool = False) -> L:  # type: ignore[override]
+        """Connect a receiver, and return it: a decorator as well.
+
+        It stays connected until it is disconnected, whoever else refers to it.
+
+        :param receiver: a function, or a coroutine function, which runs on the loop in which the listener was started.
+        :param sender: only of this listener; by default of all that send this signal.
+        :param weak: disconnect the receiver when nothing else refers to it.
+        """
+        return super().connect(receiver, sender, weak)
 
 
 class Lifecycle:
@@ -27,13 +74,17 @@ class Lifecycle:
     def __init__(self, sender: object) -> None:
         #: The listener.
         self.sender: object = sender
-        self.connected: blinker.Signal = blinker.Signal("Sent when LISTEN is in force.")
-        self.disconnected: blinker.Signal = blinker.Signal("Sent with error= when the connection is lost.")
-        self.resync: blinker.Signal = blinker.Signal("Sent with reason= when something may have been missed.")
-        self.dead_lettered: blinker.Signal = blinker.Signal(
+        self.connected: LifecycleSignal[ConnectedReceiver] = LifecycleSignal("Sent when LISTEN is in force.")
+        self.disconnected: LifecycleSignal[DisconnectedReceiver] = LifecycleSignal(
+            "Sent with error= when the connection is lost."
+        )
+        self.resync: LifecycleSignal[ResyncReceiver] = LifecycleSignal(
+            "Sent with reason= when something may have been missed."
+        )
+        self.dead_lettered: LifecycleSignal[FailureReceiver] = LifecycleSignal(
             "Sent with receiver=, event=, error= when an event is given up."
         )
-        self.receiver_failed: blinker.Signal = blinker.Signal(
+        self.receiver_failed: LifecycleSignal[FailureReceiver] = LifecycleSignal(
             "Sent with receiver=, event=, error= when a receiver raises."
         )
         #: The loop in which coroutine receivers run; None if the listener was started outside of one.

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
-import blinker
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
 
@@ -16,7 +15,14 @@ from ..errors import ListenerError
 from . import processes
 from .decoding.values import ValueDecoders
 from .foreground import run_until_told
-from .lifecycle import Lifecycle
+from .lifecycle import (
+    ConnectedReceiver,
+    DisconnectedReceiver,
+    FailureReceiver,
+    Lifecycle,
+    LifecycleSignal,
+    ResyncReceiver,
+)
 from .options import Options, RetryPolicy, check_schemas, retry_policy
 from .run import Run
 from .server.asking import Asker
@@ -91,11 +97,11 @@ class Listener:
         self._decoders = ValueDecoders(sync_engine_of(engine))
         self._lifecycle = lifecycle = Lifecycle(self)
         self._run: Run | None = None
-        self.connected: blinker.Signal = lifecycle.connected
-        self.disconnected: blinker.Signal = lifecycle.disconnected
-        self.resync: blinker.Signal = lifecycle.resync
-        self.dead_lettered: blinker.Signal = lifecycle.dead_lettered
-        self.receiver_failed: blinker.Signal = lifecycle.receiver_failed
+        self.connected: LifecycleSignal[ConnectedReceiver] = lifecycle.connected
+        self.disconnected: LifecycleSignal[DisconnectedReceiver] = lifecycle.disconnected
+        self.resync: LifecycleSignal[ResyncReceiver] = lifecycle.resync
+        self.dead_lettered: LifecycleSignal[FailureReceiver] = lifecycle.dead_lettered
+        self.receiver_failed: LifecycleSignal[FailureReceiver] = lifecycle.receiver_failed
 
     @property
     def running(self) -> bool:

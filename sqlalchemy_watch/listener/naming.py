@@ -10,22 +10,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from ..signals.events import Event
-from ..signals.receivers import Subscriber
+from ..signals.receivers import Subscriber, name_of
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
-
-
-def receiver_name(subscriber: Subscriber) -> str:
-    """Return the name of a receiver in dead letters: module and qualified name, which are the same in every process."""
-    return function_name(subscriber.resolve())
-
-
-def function_name(receiver: Any) -> str:
-    """Return module and qualified name of a function, of an object's class, or of what a `partial` calls."""
-    function = getattr(receiver, "func", receiver)  # functools.partial
-    name = getattr(function, "__qualname__", None) or type(function).__qualname__
-    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
 
 
 def numbered_names(subscribers: Iterable[Subscriber]) -> Iterator[str]:
@@ -35,7 +23,7 @@ def numbered_names(subscribers: Iterable[Subscriber]) -> Iterator[str]:
     """
     known: dict[str, list[Any]] = {}
     for subscriber in subscribers:
-        name = receiver_name(subscriber)
+        name = name_of(subscriber)
         receivers = known.setdefault(name, [])
         if subscriber.receiver_id not in receivers:
             receivers.append(subscriber.receiver_id)

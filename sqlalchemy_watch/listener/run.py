@@ -18,7 +18,8 @@ from sqlalchemy import Table
 
 from ..declaring.targets import watches_of_table
 from ..errors import CatchUpTimeout, ListenerError, ListenerStartError, WatchError, one_line
-from ..signals.watch_signals import WatchSignal
+from ..signals.feeds import Feed
+from ..signals.receivers import function_name
 from . import processes
 from .decoding.routes import Router
 from .decoding.values import ValueDecoders
@@ -27,7 +28,7 @@ from .dispatch.durable import DurableDispatcher
 from .handover.items import Connected, Control, Disconnected, Resync
 from .handover.queue import EventQueue, WaitingQueue
 from .lifecycle import Lifecycle
-from .naming import event_words, function_name
+from .naming import event_words
 from .notify.source import NotifySource
 from .options import Options
 from .server.asking import Asker
@@ -311,7 +312,7 @@ class Run:
         self._lifecycle.tell_dead_letter(receiver, event, error, self._waiting)
 
     @property
-    def _streamed(self) -> Iterable[WatchSignal[Any]]:
+    def _streamed(self) -> Iterable[Feed]:
         """The signals whose streams this listener feeds: a group's events go to none."""
         return self._router.signals if self._options.group is None else ()
 

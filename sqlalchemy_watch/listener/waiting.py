@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import ListenerError
-from .naming import function_name
+from ..signals.receivers import function_name
 
 #: Seconds between checks of the loops in which coroutines are awaited.
 LOOP_CHECK_SECONDS = 0.25

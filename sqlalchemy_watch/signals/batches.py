@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from typing import Any, Generic, NamedTuple
+from typing import Any, NamedTuple
 
 from blinker import ANY
 
 from ..errors import ConfigurationError
 from .events import T
-from .receivers import F, ReceiverSignal, Subscriber, lock
+from .guard import lock
+from .receiver_types import ConnectsBatches
+from .receivers import Batching, Names, ReceiverSignal, Subscriber
 
 
 class BatchOptions(NamedTuple):
@@ -33,7 +35,7 @@ class BatchOptions(NamedTuple):
             raise ConfigurationError(f"signal {name!r}: max_wait must be seconds from 0 on, not {wait!r}")
 
 
-class BatchSignal(ReceiverSignal, Generic[T]):
+class BatchSignal(ConnectsBatches[T], ReceiverSignal):  # type: ignore[misc]
     """A signal whose receivers get a list of events of one sender at once. Made by `batches()`::
 
         @Order.watch.inserted.batches(max_size=500, max_wait=0.5).connect
@@ -43,20 +45,23 @@ class BatchSignal(ReceiverSignal, Generic[T]):
     The listener gathers the events. It delivers them when there are `max_size`, when the first has waited for
     `max_wait` seconds, and in `catch_up()` and `stop()`.
 
+    :param names: of the receivers of the signal whose events they are.
     :param keep: called with this signal as a subscriber, whenever a receiver was connected.
     :param release: called with the same when the last receiver is gone.
     """
 
-    keyword = "events"
+    _keyword = "events"
 
     def __init__(
         self,
         name: str,
         options: BatchOptions,
+        names: Names,
         keep: Callable[[Subscriber], None],
         release: Callable[[Subscriber], None],
     ) -> None:
-        super().__init__(name)
+        self._batching = Batching(*options)
+        super().__init__(name, "many events at once", self._batching, names)
         #: The most events of a batch.
         self.max_size: int = options.max_size
         #: The time, in seconds, that an event waits for others at the most.
@@ -66,25 +71,20 @@ class BatchSignal(ReceiverSignal, Generic[T]):
         self._keep = keep
         self._release = release
 
-    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver, to be called as `receiver(sender, events=[...])`, and return it: a decorator as well.
-
-        :param receiver: a function, or a coroutine function. A coroutine function runs on the event loop in which it
-            was connected; if none was running, on the one in which the listener was started.
-        :param sender: only events of this model class; by default all.
-        :param weak: disconnect the receiver when nothing else refers to it. Use False for functions defined inside
-            functions.
-        :raises ConfigurationError: where the receiver can't be called that way.
-        """
+    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
         with lock:
-            super().connect(receiver, sender, weak)
+            super()._connect(receiver, sender, weak, name)
             self._keep(self._as_subscriber())
-        return receiver
 
-    def _remove(self, receiver_id: Hashable, sender: Any) -> None:
+    def _remove(self, receiver_id: Hashable, sender: Any = ANY) -> None:
         super()._remove(receiver_id, sender)
-        if not self._subscribers:
+        if not self._batching.subscribers:
             self._release(self._as_subscriber())
 
     def _as_subscriber(self) -> Subscriber:
-        return Subscriber(id(self), self, False, False, False, None, self)
+        return Subscriber(id(self), self, False, False, False, None, self._batching)
+
+
+def receiver_of_batches(signal: BatchSignal[Any], receiver_id: Hashable) -> Subscriber | None:
+    """Return the receiver of this identity; None where it is not connected to these batches."""
+    return signal._batching.subscribers.get(receiver_id)  # noqa: SLF001 - of the same module

@@ -219,9 +219,9 @@ class Event(Generic[T]):
         return f"<Event {name}.{self.label}({values})>"
 
 
-def parts_of(event: Event[Any]) -> tuple[Message, tuple[Any, ...], int]:
-    """Return the parts of an event: the message, the values of the row, and its number within the message.
+def parts_of(event: Event[Any]) -> tuple[Message, tuple[Any, ...], Extras | None, int]:
+    """Return the parts of an event: the message, the values of the row, its extras, and its number in the message.
 
     They are of use to the listener and the filters alone, and so no members of `Event`.
     """
-    return event._message, event._row, event._index  # noqa: SLF001 - of the same module
+    return event._message, event._row, event._extras, event._index  # noqa: SLF001 - of the same module

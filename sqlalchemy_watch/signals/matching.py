@@ -11,6 +11,22 @@ from .receivers import Subscriber
 #: Attribute names that a filter compares.
 Keys = tuple[str, ...]
 
+
+class TouchingKeys(Keys):
+    """Keys whose values are compared with those of the previous row as well."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TouchingKeys) and tuple.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash((TouchingKeys, tuple(self)))
+
+
 #: The types of keys that `freeze` need not look at, of those that keys mostly are.
 FROZEN = frozenset([int, str, uuid.UUID, type(None)])
 
@@ -38,10 +54,6 @@ def freeze(value: Any, depth: int = 0) -> Hashable:
     if type(value) is tuple:
         return tuple([freeze(item, depth) for item in value])
     return cast(Hashable, value)
-
-
-class MissingColumn(Exception):
-    """Raised where a row lacks a column that filters compare."""
 
 
 class Matches(NamedTuple):

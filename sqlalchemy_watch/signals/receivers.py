@@ -1,21 +1,15 @@
 """Receivers: how each connected one is called, with an event or with many, and on which loop.
 
-`ReceiverSignal` is a blinker signal that knows this of its receivers. `Subscribers` keeps them ready to be called, so
-that dispatching a row looks nothing up.
+`ReceiverSignal` is a blinker signal that knows this of its receivers. An `Outlet` is the same seen from the listener:
+it keeps them ready to be called, so that dispatching a row looks nothing up.
 """
 
 from __future__ import annotations
 
 import asyncio
-import inspect
-import os
-import sys
-import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable
-from types import FunctionType, MethodType
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, cast
+from typing import Any, NamedTuple, cast
 
 import blinker
 from blinker import ANY
@@ -26,46 +20,19 @@ from blinker._utilities import make_id, make_ref
 from blinker.base import ANY_ID
 
 from ..errors import ConfigurationError
+from .guard import lock
+from .styles import Style, loop_of, style_of
 
-F = TypeVar("F", bound=Callable[..., Any])
-K = TypeVar("K", bound=Hashable)
-
-#: Guards connecting and disconnecting; dispatch takes it only after such a change. Reentrant, because a garbage
-#: collection may disconnect receivers in the middle of anything, in the same thread.
-lock: threading.RLock = threading.RLock()
-
-if hasattr(os, "register_at_fork"):  # a child must not inherit it from a thread that it does not have
-    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+#: Characters of a receiver's name.
+MAX_NAME_LENGTH = 200
 
 
-class Batching(Protocol):
-    """A signal whose receivers get many events at once; the listener gathers them."""
+class ReceiverName(str):
+    """The `name=` of a receiver. It is known as long as a subscriber has it."""
 
-    max_size: int
-    max_wait: float
-    latest_only: bool
+    __slots__ = ("__weakref__", "receiver_id")
 
-    def subscribers_for(self, sender: Any) -> tuple[Subscriber, ...]:
-        """Return the receivers to call for this sender."""
-
-    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
-        """Return True if a receiver is connected, for this sender and argument."""
-
-
-class Named(Protocol):
-    """A signal, as far as errors need it."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-
-
-class Style(NamedTuple):
-    """The way in which a receiver takes its arguments."""
-
-    #: As `receiver(sender, event)`: it takes no keyword `event`.
-    positional: bool
-    is_async: bool
+    receiver_id: Hashable
 
 
 class Subscriber(NamedTuple):
@@ -80,82 +47,42 @@ class Subscriber(NamedTuple):
     is_async: bool
     #: The loop in which a coroutine receiver was connected; None where there was none.
     loop: asyncio.AbstractEventLoop | None
-    #: The signal made by `batches()`, for whose receivers events are gathered; then `receiver` is that signal itself.
+    #: Of the signal made by `batches()`, for whose receivers events are gathered; then `receiver` is that signal.
     batch: Batching | None = None
     #: The keys of the senders whose events alone are wanted; None for all senders.
     senders: frozenset[Hashable] | None = None
+    #: As it was given to `connect`.
+    name: str | None = None
 
     def resolve(self) -> Callable[..., Any] | None:
         """Return the receiver, or None where it was garbage collected."""
         return cast("Callable[..., Any] | None", self.receiver() if self.weak else self.receiver)
 
 
-def _is_async(receiver: Callable[..., Any]) -> bool:
-    if isinstance(receiver, type):  # called, it makes an instance
-        return False
-    return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(
-        getattr(receiver, "__call__", None)  # noqa: B004 - asks for the method itself
-    )
+def name_of(subscriber: Subscriber) -> str:
+    """Return the name of a receiver for dead letters and logs.
 
-
-def _read_style(signal: Named, receiver: Callable[..., Any], keyword: str) -> Style:
-    if not callable(receiver):
-        raise ConfigurationError(f"signal {signal.name!r}: the receiver {receiver!r} is not callable")
-    if inspect.isgeneratorfunction(receiver) or inspect.isasyncgenfunction(receiver):
-        raise ConfigurationError(
-            f"signal {signal.name!r}: the receiver {receiver!r} is a generator, whose body would never run: "
-            f"remove its yield"
-        )
-    is_async = _is_async(receiver)
-    try:
-        signature = inspect.signature(receiver)
-    except (TypeError, ValueError):  # some builtins have none
-        return Style(False, is_async)
-    try:
-        signature.bind(None, **{keyword: None})
-        return Style(False, is_async)
-    except TypeError:
-        pass
-    try:
-        signature.bind(None, None)
-        return Style(True, is_async)
-    except TypeError:
-        raise ConfigurationError(
-            f"signal {signal.name!r}: the receiver {receiver!r} can't be called as receiver(sender, {keyword}): "
-            f"its signature is {signature}"
-        ) from None
-
-
-#: Reading a signature takes longer than all else that connecting does, and one receiver may have 100,000 filters.
-_known_styles: weakref.WeakKeyDictionary[Any, dict[tuple[str, bool], Style]] = weakref.WeakKeyDictionary()
-
-
-def style_of(signal: Named, receiver: Callable[..., Any], keyword: str) -> Style:
-    """Return the way in which a receiver takes a sender and this keyword.
-
-    :raises ConfigurationError: where it can't be called that way.
+    Without a name of its own it is module and qualified name, which are the same in every process.
     """
-    is_method = type(receiver) is MethodType
-    function = receiver.__func__ if is_method else receiver  # type: ignore[attr-defined]
-    if type(function) is not FunctionType:
-        return _read_style(signal, receiver, keyword)
-    styles = _known_styles.get(function)
-    style = None if styles is None else styles.get((keyword, is_method))
-    if style is None:
-        style = _read_style(signal, receiver, keyword)
-        with lock:
-            _known_styles.setdefault(function, {})[(keyword, is_method)] = style
-    return style
+    return function_name(subscriber.resolve()) if subscriber.name is None else str(subscriber.name)
 
 
-def loop_of(style: Style) -> asyncio.AbstractEventLoop | None:
-    """Return the running loop, for a coroutine receiver; None elsewhere, and where no loop runs."""
-    if not style.is_async:
-        return None
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:  # then it is the listener's, if that is started in one
-        return None
+def function_name(receiver: Any) -> str:
+    """Return module and qualified name of a function, of an object's class, or of what a `partial` calls."""
+    function = getattr(receiver, "func", receiver)  # functools.partial
+    name = getattr(function, "__qualname__", None) or type(function).__qualname__
+    return f"{getattr(function, '__module__', None) or type(function).__module__}.{name}"
+
+
+def subscriber_of(
+    receiver: Callable[..., Any], style: Style, weak: bool, name: ReceiverName | None, reference: Any = None
+) -> Subscriber:
+    """Return a receiver with all that calling it takes.
+
+    :param reference: the weak reference to the receiver, where it is `weak`.
+    """
+    found = reference if weak else receiver
+    return Subscriber(make_id(receiver), found, weak, *style, loop_of(style), name=name)
 
 
 def _sender_key(sender: Any) -> Hashable:
@@ -185,6 +112,10 @@ class Subscribers:
     def __contains__(self, receiver_id: object) -> bool:
         return receiver_id in self._by_id
 
+    def get(self, receiver_id: Hashable) -> Subscriber | None:
+        """Return the receiver of this identity; None where it is not connected."""
+        return self._by_id.get(receiver_id)
+
     def add(self, subscriber: Subscriber, sender: Any = ANY) -> None:
         """Add a receiver for a sender, or for all; one that is there is called in the new way, at its old place."""
         before = self._by_id.get(subscriber.receiver_id)
@@ -203,6 +134,11 @@ class Subscribers:
         elif before.senders is not None:
             left = before.senders - {_sender_key(sender)}
             self._set(receiver_id, before._replace(senders=left) if left else None)
+
+    def clear(self) -> None:
+        """Remove all receivers."""
+        self._by_id.clear()
+        self._is_changed, self.for_any_sender = True, None
 
     def _set(self, receiver_id: Hashable, subscriber: Subscriber | None) -> None:
         if subscriber is None:
@@ -229,78 +165,108 @@ class Subscribers:
         return tuple([subscriber for subscriber in found if subscriber.senders is None or key in subscriber.senders])
 
 
-class Change(Generic[K]):
-    """Guards a change of the connected receivers: those that die in the middle of it are removed at its end.
+class Names:
+    """The names of the receivers of one signal, its filters and its batches: no two receivers have the same one.
 
-    A garbage collection may come with any allocation, in the very thread that is changing something. Used in `with`
-    statements.
-
-    :param remove: called under the lock, with the key of a receiver that is gone.
+    :param signal: the signal's name.
+    :param find: returns the receiver of this identity; None where it is not connected any more.
     """
 
-    __slots__ = ("_depth", "_dying", "_remove")
+    def __init__(self, signal: str, find: Callable[[Hashable], Subscriber | None]) -> None:
+        self._signal = signal
+        self._find = find
+        self._known: weakref.WeakValueDictionary[str, ReceiverName] = weakref.WeakValueDictionary()
 
-    def __init__(self, remove: Callable[[K], None]) -> None:
-        self._remove = remove
-        self._depth = 0
-        self._dying: deque[K] = deque()
+    def claim(self, name: str | None, receiver: Callable[..., Any]) -> ReceiverName | None:
+        """Return the name for a receiver, to be kept in its subscriber; None where it has none.
 
-    def __enter__(self) -> None:
-        lock.acquire()
-        self._depth += 1
+        :raises ConfigurationError: for a name that is no name, and for one that another receiver has.
+        """
+        if name is None:
+            return None
+        if not isinstance(name, str) or not 1 <= len(name) <= MAX_NAME_LENGTH or not name.isprintable():
+            raise ConfigurationError(
+                f"signal {self._signal!r}: the name of a receiver must be a text of 1 to {MAX_NAME_LENGTH} printable "
+                f"characters, not {name!r:.{MAX_NAME_LENGTH}}"
+            )
+        with lock:
+            known = self._known.get(name)
+            if known is not None and known.receiver_id == make_id(receiver):
+                return known
+            holder = None if known is None else self._find(known.receiver_id)
+            if holder is not None:
+                raise ConfigurationError(
+                    f"signal {self._signal!r}: the receivers {holder.resolve()!r} and {receiver!r} would both be named "
+                    f"{name!r}, and dead letters could not tell them apart: give one of them another name="
+                )
+            self._known[name] = claimed = ReceiverName(name)
+            claimed.receiver_id = make_id(receiver)
+            return claimed
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._depth -= 1
-        try:
-            while self._dying and not self._depth:
-                self._depth = 1
-                try:
-                    self._remove(self._dying.popleft())
-                finally:
-                    self._depth = 0
-        finally:
-            lock.release()
 
-    def remove(self, key: K) -> None:
-        """Remove a receiver: now, or at the end of the change under way."""
-        self._dying.append(key)
-        with self:
-            pass
+class Outlet:
+    """The receivers of one signal, as the listener calls them."""
 
-    def forget(self, key: K, reference: object) -> None:
-        """Remove a receiver that was garbage collected: the callback of its weak reference."""
-        if not sys.is_finalizing():
-            self.remove(key)
+    def __init__(self) -> None:
+        self.subscribers = Subscribers()
+        #: True in a `with signal.muted()` block.
+        self.is_muted: bool = False
+
+    def subscribers_for(self, sender: Any) -> tuple[Subscriber, ...]:
+        """Return the receivers to call for this sender, in the order in which they were connected."""
+        if self.is_muted:
+            return ()
+        found = self.subscribers.for_any_sender
+        return self.subscribers.for_sender(sender) if found is None else found
+
+    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
+        """Return True if a receiver is connected, for this sender and argument, whether or not the signal is muted."""
+        return any(each.receiver_id == subscriber.receiver_id for each in self.subscribers.for_sender(sender))
+
+
+class Batching(Outlet):
+    """The receivers of a signal made by `batches()`, for whom the listener gathers events."""
+
+    def __init__(self, max_size: int, max_wait: float, latest_only: bool) -> None:
+        super().__init__()
+        self.max_size: int = max_size
+        #: In seconds.
+        self.max_wait: float = max_wait
+        self.latest_only: bool = latest_only
 
 
 class ReceiverSignal(blinker.NamedSignal):
-    """A blinker signal that knows how each of its receivers is called."""
+    """A blinker signal that knows how each of its receivers is called.
+
+    :param outlet: the listener's side of it.
+    :param names: of its receivers.
+    """
 
     #: The keyword under which receivers get their argument.
-    keyword = "event"
+    _keyword = "event"
 
-    def __init__(self, name: str, doc: str | None = None) -> None:
+    def __init__(self, name: str, doc: str, outlet: Outlet, names: Names) -> None:
+        self._outlet = outlet
+        self._names = names
         super().__init__(name, doc)
-        self._subscribers = Subscribers()
 
-    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver, to be called as `receiver(sender, event=event)`, and return it: a decorator as well.
+    @property
+    def is_muted(self) -> bool:
+        """True in a `with signal.muted()` block."""
+        return self._outlet.is_muted
 
-        :param receiver: a function, or a coroutine function. A coroutine function runs on the event loop in which it
-            was connected; if none was running, on the one in which the listener was started.
-        :param sender: only events of this model class; by default all.
-        :param weak: disconnect the receiver when nothing else refers to it. Use False for functions defined inside
-            functions.
-        :raises ConfigurationError: where the receiver can't be called that way.
-        """
-        style = style_of(self, receiver, self.keyword)
-        # Of a function all plain weak references are one object.
-        found = make_ref(receiver) if weak else receiver
-        subscriber = Subscriber(make_id(receiver), found, weak, *style, loop_of(style))
+    @is_muted.setter
+    def is_muted(self, value: bool) -> None:
+        self._outlet.is_muted = value
+
+    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
+        style = style_of(lambda: self.name, receiver, self._keyword)
         with lock:
-            self._subscribers.add(subscriber, sender)
-            super().connect(receiver, sender, weak)
-        return receiver
+            claimed = self._names.claim(name, receiver)
+            # Of a function all plain weak references are one object.
+            reference = make_ref(receiver) if weak else None
+            self._outlet.subscribers.add(subscriber_of(receiver, style, weak, claimed, reference), sender)
+            blinker.NamedSignal.connect(self, receiver, sender, weak)
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
         """Disconnect a receiver. One that is not connected is ignored.
@@ -322,18 +288,7 @@ class ReceiverSignal(blinker.NamedSignal):
     def _clear_state(self) -> None:
         with lock:
             super()._clear_state()
-            self._subscribers = Subscribers()
+            self._outlet.subscribers.clear()
 
     def _remove(self, receiver_id: Hashable, sender: Any) -> None:
-        self._subscribers.remove(receiver_id, sender)
-
-    def subscribers_for(self, sender: Any) -> tuple[Subscriber, ...]:
-        """Return the receivers to call for this sender, in the order in which they were connected."""
-        if self.is_muted:
-            return ()
-        found = self._subscribers.for_any_sender
-        return self._subscribers.for_sender(sender) if found is None else found
-
-    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
-        """Return True if a receiver is connected for this sender, whether or not the signal is muted."""
-        return any(each.receiver_id == subscriber.receiver_id for each in self._subscribers.for_sender(sender))
+        self._outlet.subscribers.remove(receiver_id, sender)

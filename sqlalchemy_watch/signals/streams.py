@@ -23,7 +23,7 @@ class Streamed(Protocol):
     def name(self) -> str:
         """Its name."""
 
-    def connect(self, receiver: Callable[..., Any]) -> Any:
+    def connect(self, receiver: Callable[..., Any], *, weak: bool) -> Any:
         """Connect the stream."""
 
     def disconnect(self, receiver: Callable[..., Any]) -> None:
@@ -36,7 +36,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         async with User.watch.updated.stream(max_queue=100) as events:
             try:
                 async for event in events:
-                    await websocket.send_json(event.values)
+                    await websocket.send_json(event.to_dict())
             except EventsDropped:
                 ...  # reload what the page shows, and iterate again
 
@@ -74,7 +74,7 @@ class EventStream(AsyncIterator[Event[T]], Generic[T]):
         self._warned = False
         #: The number of events that did not fit, in all.
         self.dropped: int = 0
-        signal.connect(self._receive)
+        signal.connect(self._receive, weak=True)
         streams.add(self)
 
     def _receive(self, sender: Any, event: Event[T]) -> None:

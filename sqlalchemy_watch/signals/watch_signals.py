@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from numbers import Number
-from typing import Any, Generic
+from typing import Any
 
 from blinker import ANY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ..declaring.spec import CarriedColumn, Delivery, Operation
 from ..errors import ConfigurationError, one_line
-from .events import Event, T, parts_of
-from .filters import EventSignal, FilteredSignal, FilterRegistry
-from .matching import Keys, Matches, freeze
-from .receivers import F, ReceiverSignal, Subscriber, lock
+from .events import T
+from .feeds import Feed
+from .filters import EventSignal, FilteredSignal
+from .matching import Keys, TouchingKeys, freeze
+from .receiver_types import Connects
+from .receivers import ReceiverSignal, Subscriber
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Details:
     columns: tuple[str, ...]
 
 
-class WatchSignal(ReceiverSignal, EventSignal[T]):
+class WatchSignal(EventSignal[T], ReceiverSignal):  # type: ignore[misc, override]
     """The signal of one watch, such as `User.watch.updated`: a blinker signal that a listener sends::
 
         @User.watch.updated.connect
@@ -39,8 +40,8 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
             print(sender.__name__, event.identity)
 
     Receivers are called as `receiver(sender, event=event)`, with the model class and an `Event`. `filter_by()` hears
-    rows with certain values alone, `batches()` many rows at once, and `stream()` iterates. `muted()` silences all that
-    is connected, also to filters, batches and streams.
+    rows with certain values alone, `touching()` rows that lose them as well, `batches()` many rows at once, and
+    `stream()` iterates. `muted()` silences all that is connected, also to filters, batches and streams.
     """
 
     def __init__(
@@ -51,44 +52,19 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
         key: tuple[str, ...],
         carried: Mapping[str, CarriedColumn],
         delivery: Delivery = "notify",
+        has_old: bool = False,
     ) -> None:
-        super().__init__(name, doc=f"{operation} rows of {details.table}")
+        self._feed = feed = Feed(name, delivery)
+        super().__init__(name, f"{operation} rows of {details.table}", feed, feed.names)
         self.operation: Operation = operation
         #: The way in which events come: `"notify"`, `"durable"` or `"both"`.
         self.delivery: Delivery = delivery
         #: The names in the database that belong to the signal.
         self.details: Details = details
         self._key = key
+        self._has_old = has_old
         #: The Python type of each key's values; None where any is right.
         self._python_types = {name: _python_type(column.type) for name, column in carried.items()}
-        self._registry: FilterRegistry[T] = FilterRegistry(name, delivery == "durable")
-        #: Empty without filtered subscriptions. Read for each row, and so no property.
-        self.filters: Mapping[Keys, object] = self._registry.by_keys
-
-    def attach(self, source: object) -> None:
-        """Note a listener without a group that starts to serve this signal from this source."""
-        with lock:
-            self._registry.sources.add(id(source))
-
-    def detach(self, source: object) -> None:
-        """Note that such a listener stopped. Streams end with the last one."""
-        sources = self._registry.sources
-        with lock:
-            sources.discard(id(source))
-            streams = [] if sources else list(self._registry.streams)
-        for stream in streams:
-            stream.end()
-
-    def forget(self, source: object) -> None:
-        """Forget a listener in a forked child, where it does not run. Streams are the parent's, and not woken."""
-        self._registry.sources.discard(id(source))
-
-    def missed(self, reason: str) -> None:
-        """Mark a gap in the streams. Called by a listener that may have missed events."""
-        with lock:
-            streams = list(self._registry.streams)
-        for stream in streams:
-            stream.missed(reason)
 
     def filter_by(self, /, **values: Any) -> FilteredSignal[T]:
         """Return a view of the signal: the events of rows that have all of these values::
@@ -100,17 +76,50 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
             than the column's, or of one that can't be hashed; and for the whole primary key of `inserted`, which
             nobody can know beforehand.
         """
-        if not values:
-            raise ConfigurationError(f"signal {self.name!r}: filter_by() needs at least one key, such as id=7")
-        for key, value in values.items():
-            self._check_filter(key, value)
+        keys, frozen = self._check_filters("filter_by", values)
         if self.operation == "inserted" and set(self._key) <= values.keys():
             raise ConfigurationError(
                 f"signal {self.name!r}: the primary key of a row isn't known before it is inserted: filter by an "
                 f"association column, or connect without a filter"
             )
+        return FilteredSignal(self._feed, keys, frozen)
+
+    def touching(self, /, **values: Any) -> FilteredSignal[T]:
+        """Return a view of the signal: the events of rows that have all of these values, or had them before::
+
+            Order.watch.updated.touching(customer_id=42).connect(refresh)  # leaving included
+
+        A row is told once, whether it has the values, had them, or both. Of several values either all are those of
+        the row, or all are those of the row before. A deleted row has its last values alone, so that it is the same as
+        `filter_by()` there. Of a row whose primary key was changed the previous values are not known: there is a
+        resync.
+
+        :param values: as for `filter_by`.
+        :raises ConfigurationError: as `filter_by` does; for `updated` without `Watch(old=True)`; and for `inserted`
+            and `truncated`, which have no row before.
+        """
+        if self.operation == "deleted":
+            return self.filter_by(**values)
+        if self.operation != "updated":
+            raise ConfigurationError(
+                f"signal {self.name!r}: {self.operation} rows have no previous values that touching() could compare: "
+                f"use filter_by()"
+            )
+        if not self._has_old:
+            raise ConfigurationError(
+                f"signal {self.name!r}: touching() compares the previous values, too, and they are not carried: "
+                f"declare old=True in its Watch"
+            )
+        keys, frozen = self._check_filters("touching", values)
+        return FilteredSignal(self._feed, TouchingKeys(keys), frozen)
+
+    def _check_filters(self, method: str, values: Mapping[str, Any]) -> tuple[Keys, Hashable]:
+        if not values:
+            raise ConfigurationError(f"signal {self.name!r}: {method}() needs at least one key, such as id=7")
+        for key, value in values.items():
+            self._check_filter(key, value)
         keys = tuple(sorted(values))
-        return FilteredSignal(self._registry, keys, self._frozen(keys, values))
+        return keys, self._frozen(keys, values)
 
     def _check_filter(self, key: str, value: object) -> None:
         try:
@@ -129,7 +138,7 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
 
     def _frozen(self, keys: Keys, values: Mapping[str, Any]) -> Hashable:
         try:
-            frozen = freeze(values[keys[0]] if len(keys) == 1 else tuple(values[key] for key in keys))
+            frozen = freeze(values[keys[0]] if len(keys) == 1 else tuple([values[key] for key in keys]))
             hash(frozen)
         except Exception as error:  # from the code of the values' types
             raise ConfigurationError(
@@ -139,49 +148,15 @@ class WatchSignal(ReceiverSignal, EventSignal[T]):
         return frozen
 
     def _keep_batch(self, subscriber: Subscriber) -> None:
-        self._subscribers.add(subscriber)
+        self._feed.subscribers.add(subscriber)
 
     def _release_batch(self, subscriber: Subscriber) -> None:
-        self._subscribers.remove(subscriber.receiver_id)
+        self._feed.subscribers.remove(subscriber.receiver_id)
 
-    @property
-    def has_receivers(self) -> bool:
-        """True if anybody would hear an event: of filters, batches and streams as well."""
-        return bool(self._subscribers or self.filters)
 
-    def matching_subscribers(self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int]) -> Matches:
-        """Return the receivers of filters that match a row.
-
-        :param indexes: of each attribute in the row.
-        """
-        return Matches([], False, []) if self.is_muted else self._registry.matching_subscribers(sender, row, indexes)
-
-    def subscribers_by(self, keys: Keys, sender: Any, event: Event[T]) -> tuple[Subscriber, ...]:
-        """Return the receivers of filters by these keys that match an event.
-
-        :raises MissingColumn: where the event lacks one of them.
-        :raises Exception: whatever the values' own code raises where it compares them.
-        """
-        message, row, _ = parts_of(event)
-        return () if self.is_muted else self._registry.subscribers_by(keys, sender, row, message.kind.indexes)
-
-    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
-        """Return True if a receiver of an event is connected to the signal, or to a filter that matches the event."""
-        if super().is_connected(subscriber, sender, argument):
-            return True
-        message, row, _ = parts_of(argument)
-        found = self._registry.matching_subscribers(sender, row, message.kind.indexes).subscribers
-        return any(each.receiver_id == subscriber.receiver_id for matching in found for each in matching)
-
-    def calls_for(self, sender: Any, event: Event[T]) -> Iterator[tuple[Subscriber, Any]]:
-        """Return each receiver of the event, with its argument: the event, or for receivers of batches a list."""
-        message, row, _ = parts_of(event)
-        filtered = self.matching_subscribers(sender, row, message.kind.indexes).subscribers
-        for subscriber in chain(self.subscribers_for(sender), *filtered):
-            if subscriber.batch is None:
-                yield subscriber, event
-            else:
-                yield from ((each, [event]) for each in subscriber.batch.subscribers_for(sender))
+def feed_of(signal: WatchSignal[Any]) -> Feed:
+    """Return the listener's side of a signal: no member of it, since users need none of that."""
+    return signal._feed  # noqa: SLF001 - of the same module
 
 
 def _python_type(type_: TypeEngine[Any]) -> type | None:
@@ -194,7 +169,7 @@ def _python_type(type_: TypeEngine[Any]) -> type | None:
     return Number if issubclass(python_type, Number) else python_type
 
 
-class WatchSignals(Generic[T]):
+class WatchSignals(Connects[T]):
     """The signals of one model: `User.watch`. Iterable; each signal is also an attribute, by its label."""
 
     def __init__(self, owner: str, signals: Mapping[str, WatchSignal[T]]) -> None:
@@ -227,16 +202,11 @@ class WatchSignals(Generic[T]):
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._signals]
 
-    def connect(self, receiver: F, sender: Any = ANY, weak: bool = True) -> F:
-        """Connect a receiver to all signals of the model, and return it: a decorator as well.
-
-        The parameters are those of `WatchSignal.connect`.
-
-        :raises ConfigurationError: where the receiver can't be called as `receiver(sender, event=event)`.
-        """
+    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
+        for signal in self:  # all of them or none
+            feed_of(signal).names.claim(name, receiver)
         for signal in self:
-            signal.connect(receiver, sender, weak)
-        return receiver
+            signal.connect(receiver, sender, weak, name)
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
         """Disconnect a receiver from all signals of the model."""

@@ -46,7 +46,7 @@ class Heard:
             self.values.append(dict(event.values))
             assert event.model is sender
 
-        signal.connect(hear, weak=False)
+        signal.connect(hear)
 
     def after(self, *statements: str) -> list[Any]:
         """Run the statements; return all calls up to now."""
@@ -200,7 +200,7 @@ def test_joined_updates_are_filtered_by_the_roots_key(
     _, Engineer, _ = joined(Base)
     Base.metadata.create_all(engine)
     got = []
-    Engineer.watch.updated.filter_by(id=1).connect(lambda sender, event: got.append(sender.__name__), weak=False)
+    Engineer.watch.updated.filter_by(id=1).connect(lambda sender, event: got.append(sender.__name__))
     with Listener(engine, Base) as listener:
         for statement in (*CHIEF, "UPDATE engineers SET skill = 'y'"):
             client.execute(statement)

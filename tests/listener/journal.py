@@ -21,9 +21,9 @@ class Journal:
 
     def attach(self, listener: Listener) -> Journal:
         """Note what the listener itself sends from now on."""
-        listener.connected.connect(self._connected, weak=False)
-        listener.disconnected.connect(self._disconnected, weak=False)
-        listener.resync.connect(self._resync, weak=False)
+        listener.connected.connect(self._connected)
+        listener.disconnected.connect(self._disconnected)
+        listener.resync.connect(self._resync)
         return self
 
     def note(self, *entry: Any) -> None:

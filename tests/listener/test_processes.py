@@ -273,7 +273,7 @@ def test_interpreter_ends_while_receivers_are_at_work(url: str, where: str) -> N
             @User.watch.inserted.batches(max_wait=60).connect
             def work(sender, events):
                 pass
-            User.watch.inserted.connect(lambda sender, event: began.set(), weak=False)
+            User.watch.inserted.connect(lambda sender, event: began.set())
         """,
     }
     program = """
@@ -441,8 +441,8 @@ def test_no_descriptors_left_is_no_end(url: str) -> None:
         logging.getLogger("sqlalchemy_watch").propagate = False
         listener = Listener(engine, User)
         gone, back = threading.Event(), threading.Event()
-        listener.disconnected.connect(lambda *a, **k: gone.set(), weak=False)
-        listener.resync.connect(lambda *a, **k: back.set(), weak=False)
+        listener.disconnected.connect(lambda *a, **k: gone.set())
+        listener.resync.connect(lambda *a, **k: back.set())
         with listener, engine.connect() as connection:
             hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 256), hard))

@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import insert
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, Watched
+from sqlalchemy_watch.signals.watch_signals import feed_of
 
 
 class Batches:
@@ -170,7 +171,7 @@ def test_disconnecting_the_same_batches_again_ends_them(
         insert(client, "users", range(1, 11))
         listener.catch_up()
     assert batches.batches == []
-    assert User.watch.inserted.subscribers_for(User) == ()
+    assert feed_of(User.watch.inserted).subscribers_for(User) == ()
 
 
 @needs_logical_messages

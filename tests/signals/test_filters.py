@@ -18,6 +18,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, FilteredSignal, Watch, Watched, watch
 from sqlalchemy_watch.signals.events import Event, EventKind, Message
+from sqlalchemy_watch.signals.watch_signals import feed_of
 
 ATTRIBUTES = ("id", "amount", "numbers")
 MESSAGE = Message(EventKind("updated", "updated", 1, ATTRIBUTES), 1, 0)
@@ -38,16 +39,16 @@ def Item(Base: type[DeclarativeBase]) -> Any:
 def update(Item: Any, *row: Any, sender: Any = None) -> bool:
     """Call the receivers of a row, and return True if a filter could not be decided."""
     signal, sender = Item.watch.updated, Item if sender is None else sender
-    for subscriber, argument in signal.calls_for(sender, Event(sender, MESSAGE, row)):
+    for subscriber, argument in feed_of(signal).calls_for(sender, Event(sender, MESSAGE, row)):
         receiver = subscriber.resolve()
         if receiver is not None:
             receiver(sender, argument)
-    return signal.matching_subscribers(sender, row, MESSAGE.kind.indexes).is_undecided
+    return bool(feed_of(signal).matching_subscribers(sender, row, MESSAGE.kind.indexes, None).is_undecided)
 
 
 def count(Item: Any) -> int:
     """Return how many values there are subscriptions to."""
-    return sum(len(index) for index in Item.watch.updated.filters.values())
+    return sum(len(index) for index in feed_of(Item.watch.updated).filters.values())
 
 
 class Cyclic(Recorder):
@@ -117,7 +118,7 @@ def test_a_subscription_outlives_its_view_and_ends_through_another(Item: Any, re
     Item.watch.updated.filter_by(id=1).disconnect(recorder)
     update(Item, 1, 7, None)
     assert len(recorder.events) == 1
-    assert Item.watch.updated.filters == {}
+    assert feed_of(Item.watch.updated).filters == {}
 
 
 def test_connect_decorates_and_the_same_receiver_is_called_once_in_its_first_place(Item: Any) -> None:
@@ -132,7 +133,7 @@ def test_connect_decorates_and_the_same_receiver_is_called_once_in_its_first_pla
     def second(sender: Any, event: Any) -> None:
         called.append("second")
 
-    assert view.connect(first, weak=False) is first
+    assert view.connect(first) is first
     update(Item, 1, 7, None)
     assert called == ["first", "second"]
     del first
@@ -147,7 +148,7 @@ def test_connecting_again_says_anew_whether_the_receiver_is_held(Item: Any, othe
     for recorder in recorders:
         view.connect(recorder)
     receiver: Any = Recorder()
-    view.connect(receiver, weak=False)
+    view.connect(receiver)
     view.connect(receiver, weak=True)
     gone = weakref.ref(receiver)
     del receiver
@@ -178,7 +179,7 @@ def test_a_sender_restricts_and_senders_add_up(Item: Any) -> None:
     update(Item, 1, 7, None)
     assert len(other.events) == 6
     view.disconnect(other)
-    assert Item.watch.updated.filters == {}
+    assert feed_of(Item.watch.updated).filters == {}
 
 
 def test_connected_to_every_sender_a_receiver_is_restricted_no_more(Item: Any, recorder: Recorder) -> None:
@@ -233,7 +234,7 @@ def test_receivers_of_any_kind_are_told_apart_and_called_in_the_order_of_connect
 def test_receivers_that_cannot_be_called_are_refused_at_connect_and_leave_nothing(Item: Any, receiver: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"Item\.updated\[id\].*(can't be called|not callable)"):
         Item.watch.updated.filter_by(id=1).connect(receiver)
-    assert Item.watch.updated.filters == {}
+    assert feed_of(Item.watch.updated).filters == {}
 
 
 def test_a_receiver_that_has_no_weak_references_leaves_nothing(Item: Any) -> None:
@@ -245,9 +246,9 @@ def test_a_receiver_that_has_no_weak_references_leaves_nothing(Item: Any) -> Non
 
     view, receiver = Item.watch.updated.filter_by(id=1), Slotted()
     with pytest.raises(TypeError, match="weak reference"):
-        view.connect(receiver)
-    assert Item.watch.updated.filters == {}
-    view.connect(receiver, weak=False)
+        view.connect(receiver, weak=True)
+    assert feed_of(Item.watch.updated).filters == {}
+    view.connect(receiver)
     assert count(Item) == 1
 
 
@@ -289,7 +290,7 @@ def test_batches_of_equal_views_are_the_same_and_are_kept_while_they_have_receiv
     batches().disconnect(index)
     gc.collect()
     assert known() is None
-    assert Item.watch.updated.filters == {}
+    assert feed_of(Item.watch.updated).filters == {}
 
 
 def test_batches_whose_receiver_is_restricted_to_a_sender_end_with_that(Item: Any) -> None:
@@ -300,8 +301,8 @@ def test_batches_whose_receiver_is_restricted_to_a_sender_end_with_that(Item: An
         batches = signal.batches()
         batches.connect(index, sender=Item)
         batches.disconnect(index, sender=Item)
-    assert Item.watch.updated.subscribers_for(Item) == ()
-    assert Item.watch.updated.filters == {}
+    assert feed_of(Item.watch.updated).subscribers_for(Item) == ()
+    assert feed_of(Item.watch.updated).filters == {}
 
 
 def test_batches_whose_receivers_were_garbage_collected_are_forgotten(Item: Any) -> None:
@@ -310,11 +311,11 @@ def test_batches_whose_receivers_were_garbage_collected_are_forgotten(Item: Any)
             """Does nothing."""
 
     index = Index()
-    Item.watch.updated.filter_by(id=1).batches().connect(index)
+    Item.watch.updated.filter_by(id=1).batches().connect(index, weak=True)
     Item.watch.updated.filter_by(id=2).connect(recorder := Recorder())
     del index
     gc.collect()
-    assert list(Item.watch.updated.filters.values()) == [{2: Item.watch.updated.filters[("id",)][2]}]
+    assert list(feed_of(Item.watch.updated).filters.values()) == [{2: feed_of(Item.watch.updated).filters[("id",)][2]}]
     update(Item, 2, 7, None)
     assert len(recorder.events) == 1
 
@@ -322,14 +323,14 @@ def test_batches_whose_receivers_were_garbage_collected_are_forgotten(Item: Any)
 def test_filters_of_receivers_that_are_gone_are_forgotten(Item: Any) -> None:
     receivers: list[Any] = [Recorder() for _ in range(100)]
     for number, receiver in enumerate(receivers):
-        Item.watch.updated.filter_by(id=number).connect(receiver)
-        Item.watch.updated.filter_by(amount=1, id=number).connect(receiver)
-        Item.watch.updated.filter_by(amount=1).connect(receiver)
+        Item.watch.updated.filter_by(id=number).connect(receiver, weak=True)
+        Item.watch.updated.filter_by(amount=1, id=number).connect(receiver, weak=True)
+        Item.watch.updated.filter_by(amount=1).connect(receiver, weak=True)
     assert count(Item) == 201
     del receivers, receiver
     gc.collect()
-    assert Item.watch.updated.filters == {}
-    assert Item.watch.updated._registry._subscriptions == {}
+    assert feed_of(Item.watch.updated).filters == {}
+    assert feed_of(Item.watch.updated).registry._subscriptions == {}
 
 
 class Counted:
@@ -383,10 +384,10 @@ def test_a_receiver_that_dies_is_looked_for_among_its_own_values_alone(Thing: An
     def operations_of_a_death(others: int) -> int:
         services = [Service() for _ in range(others)]
         for number, service in enumerate(services):
-            Thing.watch.updated.filter_by(it=Counted(number)).connect(service.hear)
+            Thing.watch.updated.filter_by(it=Counted(number)).connect(service.hear, weak=True)
         mortal = Service()
         for number in (-3, -2, 0):
-            Thing.watch.updated.filter_by(it=Counted(number)).connect(mortal.hear)
+            Thing.watch.updated.filter_by(it=Counted(number)).connect(mortal.hear, weak=True)
         Counted.operations = 0
         del mortal
         assert count(Thing) == others
@@ -394,21 +395,21 @@ def test_a_receiver_that_dies_is_looked_for_among_its_own_values_alone(Thing: An
 
     few = operations_of_a_death(10)
     gc.collect()
-    assert Thing.watch.updated.filters == {}
+    assert feed_of(Thing.watch.updated).filters == {}
     assert 0 < operations_of_a_death(1000) <= few + 4  # a collision or two in a larger dictionary
 
 
 def test_many_bound_methods_of_one_value_are_removed_one_by_one_without_being_copied(Item: Any) -> None:
     services = [Service() for _ in range(1000)]
     for service in services:
-        Item.watch.updated.filter_by(id=1).connect(service.hear)
-    entry = Item.watch.updated.filters[("id",)][1]
+        Item.watch.updated.filter_by(id=1).connect(service.hear, weak=True)
+    entry = feed_of(Item.watch.updated).filters[("id",)][1]
     update(Item, 1, 7, None)
     assert [service.heard for service in services] == [[1]] * 1000
     del services[10:]
     service = services[0]
     gc.collect()
-    assert Item.watch.updated.filters[("id",)][1] is entry  # changed in its place
+    assert feed_of(Item.watch.updated).filters[("id",)][1] is entry  # changed in its place
     assert entry.for_any_sender is None
     update(Item, 1, 7, None)
     assert [service.heard for service in services] == [[1, 1]] * 10
@@ -416,8 +417,8 @@ def test_many_bound_methods_of_one_value_are_removed_one_by_one_without_being_co
 
 def test_many_subscriptions_of_one_receiver_share_all_but_their_value(Item: Any, recorder: Recorder) -> None:
     for number in range(1000):
-        Item.watch.updated.filter_by(id=number).connect(recorder)
-    assert len({id(entry) for entry in Item.watch.updated.filters[("id",)].values()}) == 1
+        Item.watch.updated.filter_by(id=number).connect(recorder, weak=True)
+    assert len({id(entry) for entry in feed_of(Item.watch.updated).filters[("id",)].values()}) == 1
     assert len(weakref.getweakrefs(recorder)) == 1
 
 
@@ -427,19 +428,19 @@ def test_a_garbage_collection_at_any_moment_disturbs_no_dispatch(Item: Any) -> N
     gc.set_threshold(3)
     try:
         for number in range(100):
-            signal.connect(Cyclic())
-            signal.subscribers_for(Item)
+            signal.connect(Cyclic(), weak=True)
+            feed_of(signal).subscribers_for(Item)
             for values in keys:
-                signal.filter_by(**values).connect(Cyclic())
-                signal.filter_by(**values).connect(Cyclic(), sender=Item)
-                signal.filter_by(**values).batches(max_wait=number).connect(Cyclic().__call__)
+                signal.filter_by(**values).connect(Cyclic(), weak=True)
+                signal.filter_by(**values).connect(Cyclic(), sender=Item, weak=True)
+                signal.filter_by(**values).batches(max_wait=number).connect(Cyclic().__call__, weak=True)
             update(Item, 1, 2, None)
     finally:
         gc.set_threshold(*before)
     gc.collect()
-    assert signal.subscribers_for(Item) == ()
-    assert signal.filters == {}
-    assert signal._registry._subscriptions == {}
+    assert feed_of(signal).subscribers_for(Item) == ()
+    assert feed_of(signal).filters == {}
+    assert feed_of(signal).registry._subscriptions == {}
 
 
 def test_a_garbage_collection_at_any_moment_takes_no_live_receiver_along(Item: Any) -> None:
@@ -449,16 +450,16 @@ def test_a_garbage_collection_at_any_moment_takes_no_live_receiver_along(Item: A
     try:
         for _ in range(15):
             for number, recorder in enumerate(kept):
-                signal.filter_by(id=number % 3).connect(Cyclic())
+                signal.filter_by(id=number % 3).connect(Cyclic(), weak=True)
                 signal.filter_by(id=number % 3).connect(recorder)
-                signal.filter_by(id=(number + 1) % 3).connect(Cyclic())
-                signal.filter_by(amount=number).connect(Cyclic())
+                signal.filter_by(id=(number + 1) % 3).connect(Cyclic(), weak=True)
+                signal.filter_by(amount=number).connect(Cyclic(), weak=True)
                 signal.filter_by(amount=number).connect(recorder)
                 signal.filter_by(amount=number).disconnect(recorder)
     finally:
         gc.set_threshold(*before)
     gc.collect()
-    assert list(signal.filters) == [("id",)]
+    assert list(feed_of(signal).filters) == [("id",)]
     for number in range(3):
         update(Item, number, 7, None)
     assert [len(recorder.events) for recorder in kept] == [1] * 20
@@ -467,13 +468,13 @@ def test_a_garbage_collection_at_any_moment_takes_no_live_receiver_along(Item: A
 def test_receivers_that_die_in_the_middle_of_connecting_take_no_other_along(Thing: Any, recorder: Recorder) -> None:
     signal, value = Thing.watch.updated, Seen()
     mortals: list[Recorder] = [Recorder()]
-    signal.filter_by(it=1).connect(mortals[0])
+    signal.filter_by(it=1).connect(mortals[0], weak=True)
     second = signal.filter_by(it=value)
     value.then += [mortals.clear, lambda: None]  # the only filter there was, gone between two steps
     second.connect(recorder)
     assert not mortals
-    assert list(signal.filters) == [("it",)]
-    assert list(signal.filters[("it",)]) == [value]
+    assert list(feed_of(signal).filters) == [("it",)]
+    assert list(feed_of(signal).filters[("it",)]) == [value]
 
 
 @pytest.mark.parametrize("moment", range(10))
@@ -485,7 +486,7 @@ def test_nothing_is_left_of_receivers_that_die_in_the_middle_of_a_change(
     signal, value = Thing.watch.updated, Seen()
     view, dying = signal.filter_by(it=value), [Recorder() for _ in range(mortals)]
     for mortal in dying:
-        view.connect(mortal)
+        view.connect(mortal, weak=True)
     del mortal
     if change == "disconnect":
         view.connect(recorder)
@@ -495,13 +496,13 @@ def test_nothing_is_left_of_receivers_that_die_in_the_middle_of_a_change(
     dying.clear()
     remaining = [subscriber.resolve() for subscriber in subscribers_of(signal, value)]
     assert remaining == ([recorder] if change == "connect" else [])
-    assert len(signal._registry._subscriptions) == len(remaining)
+    assert len(feed_of(signal).registry._subscriptions) == len(remaining)
     view.disconnect(recorder)
-    assert signal.filters == {}
+    assert feed_of(signal).filters == {}
 
 
 def subscribers_of(signal: Any, value: object) -> list[Any]:
-    matching = signal.matching_subscribers(None, (value,), {"it": 0}).subscribers
+    matching = feed_of(signal).matching_subscribers(None, (value,), {"it": 0}, None).subscribers
     return [subscriber for subscribers in matching for subscriber in subscribers]
 
 
@@ -515,10 +516,10 @@ def test_filters_that_go_in_the_middle_of_connecting_take_no_other_along(
     value.then += [lambda: first.disconnect(recorder), *[lambda: None] * moment]
     second.connect(recorder)
     value.then.clear()
-    assert value in signal.filters[("it",)]
+    assert value in feed_of(signal).filters[("it",)]
     second.disconnect(recorder)
     first.disconnect(recorder)
-    assert signal.filters == {}
+    assert feed_of(signal).filters == {}
 
 
 @pytest.mark.parametrize("moment", range(6))
@@ -533,7 +534,7 @@ def test_filters_that_go_in_the_middle_of_disconnecting_disturb_nobody(
     second.disconnect(recorder)
     value.then.clear()
     first.disconnect(recorder)
-    assert signal.filters == {}
+    assert feed_of(signal).filters == {}
 
 
 def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, recorder: Recorder) -> None:
@@ -541,7 +542,8 @@ def test_a_receiver_stays_connected_while_another_one_is_added(Item: Any, record
     view = Item.watch.updated.filter_by(id=1)
 
     def receivers() -> list[Any]:
-        matching = Item.watch.updated.matching_subscribers(Item, (1, 7, None), MESSAGE.kind.indexes).subscribers
+        feed = feed_of(Item.watch.updated)
+        matching = feed.matching_subscribers(Item, (1, 7, None), MESSAGE.kind.indexes, None).subscribers
         return [subscriber.resolve() for subscribers in matching for subscriber in subscribers]
 
     class Receiver(Recorder):
@@ -571,10 +573,10 @@ def test_a_receiver_hears_every_row_while_others_come_and_go_in_other_threads(It
         try:
             while not stop.is_set():
                 other = Recorder()
-                view.connect(other)
-                view.connect(Cyclic())
-                Item.watch.updated.filter_by(amount=number).connect(other)
-                Item.watch.updated.filter_by(amount=number).batches().connect(Cyclic().__call__)
+                view.connect(other, weak=True)
+                view.connect(Cyclic(), weak=True)
+                Item.watch.updated.filter_by(amount=number).connect(other, weak=True)
+                Item.watch.updated.filter_by(amount=number).batches().connect(Cyclic().__call__, weak=True)
                 view.disconnect(other)
         except BaseException as error:
             errors.append(error)
@@ -592,7 +594,7 @@ def test_a_receiver_hears_every_row_while_others_come_and_go_in_other_threads(It
     gc.collect()
     assert errors == []
     assert len(recorder.events) == 1000
-    assert list(Item.watch.updated.filters.values()) == [{1: Item.watch.updated.filters[("id",)][1]}]
+    assert list(feed_of(Item.watch.updated).filters.values()) == [{1: feed_of(Item.watch.updated).filters[("id",)][1]}]
     assert count(Item) == 1
 
 
@@ -602,7 +604,7 @@ def test_two_threads_connect_and_disconnect_each_its_own(Item: Any) -> None:
     def change(service: Service) -> None:
         start.wait()
         for number in range(2000):
-            Item.watch.updated.filter_by(id=number).connect(service.hear)
+            Item.watch.updated.filter_by(id=number).connect(service.hear, weak=True)
         for number in range(1, 2000):
             Item.watch.updated.filter_by(id=number).disconnect(service.hear)
 

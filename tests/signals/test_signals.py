@@ -21,6 +21,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import end_listeners, insert, resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, EventsDropped, Listener, Watch, Watched
+from sqlalchemy_watch.signals.watch_signals import feed_of
 
 Client = psycopg.Connection[Any]
 
@@ -243,7 +244,7 @@ def test_receivers_of_any_signature_are_called_in_the_order_of_connecting(
         keyword_only,
     ]  # fmt: skip
     for receiver in receivers:
-        Item.watch.inserted.connect(receiver, weak=False)
+        Item.watch.inserted.connect(receiver)
     with Listener(engine, Item) as listener:
         client.execute("INSERT INTO items VALUES (1)")
         listener.catch_up()
@@ -288,7 +289,7 @@ def test_coroutines_of_every_form_are_awaited(engine: Engine, client: Client, It
         service = Service()
         receivers = [service.hear, functools.partial(partly, "partial"), by_keywords, AsyncMock()]
         for receiver in receivers:
-            Item.watch.inserted.connect(receiver, weak=False)
+            Item.watch.inserted.connect(receiver)
         async with Listener(engine, Item) as listener:
             await asyncio.to_thread(client.execute, "INSERT INTO items (id) VALUES (1)")
             await listener.catch_up_async()
@@ -324,7 +325,7 @@ def test_a_sender_narrows_and_a_dead_receiver_is_silent(
     mortal = Recorder()
     Item.watch.inserted.connect(recorder, sender=Item)
     Item.watch.inserted.connect(other, sender=int)
-    Item.watch.inserted.connect(mortal)
+    Item.watch.inserted.connect(mortal, weak=True)
     del mortal
     gc.collect()
     with Listener(engine, Item) as listener:
@@ -604,7 +605,7 @@ def test_a_stream_that_is_closed_or_forgotten_is_disconnected(Item: Any) -> None
         assert not Item.watch.inserted.receivers
         del forgotten
         gc.collect()
-        assert Item.watch.inserted.filters == {}
+        assert feed_of(Item.watch.inserted).filters == {}
 
     asyncio.run(main())
 

@@ -12,7 +12,8 @@ from sqlalchemy.orm import Mapper
 
 from ...declaring.spec import TableWatch
 from ...declaring.targets import watches_of_table
-from ...signals.watch_signals import WatchSignal
+from ...signals.feeds import Feed
+from ...signals.watch_signals import feed_of
 from ...watched import Endpoint, endpoints_in, signals_of
 from .payload import Decoded, PayloadDecoder, read_fields
 from .values import ValueDecoders
@@ -20,8 +21,8 @@ from .values import ValueDecoders
 #: The most discriminator values whose destinations a route remembers.
 MAX_CLASSES = 1_000
 
-#: A sender, and the signals that fire for a row of it.
-Destination = tuple[Any, tuple[WatchSignal[Any], ...]]
+#: A sender, and the signals that fire for a row of it, as the listener sees them.
+Destination = tuple[Any, tuple[Feed, ...]]
 
 
 @dataclass
@@ -45,9 +46,9 @@ class Route:
         self._discriminator_index = None if d is None else self.watch.always.index(d.column)
 
     @property
-    def signals(self) -> Iterable[WatchSignal[Any]]:
+    def signals(self) -> Iterable[Feed]:
         """The signals declared on this table. Those that a subclass inherits belong to the tables of its ancestors."""
-        return (endpoint.signal for endpoint in self.endpoints)
+        return (feed_of(endpoint.signal) for endpoint in self.endpoints)
 
     def names(self, fields: Mapping[str, Any]) -> bool:
         """Return True if a payload names this watch, of whatever schema: other names may make the same channel."""
@@ -76,7 +77,7 @@ class Route:
         is_truncated = self.watch.operation == "truncated"  # the rows of every class are gone
         for owner, signal in self.endpoints:
             if isinstance(owner, Table) or owner.polymorphic_on is None or is_truncated:
-                yield (owner if isinstance(owner, Table) else owner.class_), (signal,)
+                yield (owner if isinstance(owner, Table) else owner.class_), (feed_of(signal),)
             else:
                 polymorphic.add(owner.base_mapper)
         for base in polymorphic:
@@ -85,7 +86,7 @@ class Route:
             for mapper in row_mapper.iterate_to_root():
                 collection = signals_of(mapper.class_)
                 if collection is not None and self.watch.label in collection:
-                    signals.append(collection[self.watch.label])
+                    signals.append(feed_of(collection[self.watch.label]))
                 if mapper.concrete:  # the classes above have other tables
                     break
             if signals:
@@ -122,12 +123,12 @@ class Router:
         self.routes: list[Route] = []
         self.by_channel: dict[str, list[Route]] = {}
         #: The signals of watches that are delivered another way.
-        self.unheard: set[WatchSignal[Any]] = set()
+        self.unheard: set[Feed] = set()
         for table in tables:
             for watch in watches_of_table(table):
                 endpoints = endpoints_in(table.metadata).get((table.key, watch.label), [])
                 if not (watch.is_durable if durable else watch.is_notified):
-                    self.unheard.update(endpoint.signal for endpoint in endpoints)
+                    self.unheard.update(feed_of(endpoint.signal) for endpoint in endpoints)
                     continue
                 route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
                 self.routes.append(route)
@@ -168,6 +169,6 @@ class Router:
         return Elsewhere(named[0], fields) if named else None
 
     @property
-    def signals(self) -> set[WatchSignal[Any]]:
+    def signals(self) -> set[Feed]:
         """All signals that these routes may fire."""
         return {signal for route in self.routes for signal in route.signals}

@@ -8,13 +8,13 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from ...signals.events import Event
+from ...signals.feeds import Feed
 from ...signals.matching import Keys
 from ...signals.receivers import Subscriber
-from ...signals.watch_signals import WatchSignal
 from ..waiting import Coroutine, Waiting
 
 #: Calls receivers with an event; deals with their failures itself.
-CallAll = Callable[[WatchSignal[Any], tuple[Subscriber, ...], Any, Event[Any]], None]
+CallAll = Callable[[Feed, tuple[Subscriber, ...], Any, Event[Any]], None]
 
 
 class Connected(Protocol):
@@ -87,7 +87,7 @@ class FilterReceiver:
     Called, it compares once more, and has the receivers called that hear these values.
     """
 
-    def __init__(self, signal: WatchSignal[Any], keys: Keys, call_all: CallAll) -> None:
+    def __init__(self, signal: Feed, keys: Keys, call_all: CallAll) -> None:
         self._signal, self._keys, self._call_all = signal, keys, call_all
         self.__qualname__ = f"{signal.name}[{', '.join(keys)}]"
 

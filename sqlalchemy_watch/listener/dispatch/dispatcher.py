@@ -12,9 +12,9 @@ from typing import Any
 
 from ...errors import PayloadError
 from ...signals.events import Event, parts_of
+from ...signals.feeds import Feed
 from ...signals.matching import Keys
 from ...signals.receivers import Subscriber
-from ...signals.watch_signals import WatchSignal
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
 from ..handover.items import BatchesDue, CaughtUp, Connected, Control, Disconnected, Notification, Resync
@@ -213,7 +213,7 @@ class Dispatcher:
                         if subscribers:
                             self._call_all(signal, subscribers, sender, event)
                         if signal.filters:
-                            undecided |= self._call_filtered(signal, sender, event, values)
+                            undecided |= self._call_filtered(signal, sender, event)
             except BaseException as error:
                 if self._repeats:
                     self._next_row = number
@@ -225,25 +225,22 @@ class Dispatcher:
             log.error("unexpected error while dispatching %d of %d rows", len(bugs), len(rows), exc_info=bugs[0])
             self._ask_to_resync(UNEXPECTED)
 
-    def _call_filtered(self, signal: WatchSignal[Any], sender: Any, event: Event[Any], values: tuple[Any, ...]) -> bool:
+    def _call_filtered(self, signal: Feed, sender: Any, event: Event[Any]) -> bool:
         """Call the receivers of filters; return True if one could not be decided for want of a column."""
-        matches = signal.matching_subscribers(sender, values, parts_of(event)[0].kind.indexes)
+        message, row, extras, _ = parts_of(event)
+        matches = signal.matching_subscribers(sender, row, message.kind.indexes, extras)
         for filtered in matches.subscribers:
             self._call_all(signal, filtered, sender, event)
         for keys, error in matches.failed:
             self._note_uncompared(signal, keys, sender, event, error)
         return matches.is_undecided
 
-    def _note_uncompared(
-        self, signal: WatchSignal[Any], keys: Keys, sender: Any, event: Event[Any], error: Exception
-    ) -> None:
+    def _note_uncompared(self, signal: Feed, keys: Keys, sender: Any, event: Event[Any], error: Exception) -> None:
         """Note that the values of filters could not be compared: that is a gap for their receivers."""
         log.error("filters of %s by %s could not be compared", event_words(event), ", ".join(keys), exc_info=error)
         self._ask_to_resync(UNCOMPARED)
 
-    def _call_all(
-        self, signal: WatchSignal[Any], subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]
-    ) -> None:
+    def _call_all(self, signal: Feed, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
         """Call receivers. Failures are dealt with after all have been called."""
         coroutines: list[Call] | None = None
         failures: list[tuple[Call, BaseException]] | None = None

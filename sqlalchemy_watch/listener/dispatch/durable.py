@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ...signals.events import Event
+from ...signals.feeds import Feed
 from ...signals.matching import Keys
-from ...signals.watch_signals import WatchSignal
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route
 from ..handover.items import Committed, Connected, Control, Discarded, Disconnected, Notification, Resync, RetryDue
@@ -150,9 +150,7 @@ class DurableDispatcher(Dispatcher):
         self._positions.note_rows(len(decoded.rows) + len(decoded.lost))
         super()._deliver(notification, route, decoded)
 
-    def _note_uncompared(
-        self, signal: WatchSignal[Any], keys: Keys, sender: Any, event: Event[Any], error: Exception
-    ) -> None:
+    def _note_uncompared(self, signal: Feed, keys: Keys, sender: Any, event: Event[Any], error: Exception) -> None:
         """Have the values compared again, as a receiver that raised is called again."""
         filters = FilterReceiver(signal, keys, self._call_all)
         self._failed(Call(filters, filters.as_subscriber(), sender, event), error)

@@ -17,9 +17,10 @@ from blinker._utilities import make_ref  # as in signals.receivers
 
 from ...errors import PayloadError, one_line
 from ...signals.events import Event, parts_of
+from ...signals.receivers import name_of
 from ..decoding.routes import Elsewhere, Router
 from ..handover.items import Notification
-from ..naming import event_words, numbered_names, receiver_name
+from ..naming import event_words, numbered_names
 from ..options import RetryPolicy
 from ..server.connect import Connect
 from ..stats import DispatchStats
@@ -102,18 +103,18 @@ class Letters:
 
     def _give_up(self, call: Call, event: Event[Any], error: BaseException) -> None:
         self._stats.dead_letters += 1
-        name, words = receiver_name(call.subscriber), event_words(event)
+        name, words = name_of(call.subscriber), event_words(event)
         log.error("gave up %s for receiver %s: it is among the dead letters", words, name)
         self._calling.on_dead_letter(call.subscriber.resolve(), event, error)
 
     def _address(self, call: Call, notification: Notification, position: int) -> str:
         """Return the name of a receiver that is different from those of the event's other receivers."""
-        name, own_id = receiver_name(call.subscriber), call.subscriber.receiver_id
+        name, own_id = name_of(call.subscriber), call.subscriber.receiver_id
         try:
             named = list(self._named_calls(notification, position))
         except PayloadError:  # it is not read as it was any more
             return name
-        namesakes = {each.subscriber.receiver_id for _, each in named if receiver_name(each.subscriber) == name}
+        namesakes = {each.subscriber.receiver_id for _, each in named if name_of(each.subscriber) == name}
         if len(namesakes) < 2:
             return name
         self._warn(name, call)
@@ -222,7 +223,7 @@ class Letters:
 
 def _origin_of(event: Event[Any]) -> tuple[str, str]:
     """Return the channel of an event, and the payload of its row alone."""
-    message, _, number = parts_of(event)
+    message, _, _, number = parts_of(event)
     notification: Notification = message.origin
     fields = json.loads(notification.payload)
     fields["rows"] = fields["rows"][number : number + 1]

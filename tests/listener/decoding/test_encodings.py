@@ -46,7 +46,7 @@ class Encoded:
 
         self.Base, self.Dish = Base, Dish
         self.events: list[Any] = []
-        self._take = Dish.watch.connect(lambda sender, event: self.events.append(event), weak=False)
+        self._take = Dish.watch.connect(lambda sender, event: self.events.append(event))
 
     def listen(self, **options: Any) -> Listener:
         durable = f"group_{self.database}" if self.is_durable else None
@@ -106,7 +106,7 @@ def test_values_and_names_come_as_what_they_are(make: Any, encoding: str, name: 
     filtered: list[Any] = []
     with encoded.listen() as listener:
         signal = encoded.Dish.watch.updated.filter_by(name=name + "!")
-        signal.connect(lambda sender, event: filtered.append(event.old["name"]), weak=False)
+        signal.connect(lambda sender, event: filtered.append(event.old["name"]))
         encoded.write(1, name)
         with encoded.engine.begin() as connection:
             connection.execute(encoded.Dish.__table__.update().values({"Nom_é": name + "!"}))

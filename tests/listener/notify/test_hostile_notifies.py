@@ -210,7 +210,7 @@ def test_forged_answer_is_neither_a_heartbeat_nor_a_catch_up(
 ) -> None:
     # The stranger knows the listener's own channel, and the receiver holds the genuine answer up.
     release = threading.Event()
-    User.watch.inserted.connect(lambda sender, event: release.wait(), weak=False)
+    User.watch.inserted.connect(lambda sender, event: release.wait())
     own_channel = own_channel_of(listener)
     client.execute("INSERT INTO users VALUES (1)")
     stop = threading.Event()

@@ -1,0 +1,114 @@
+"""`Feed`: a signal as the listener sees it. What users call is on the signal, and this is not."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Hashable, Iterator, Mapping
+from itertools import chain
+from typing import Any
+
+from ..declaring.spec import Delivery
+from .batches import BatchSignal, receiver_of_batches
+from .events import Event, Extras, parts_of
+from .guard import lock
+from .matching import Keys, Matches
+from .receivers import Names, Outlet, Subscriber
+from .registry import FilterRegistry
+from .streams import EventStream
+
+
+class Feed(Outlet):
+    """All that is connected to the signal of one watch: to itself, its filters, its batches and its streams.
+
+    :param name: the signal's.
+    :param delivery: the watch's.
+    """
+
+    def __init__(self, name: str, delivery: Delivery = "notify") -> None:
+        super().__init__()
+        self.name: str = name
+        self.delivery: Delivery = delivery
+        self.names = Names(name, self._find)
+        self.registry = FilterRegistry()
+        #: Empty without filtered subscriptions. Read for each row, and so no property.
+        self.filters: Mapping[Keys, Mapping[Hashable, object]] = self.registry.by_keys
+        #: Of the signal and of its views, for the listener to end.
+        self.streams: weakref.WeakSet[EventStream[Any]] = weakref.WeakSet()
+        #: Of the signal and of its views, by these and their parameters, while anybody has them.
+        self.batches: weakref.WeakValueDictionary[Hashable, BatchSignal[Any]] = weakref.WeakValueDictionary()
+        #: The listeners without a group that serve the signal, by identity: they alone feed streams.
+        self.sources: set[int] = set()
+
+    def attach(self, source: object) -> None:
+        """Note a listener without a group that starts to serve the signal from this source."""
+        with lock:
+            self.sources.add(id(source))
+
+    def detach(self, source: object) -> None:
+        """Note that such a listener stopped. Streams end with the last one."""
+        with lock:
+            self.sources.discard(id(source))
+            streams = [] if self.sources else list(self.streams)
+        for stream in streams:
+            stream.end()
+
+    def forget(self, source: object) -> None:
+        """Forget a listener in a forked child, where it does not run. Streams are the parent's, and not woken."""
+        self.sources.discard(id(source))
+
+    def missed(self, reason: str) -> None:
+        """Mark a gap in the streams, where a listener may have missed events."""
+        with lock:
+            streams = list(self.streams)
+        for stream in streams:
+            stream.missed(reason)
+
+    def matching_subscribers(
+        self, sender: Any, row: tuple[Any, ...], indexes: Mapping[str, int], extras: Extras | None
+    ) -> Matches:
+        """Return the receivers of filters that match a row.
+
+        :param indexes: of each attribute in the row.
+        :param extras: with the row's previous values.
+        """
+        if self.is_muted:
+            return Matches([], False, [])
+        return self.registry.matching_subscribers(sender, row, indexes, extras)
+
+    def subscribers_by(self, keys: Keys, sender: Any, event: Event[Any]) -> tuple[Subscriber, ...]:
+        """Return the receivers of filters by these keys that match an event.
+
+        :raises Exception: whatever the values' own code raises where it compares them.
+        """
+        message, row, extras, _ = parts_of(event)
+        if self.is_muted:
+            return ()
+        return self.registry.subscribers_by(keys, sender, row, message.kind.indexes, extras)[0]
+
+    @property
+    def has_receivers(self) -> bool:
+        """True if anybody would hear an event: of filters, batches and streams as well."""
+        return bool(self.subscribers or self.filters)
+
+    def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
+        """Return True if a receiver of an event is connected to the signal, or to a filter that matches the event."""
+        if super().is_connected(subscriber, sender, argument):
+            return True
+        message, row, extras, _ = parts_of(argument)
+        found = self.registry.matching_subscribers(sender, row, message.kind.indexes, extras).subscribers
+        return any(each.receiver_id == subscriber.receiver_id for matching in found for each in matching)
+
+    def calls_for(self, sender: Any, event: Event[Any]) -> Iterator[tuple[Subscriber, Any]]:
+        """Return each receiver of the event, with its argument: the event, or for receivers of batches a list."""
+        message, row, extras, _ = parts_of(event)
+        filtered = self.matching_subscribers(sender, row, message.kind.indexes, extras).subscribers
+        for subscriber in chain(self.subscribers_for(sender), *filtered):
+            if subscriber.batch is None:
+                yield subscriber, event
+            else:
+                yield from ((each, [event]) for each in subscriber.batch.subscribers_for(sender))
+
+    def _find(self, receiver_id: Hashable) -> Subscriber | None:
+        found = self.subscribers.get(receiver_id) or self.registry.find(receiver_id)
+        batches = () if found else list(self.batches.values())
+        return found or next(filter(None, (receiver_of_batches(batch, receiver_id) for batch in batches)), None)
