@@ -228,7 +228,12 @@ def _origin_of(event: Event[Any]) -> tuple[str, str]:
     fields = json.loads(notification.payload)
     fields["rows"] = fields["rows"][number : number + 1]
     fields.pop("resync", None)
-    return notification.channel, json.dumps(fields, ensure_ascii=False)
+    text = json.dumps(fields, ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell and no database can hold
+        text = json.dumps(fields)
+    return notification.channel, text
 
 
 def _reference(receiver: Any) -> Callable[[], Any]:

@@ -201,7 +201,7 @@ def test_a_failing_batch_leaves_the_others_to_be_delivered(
     listener = Listener(engine, Item)
     receivers += note_lifecycle(listener, journal)
     first = Item.watch.inserted.batches(max_wait=60)
-    monkeypatch.setattr(first, "subscribers_for", None)
+    monkeypatch.setattr(first._batching, "subscribers_for", None)
     with listener:
         change(client)
         listener.catch_up()
