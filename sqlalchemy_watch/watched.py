@@ -17,7 +17,7 @@ from sqlalchemy.ext.declarative import AbstractConcreteBase
 from sqlalchemy.orm import Mapper
 
 from .declaring import conditions, hierarchy
-from .declaring.filing import file_watches
+from .declaring.filing import ENDPOINTS_KEY, file_watches
 from .declaring.spec import TableWatch, Watch, parse_specs
 from .errors import ConfigurationError
 from .resolving import check_columns, check_old, heard_from_root, resolve
@@ -28,9 +28,6 @@ M = TypeVar("M")
 
 #: The signals of each watched class and Table.
 _signals: weakref.WeakKeyDictionary[Any, WatchSignals[Any]] = weakref.WeakKeyDictionary()
-
-#: Under this key of `MetaData.info`: `{(Table.key, label): [Endpoint, ...]}`.
-_ENDPOINTS_KEY = "sqlalchemy_watch_endpoints"
 
 
 class Endpoint(NamedTuple):
@@ -152,7 +149,7 @@ def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:
 
 def endpoints_in(metadata: MetaData) -> dict[tuple[str, str], list[Endpoint]]:
     """Return the signals that each watch of this MetaData feeds, by `Table.key` and label."""
-    return cast(dict[tuple[str, str], list[Endpoint]], metadata.info.setdefault(_ENDPOINTS_KEY, {}))
+    return cast(dict[tuple[str, str], list[Endpoint]], metadata.info.setdefault(ENDPOINTS_KEY, {}))
 
 
 def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any]:

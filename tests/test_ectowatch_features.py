@@ -412,7 +412,7 @@ def test_truncate_is_heard(world: World) -> None:
     with world.listening(User.watch):
         world.do("TRUNCATE users")
     (event,) = world.recorder.events
-    assert (event.operation, event.identity, dict(event.values)) == ("truncated", None, {})
+    assert (event.operation, event.identity, dict(event.values)) == ("truncated", (), {})
 
 
 def test_values_have_their_python_types(world: World) -> None:

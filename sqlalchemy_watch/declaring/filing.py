@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
-from typing import cast
+from typing import Any, cast
 
-from sqlalchemy import MetaData
+from sqlalchemy import MetaData, Table
+from sqlalchemy.orm import Mapper
 
 from ..errors import ConfigurationError
 from .spec import TableWatch
@@ -20,6 +22,11 @@ APPLICATION_KEY = "sqlalchemy_watch_application"
 #: Under this key of `MetaData.info` stands the delivery of watches that don't name one themselves.
 DELIVERY_KEY = "sqlalchemy_watch_delivery"
 
+#: Under this key of `MetaData.info` stand the signals with their owners: `{(Table.key, label): [Endpoint, ...]}`.
+ENDPOINTS_KEY = "sqlalchemy_watch_endpoints"
+
+_with_watches: weakref.WeakSet[MetaData] = weakref.WeakSet()
+
 
 def watches_in(metadata: MetaData) -> dict[str, dict[str, TableWatch]]:
     """Return the watches filed in this MetaData, by `Table.key` and label: the mapping itself, not a copy."""
@@ -30,6 +37,17 @@ def iter_watches(metadata: MetaData) -> Iterator[TableWatch]:
     """Iterate over the watches filed in this MetaData."""
     for by_label in watches_in(metadata).values():
         yield from by_label.values()
+
+
+def owners_in(metadata: MetaData) -> dict[tuple[str, str], list[Mapper[Any] | Table]]:
+    """Return the mappers and Tables that have declared each watch, by `Table.key` and label."""
+    endpoints = metadata.info.get(ENDPOINTS_KEY, {})
+    return {key: [endpoint.owner for endpoint in found] for key, found in endpoints.items()}
+
+
+def metadata_with_watches() -> list[MetaData]:
+    """Return every MetaData of this process in which a watch was filed."""
+    return list(_with_watches)
 
 
 def application_of(metadata: MetaData) -> str:
@@ -77,6 +95,7 @@ def file_watch(metadata: MetaData, watch: TableWatch) -> bool:
         if other.schema == watch.schema and other.function_name == watch.function_name:
             raise ConfigurationError(shared_name(other, watch))
     watches_in(metadata).setdefault(watch.table_key, {})[watch.label] = watch
+    _with_watches.add(metadata)
     return True
 
 

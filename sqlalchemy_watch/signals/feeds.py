@@ -9,9 +9,10 @@ from typing import Any
 
 from ..declaring.spec import Delivery
 from .batches import BatchSignal, receiver_of_batches
-from .events import Event, Extras, parts_of
+from .events import Event
 from .guard import lock
 from .matching import Keys, Matches
+from .messages import Extras, parts_of
 from .receivers import Names, Outlet, Subscriber
 from .registry import FilterRegistry
 from .streams import EventStream

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from operator import itemgetter
-from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy.types import TypeEngine
@@ -14,10 +13,9 @@ from sqlalchemy.types import TypeEngine
 from ... import wire
 from ...declaring.spec import CarriedColumn, TableWatch
 from ...errors import PayloadError, UnknownVersionError
-from ...signals.events import EventKind, Extras, Message
+from ...signals.mappings import EMPTY, FrozenDict, Values
+from ...signals.messages import EventKind, Extras, Message
 from .rows import Column, Decode, Row, RowLayout
-
-_EMPTY: Mapping[str, Any] = MappingProxyType({})
 
 #: The size up to which the rows of a payload are counted one by one: many times `wire.DURABLE_PAYLOAD_BYTES`.
 MAX_COUNTED_BYTES = 1024 * 1024
@@ -168,7 +166,7 @@ class PayloadDecoder:
         if not _EARLIEST <= at <= _LATEST:
             raise PayloadError("field 'at' is no time")
         context, resync = fields.get("context"), fields.get("resync")
-        message = Message(kind, fields["txid"], at, _EMPTY if context is None else _context(context), fields["schema"])
+        message = Message(kind, fields["txid"], at, EMPTY if context is None else _context(context), fields["schema"])
         rows, lost = layout.decode(fields["rows"])
         if self._watch.old and self._watch.operation == "deleted":
             rows = [_with_old(kind.attributes, row) for row in rows]
@@ -186,7 +184,7 @@ def _column(column: CarriedColumn, decoder: Callable[[TypeEngine[Any]], Decode |
 def _with_old(attributes: tuple[str, ...], row: Row) -> Row:
     """Return a deleted row with its values as the previous ones."""
     values, extras = row
-    old = MappingProxyType(dict(zip(attributes, values, strict=False)))
+    old = Values(zip(attributes, values, strict=False))
     return values, Extras(old, frozenset(), extras is not None and extras.partial)
 
 
@@ -200,9 +198,9 @@ def _reason(reason: object) -> str:
 def _context(text: object) -> Mapping[str, Any]:
     """Return the writer's context; an empty one where it is no JSON object, since any client can set it to anything."""
     if type(text) is not str:
-        return _EMPTY
+        return EMPTY
     try:
-        context = json.loads(text)
+        context = json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError):
-        return _EMPTY
-    return MappingProxyType(context) if isinstance(context, dict) else _EMPTY
+        return EMPTY
+    return FrozenDict(context) if isinstance(context, dict) else EMPTY

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby, repeat
-from types import MappingProxyType, NoneType
+from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import PayloadError
-from ...signals.events import Extras
+from ...signals.mappings import Values
+from ...signals.messages import Extras
 
 #: Converts a value of the payload to the Python value that an attribute of the loaded row would have.
 Decode: TypeAlias = Callable[[Any], Any]
@@ -161,7 +162,7 @@ class RowLayout:
         partial = self._extras is not None
         for row, mask, values in zip(whole, masks, olds, strict=True):
             # Old and new rows are paired by their key, so the old one had the same key.
-            old = MappingProxyType({**dict(zip(key, row, strict=False)), **dict(zip(names, values, strict=True))})
+            old = Values({**dict(zip(key, row, strict=False)), **dict(zip(names, values, strict=True))})
             changed = frozenset(column.attribute for index, column in self._old if mask[index] == "1")
             yield row, Extras(old, changed, partial)
 

@@ -6,6 +6,7 @@ import asyncio
 import enum
 import json
 import math
+import pickle
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -25,7 +26,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 from support import created_database, resync_reasons
 
-from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched
+from sqlalchemy_watch import ConfigurationError, Event, Listener, Watch, Watched
 
 pytestmark = pytest.mark.server
 
@@ -284,7 +285,8 @@ def mismatches(request: pytest.FixtureRequest, cluster: Cluster, types: Types) -
             listener.catch_up()
     for model in types.models.values():
         model.watch.inserted.disconnect(recorder)
-    return {"driver": driver} | _differences(recorder, _load(engine, types))
+    heard = {"driver": driver, "base": types.Base, "events": recorder.events}
+    return heard | _differences(recorder, _load(engine, types))
 
 
 def _load(engine: Any, types: Types) -> dict[str, dict[int, Any]]:
@@ -325,8 +327,21 @@ def test_carried_value_is_what_loading_gives(mismatches: dict[str, Any], case: s
         assert all(isinstance(event.values["value"], usual) for _, event in mismatches[case])
 
 
+def test_events_come_back_from_json_and_from_a_pickle_with_every_value_as_it_was(mismatches: dict[str, Any]) -> None:
+    own_ways = {f"of_{case}" for driver, case in OWN_WAYS if driver == mismatches["driver"]}
+    for event in mismatches["events"]:
+        value = event.values["value"]
+        if event.model.__tablename__ in own_ways:
+            continue
+        for again in (Event.from_json(event.to_json(), mismatches["base"]), pickle.loads(pickle.dumps(event))):
+            assert same(value, again.values["value"]), (event.model.__tablename__, value, again, event.to_json())
+            assert again == event
+            assert (again.model, again.identity, again.context) == (event.model, event.identity, event.context)
+            assert again.emitted_at == event.emitted_at
+
+
 def test_extension_types_are_what_loading_gives(mismatches: dict[str, Any]) -> None:
-    extensions = {name: found for name, found in mismatches.items() if name not in CASES and name != "driver"}
+    extensions = {name: found for name, found in mismatches.items() if name not in {*CASES, "driver", "base", "events"}}
     if not extensions:
         pytest.skip("the server comes without the extensions hstore and citext")
     assert all(found == [] for found in extensions.values())
