@@ -11,7 +11,7 @@
     │   ├── ListenerStartError      LISTEN was not in force within the timeout
     │   └── CatchUpTimeout          (also a TimeoutError)
     ├── EventsDropped               raised into a stream where events are missing
-    └── PayloadError                a notification that can't be read; counted, never raised to users
+    └── PayloadError                a notification that can't be read; counted; raised by `Event.from_json` alone
         └── UnknownVersionError     it is of another version of this library; a resync follows
 """
 

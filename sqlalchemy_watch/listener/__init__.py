@@ -46,7 +46,7 @@ SourceState         the source writes, callers read         `ready` is an event;
 Keeper.stopping     callers set, the source waits           an event
 Look                wal asks, slot answers                  one lock; `seen` is a single assignment
 Stats               each part has one writing thread        single assignments; `stats()` copies
-a signal's          whoever connects writes,                the lock of `signals.receivers`; dispatch reads tuples
+a signal's          whoever connects writes,                the lock of `signals.guard`; dispatch reads tuples
 receivers           dispatch reads                          that are replaced and never changed
 Run.is_running      callers                                 `processes.lock`
 ==================  ======================================  ============================================================

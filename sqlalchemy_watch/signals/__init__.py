@@ -1,10 +1,23 @@
 """Signals (blinker's, with filters, batches and streams), and the events that they carry.
 
-events          `Event`
-receivers       the connected receivers, and the way in which each is called
-matching        values as keys: the way in which filters compare
-batches         signals whose receivers get many events at once
-streams         asynchronous iterators over a signal
-filters         subscriptions to certain values, and the views that `filter_by()` makes
+From above; each imports only from those below it:
+
 watch_signals   the signals of a model
+filters         the views that `filter_by()` and `touching()` make
+feeds           a signal as the listener sees it: all that is connected, and no member of what users see
+batches         signals whose receivers get many events at once
+registry        the subscriptions to certain values
+streams         asynchronous iterators over a signal
+matching        values as keys: the way in which filters compare
+receivers       the connected receivers, their names, and the way in which each is called
+styles          how a receiver takes its arguments
+receiver_types  the types of receivers, for type checkers
+guard           the lock under which receivers come and go
+events          `Event`
+json_events     events as JSON
+models          models by name, for events that come back
+messages        the parts of events
+json_values     the values of columns in JSON, with json_scalars and python_values
+mappings        what `event.values`, `event.old` and `event.context` are
+loading         `event.load()`
 """

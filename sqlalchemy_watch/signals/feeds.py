@@ -29,8 +29,8 @@ class Feed(Outlet):
         super().__init__()
         self.name: str = name
         self.delivery: Delivery = delivery
-        self.names = Names(name, self._find)
-        self.registry = FilterRegistry()
+        self.names: Names = Names(name, self._find)
+        self.registry: FilterRegistry = FilterRegistry()
         #: Empty without filtered subscriptions. Read for each row, and so no property.
         self.filters: Mapping[Keys, Mapping[Hashable, object]] = self.registry.by_keys
         #: Of the signal and of its views, for the listener to end.

@@ -208,7 +208,7 @@ class Outlet:
     """The receivers of one signal, as the listener calls them."""
 
     def __init__(self) -> None:
-        self.subscribers = Subscribers()
+        self.subscribers: Subscribers = Subscribers()
         #: True in a `with signal.muted()` block.
         self.is_muted: bool = False
 
