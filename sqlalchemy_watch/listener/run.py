@@ -32,7 +32,7 @@ from .naming import event_words
 from .notify.source import NotifySource
 from .options import Options
 from .server.asking import Asker
-from .server.checks import warn_of_triggers
+from .server.checks import warn_of_triggers, within
 from .server.connect import Connect
 from .source import STARTED_LATE, Source
 from .stats import Stats
@@ -278,7 +278,10 @@ class Run:
         return dataclasses.replace(self._stats, queue_depth=len(self._queue), dropped=self._queue.dropped)
 
     def _look_at_triggers(self, connection: psycopg.Connection[Any]) -> None:
-        warn_of_triggers(connection, self._tables, min(LOOK_SECONDS, self._options.heartbeat_timeout * LOOK_SHARE))
+        seconds = min(LOOK_SECONDS, self._options.heartbeat_timeout * LOOK_SHARE)
+        with within(connection, seconds):
+            self._dispatcher.placing.guess(connection)
+        warn_of_triggers(connection, self._tables, seconds)
 
     def _look_at_dispatcher(self) -> None:
         """At each heartbeat: a receiver that blocks makes the listener go quiet, and must not do so unnoticed."""

@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ...catalog.reading import Fetch
 from ...errors import one_line
 from ..decoding.routes import Route
 from ..handover.queue import EventQueue
 from ..server.asking import Asker, Reply
-from ..server.schemas import Wanted
+from ..server.schemas import Wanted, read_answer, read_session
 from .unplaced import Bucket, UnplacedLog
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -85,6 +86,8 @@ class LookUps:
             for name, of_table in routes.items()
         }
         self._reply: Reply | None = None
+        #: The schemas by table as the listener's own connection sees them; another thread sets it.
+        self._guess: Mapping[str, frozenset[str]] = {}
         #: When what was passed over is to be looked at again; infinite where nothing was.
         self.due_at: float = math.inf
         #: True once it turned out that an event was passed over that may be ours.
@@ -110,6 +113,15 @@ class LookUps:
             assert self._reply is not None
             self._log.note(table.wanted.name, schema, self._reply, table.others.get(schema))
         return verdict
+
+    def guess(self, fetch: Fetch) -> None:
+        """Ask over a connection of the listener's own, in the source's thread."""
+        wanted = [table.wanted for table in self._tables.values()]
+        self._guess = read_answer(fetch, read_session(fetch), wanted, ()).homes
+
+    def may_be_ours(self, route: Route, schema: str) -> bool:
+        """Return True where there has been no answer yet, and the listener's own connection takes the event for ours."""
+        return self._reply is None and schema in self._guess.get(route.watch.table, ())
 
     def retry_in(self) -> float:
         """Return the seconds until a look-up may be tried again."""

@@ -10,12 +10,16 @@ import concurrent.futures
 import logging
 import math
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
+import psycopg
+
+from ...catalog.reading import psycopg_fetcher
 from ..decoding.routes import Elsewhere, Found, Route, Router
 from ..handover.queue import EventQueue
 from ..options import Schemas
 from ..server.asking import Asker
+from ..server.deadline import Unanswered
 from ..stats import DispatchStats
 from .lookups import LookUps, Verdict
 
@@ -103,7 +107,23 @@ class Placing:
             )
             verdict = lookups.place(elsewhere.route, elsewhere.schema)
         self._note_errors(lookups)
+        if verdict is Verdict.UNKNOWN and lookups.may_be_ours(elsewhere.route, elsewhere.schema):
+            return verdict if self._stopped().done() else Verdict.OURS
         return verdict
+
+    def guess(self, connection: psycopg.Connection[Any]) -> None:
+        """Look tables up in the source's thread, for the case that no answer is to be had when the first event comes.
+
+        :raises Unanswered: where the server does not answer.
+        """
+        if self._lookups is None:
+            return
+        try:
+            self._lookups.guess(psycopg_fetcher(connection))
+        except Unanswered:
+            raise
+        except Exception as error:
+            log.debug("can't look at the schemas of tables: %s", error)
 
     def forget(self) -> None:
         """Trust no answer any more: the connection is another one, or events come again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -85,6 +85,17 @@ def keep_alive_when_idle(connection: psycopg.Connection[Any]) -> None:
     )
 
 
+@contextlib.contextmanager
+def within(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None]:
+    """Give each query of a block no more than this time: for what is a courtesy, and must not cost the connection.
+
+    :raises psycopg.OperationalError: where the connection is lost, or the server does not answer at all.
+    """
+    connection.execute(f"BEGIN; SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}")
+    yield
+    connection.execute("ROLLBACK")
+
+
 def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table], seconds: float) -> None:
     """Log a warning for each trigger of these tables that is missing, outdated or can't work.
 
@@ -92,20 +103,19 @@ def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table
     :raises psycopg.OperationalError: where the connection is lost, or the server does not answer at all.
     """
     found: list[str] = []
-    try:
-        connection.execute(f"BEGIN; SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}")
-        found += problems.describe_problems(connection, tables)
-    except Unanswered:
-        raise
-    except errors.QueryCanceled:
-        log.warning(
-            "did not look at the triggers, since the catalog gave no answer within %g s (a lock, or a busy server): "
-            "listening goes on, and `sqlalchemy-watch status` says if one is missing",
-            seconds,
-        )
-    except Exception:  # looking is a courtesy; listening goes on
-        log.exception("could not look at the triggers")
-    connection.execute("ROLLBACK")
+    with within(connection, seconds):
+        try:
+            found += problems.describe_problems(connection, tables)
+        except Unanswered:
+            raise
+        except errors.QueryCanceled:
+            log.warning(
+                "did not look at the triggers, since the catalog gave no answer within %g s (a lock, or a busy server): "
+                "listening goes on, and `sqlalchemy-watch status` says if one is missing",
+                seconds,
+            )
+        except Exception:  # looking is a courtesy; listening goes on
+            log.exception("could not look at the triggers")
     for problem in found:
         log.warning("%s", problem)
 
