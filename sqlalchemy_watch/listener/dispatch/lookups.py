@@ -120,7 +120,7 @@ class LookUps:
         self._guess = read_answer(fetch, read_session(fetch), wanted, ()).homes
 
     def may_be_ours(self, route: Route, schema: str) -> bool:
-        """Return True where there has been no answer yet, and the listener's own connection takes the event for ours."""
+        """Return True where there has been no answer yet, and the listener's own connection sees the table there."""
         return self._reply is None and schema in self._guess.get(route.watch.table, ())
 
     def retry_in(self) -> float:

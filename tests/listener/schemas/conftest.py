@@ -44,4 +44,4 @@ def role(client: Client, database: str) -> Iterator[str]:
     client.execute(f"CREATE ROLE {name} LOGIN REPLICATION; GRANT CREATE ON DATABASE {database} TO {name}")
     yield name
     client.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [name])
-    client.execute(f"DROP OWNED BY {name}; DROP ROLE {name}")
+    client.execute(f"DROP OWNED BY {name} CASCADE; DROP ROLE {name}")

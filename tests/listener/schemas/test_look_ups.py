@@ -101,7 +101,7 @@ def test_connect_event_that_raises_is_told_once_and_silences_nothing(
 
 
 def test_nothing_is_acknowledged_while_it_can_not_be_looked_up(
-    client: Client, engine: Engine, Account: Any, open_ears: OpenEars, role: str
+    client: Client, engine: Engine, Account: Any, role: str, open_ears: OpenEars
 ) -> None:
     Account.metadata.create_all(engine)
     asked = create_engine(engine.url.set(username=role))

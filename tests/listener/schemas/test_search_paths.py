@@ -78,7 +78,7 @@ def test_connections_for_look_ups_are_few_and_closed(
 
 @pytest.mark.parametrize("way", ["role setting", "listen_url", "SET ROLE", "URL", "creator"])
 def test_every_way_to_set_the_search_path_is_followed(
-    cluster: Cluster, database: str, client: Client, engine: Engine, Account: Any, open_ears: OpenEars, role: str,
+    cluster: Cluster, database: str, client: Client, engine: Engine, Account: Any, role: str, open_ears: OpenEars,
     way: str,
 ) -> None:  # fmt: skip
     make_tenant(client, engine.url, Account, "tenant", "public")
@@ -122,8 +122,8 @@ def test_schema_translate_map_of_the_engine_is_followed(
 
 
 def test_schema_without_usage_is_told_as_such(
-    cluster: Cluster, database: str, client: Client, engine: Engine, Account: Any, open_ears: OpenEars,
-    role: str, caplog: pytest.LogCaptureFixture,
+    cluster: Cluster, database: str, client: Client, engine: Engine, Account: Any, role: str,
+    open_ears: OpenEars, caplog: pytest.LogCaptureFixture,
 ) -> None:  # fmt: skip
     make_tenant(client, engine.url, Account, "app")
     client.execute(f"ALTER ROLE {role} IN DATABASE {database} SET search_path = app, public")
