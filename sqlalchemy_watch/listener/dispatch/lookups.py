@@ -44,6 +44,8 @@ class Verdict(enum.Enum):
     UNPLACED = enum.auto()
     #: It could not be looked up.
     UNKNOWN = enum.auto()
+    #: Its transaction is in the log, and nobody sees yet what that has changed: the table may be new.
+    EARLY = enum.auto()
 
 
 @dataclass(slots=True)
@@ -97,8 +99,11 @@ class LookUps:
         self._retry_at = -math.inf
         self._log = UnplacedLog()
 
-    def place(self, route: Route, schema: str) -> Verdict:
-        """Decide about an event of a schema that is not among the route's."""
+    def place(self, route: Route, schema: str, txid: int | None = None) -> Verdict:
+        """Decide about an event of a schema that is not among the route's.
+
+        :param txid: its transaction, where that may not be seen yet.
+        """
         if route.watch.schema is not None:
             self._log.note_foreign(route.watch.table_key, schema)
             return Verdict.UNPLACED
@@ -109,6 +114,9 @@ class LookUps:
             if not is_answered and not self._look_up(table):
                 return Verdict.UNKNOWN
             verdict = self._judge(table, schema)
+            if verdict is not Verdict.OURS and txid is not None and not self._has_seen(txid):
+                table.received = None
+                return Verdict.EARLY
         if verdict is Verdict.UNPLACED:
             assert self._reply is not None
             self._log.note(table.wanted.name, schema, self._reply, table.others.get(schema))
@@ -137,6 +145,10 @@ class LookUps:
         table = next((table for table in self._tables.values() if table.passed), None)
         if table is not None and not self._look_up(table):
             self.due_at = time.monotonic() + OTHERS_SECONDS
+
+    def _has_seen(self, txid: int) -> bool:
+        assert self._reply is not None
+        return self._reply.answer.session.sees(txid)
 
     def _judge_again(self, table: _Table, schema: str, now: float) -> Verdict | None:
         """Decide by an earlier answer; None where that is none. What is passed over is looked at again later."""

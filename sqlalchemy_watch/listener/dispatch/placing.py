@@ -9,6 +9,7 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import math
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -24,6 +25,13 @@ from ..stats import DispatchStats
 from .lookups import LookUps, Verdict
 
 log: logging.Logger = logging.getLogger(__name__)
+
+#: Seconds for which an event waits whose transaction is in the log and not to be seen yet, as while the server waits
+#: for a synchronous standby; and seconds between looks at it.
+EARLY_SECONDS, EARLY_PAUSE = 2.0, 0.05
+
+#: Seconds for which no event waits so, after one whose transaction was never seen: somebody has made it up.
+DISTRUST_SECONDS = 60.0
 
 UNPLACED: Final = "a watched table has rows in a schema where the engine's search_path does not lead: see the log"
 NO_ANSWER: Final = "it could not be looked up whose table an event is of"
@@ -47,8 +55,10 @@ class Placing:
     ) -> None:
         self._router, self._queue, self._stats = router, queue, stats
         self._ask_to_resync, self._stopped = ask_to_resync, stopped
-        #: Waits for some seconds before a look-up is tried again, and returns False where it is not to be.
-        self.wait: Callable[[float], bool] = lambda seconds: False
+        #: With durable delivery: waits for some seconds, and returns False where no look-up is to be tried again.
+        self.wait: Callable[[float], bool] | None = None
+        #: The time from which on events wait again whose transaction is not to be seen.
+        self._trusts_from: float = -math.inf
         #: When to look again at what was passed over; infinite where nothing was.
         self.due_at: float = math.inf
         self._lookups: LookUps | None = None
@@ -100,16 +110,35 @@ class Placing:
         return None
 
     def _place(self, lookups: LookUps, elsewhere: Elsewhere) -> Verdict:
-        verdict = lookups.place(elsewhere.route, elsewhere.schema)
-        while verdict is Verdict.UNKNOWN and self.wait(lookups.retry_in()):
-            log.warning(
-                "it is not known whose the rows of table %r are: looking it up again", elsewhere.fields["table"]
-            )
-            verdict = lookups.place(elsewhere.route, elsewhere.schema)
+        route, schema = elsewhere.route, elsewhere.schema
+        if self.wait is None:
+            verdict = lookups.place(route, schema)
+        else:
+            verdict = self._place_patiently(lookups, elsewhere, self.wait)
         self._note_errors(lookups)
-        if verdict is Verdict.UNKNOWN and lookups.may_be_ours(elsewhere.route, elsewhere.schema):
-            return verdict if self._stopped().done() else Verdict.OURS
+        if verdict is Verdict.UNKNOWN and lookups.may_be_ours(route, schema) and not self._stopped().done():
+            return Verdict.OURS
         return verdict
+
+    def _place_patiently(self, lookups: LookUps, elsewhere: Elsewhere, wait: Callable[[float], bool]) -> Verdict:
+        """Decide about an event that can wait: until there is an answer, or a while for its transaction to be seen."""
+        route, fields = elsewhere
+        txid = fields["txid"] if time.monotonic() >= self._trusts_from else None
+        gives_up_at: float | None = None
+        while True:
+            verdict = lookups.place(route, elsewhere.schema, txid)
+            if verdict is Verdict.UNKNOWN:
+                seconds = lookups.retry_in()
+                log.warning("can't tell whose the rows of table %r are: looking it up again", route.watch.table)
+            elif verdict is Verdict.EARLY:
+                now, seconds = time.monotonic(), EARLY_PAUSE
+                gives_up_at = gives_up_at or now + EARLY_SECONDS
+                if now >= gives_up_at:
+                    txid, self._trusts_from = None, now + DISTRUST_SECONDS
+            else:
+                return verdict
+            if not wait(seconds):
+                return Verdict.UNKNOWN
 
     def guess(self, connection: psycopg.Connection[Any]) -> None:
         """Look tables up in the source's thread, for the case that no answer is to be had when the first event comes.

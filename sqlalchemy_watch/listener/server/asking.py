@@ -166,6 +166,6 @@ async def _ask_in_loop(private: Engine, question: Question) -> tuple[Session, An
 
 
 def _ask(connection: Connection, question: Question) -> tuple[Session, Answer | None]:
-    fetch: Any = fetcher(connection)
+    fetch = fetcher(connection)
     fetch(_LIMITS, {"limit": f"{ANSWER_SECONDS:g}s"})
     return question(fetch)

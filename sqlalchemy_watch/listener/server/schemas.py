@@ -17,7 +17,8 @@ from ...catalog.reading import Fetch
 MAX_SCHEMAS = 100_000
 
 _SESSION = """
-SELECT pg_catalog.current_setting('search_path'), CAST(current_user AS text), pg_catalog.pg_is_in_recovery()
+SELECT pg_catalog.current_setting('search_path'), CAST(current_user AS text), pg_catalog.pg_is_in_recovery(),
+  CAST(pg_catalog.pg_current_snapshot() AS text)
 """
 
 # Not pg_partition_tree(), which locks the partitions: somebody may be altering them. Nor to_regclass(), which finds
@@ -64,6 +65,13 @@ class Session(NamedTuple):
     path: tuple[str, ...]
     role: str
     in_recovery: bool
+    #: The transactions that it sees: `xmin:xmax:those in between that it does not see`.
+    snapshot: str = ""
+
+    def sees(self, txid: int) -> bool:
+        """Return True if it sees what this transaction has changed."""
+        lowest, next_one, running = self.snapshot.split(":")
+        return txid < int(lowest) or (txid < int(next_one) and str(txid) not in running.split(","))
 
 
 @dataclass(frozen=True)
@@ -96,8 +104,8 @@ class Answer:
 
 def read_session(fetch: Fetch) -> Session:
     """Return what the session is set to."""
-    path, role, in_recovery = fetch(_SESSION, {})[0]
-    return Session(parse_path(path, role), role, in_recovery)
+    path, role, in_recovery, snapshot = fetch(_SESSION, {})[0]
+    return Session(parse_path(path, role), role, in_recovery, snapshot)
 
 
 def parse_path(setting: str, role: str) -> tuple[str, ...]:

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from postgres import Cluster
+from postgres import VERSION, Cluster
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import DeclarativeBase
 from support import end_listeners, resync_reasons, wait_until
@@ -208,3 +208,52 @@ def test_answers_are_asked_for_anew_after_a_reconnect(
     client.execute("CREATE TABLE other.accounts (id int)")
     insert(client, "public", 3)
     assert ears.heard() == [("public", 3)]
+
+
+@pytest.mark.skipif(VERSION < 14, reason="durable delivery")
+def test_transaction_that_is_in_the_log_and_not_to_be_seen_yet_is_waited_for(
+    cluster: Cluster, database: str, client: Client, engine: Engine, Base: type[DeclarativeBase], group: str
+) -> None:
+    Account = declare(Base, None, postgresql_partition_by="RANGE (id)")
+    Base.metadata.create_all(engine)
+    heard: list[Any] = []
+    Account.watch.inserted.connect(lambda sender, event: heard.append((event.schema, event.identity[0])), weak=False)
+    committing = "SELECT true FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+    with Listener(engine, Account, durable=group) as listener, cluster.connect(database) as writer:
+        reasons = resync_reasons(listener)
+        try:
+            client.execute("SET synchronous_commit = off")
+            client.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            client.execute("SELECT pg_reload_conf()")
+            wait_until(client, "SELECT current_setting('synchronous_standby_names') = 'nobody'")
+            write = (
+                "CREATE SCHEMA parts; CREATE TABLE parts.p PARTITION OF accounts DEFAULT;"
+                "INSERT INTO accounts VALUES (1)"
+            )
+            thread = threading.Thread(target=writer.execute, args=[write])
+            thread.start()
+            wait_until(client, committing)
+            wait_until(client, lambda: listener.stats().notifications == 1)
+        finally:
+            client.execute("ALTER SYSTEM RESET synchronous_standby_names")
+            client.execute("SELECT pg_reload_conf()")
+        thread.join()
+        listener.catch_up()
+        assert heard == [("parts", 1)]
+        assert reasons == []
+
+
+def test_made_up_transactions_hold_a_durable_line_up_once(
+    client: Client, engine: Engine, Account: Any, group: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "EARLY_SECONDS", 0.2)
+    Account.metadata.create_all(engine)
+    heard: list[int] = []
+    Account.watch.inserted.connect(lambda sender, event: heard.append(event.identity[0]), weak=False)
+    with Listener(engine, Account, durable=group) as listener:
+        channel = Account.watch.inserted.details.channel
+        forge(client, channel, "made_up_", 200, txid=2**62, durable=True)
+        insert(client, "public", 1)
+        listener.catch_up()
+        assert heard == [1]
+        assert listener.stats().unplaced == 200
