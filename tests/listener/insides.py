@@ -17,6 +17,11 @@ def dispatcher_of(listener: Listener) -> Any:
     return _run_of(listener)._dispatcher
 
 
+def source_of(listener: Listener) -> Any:
+    """Return the object whose thread reads."""
+    return _run_of(listener)._source
+
+
 def log_known_to(listener: Listener) -> Any:
     """Return the server's log, as a durable listener has seen it; None where it has not."""
     return _run_of(listener)._source._before.log

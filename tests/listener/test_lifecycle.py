@@ -1,4 +1,4 @@
-"""Receivers of the listener's own signals: coroutines are waited for, and none keeps anything from others."""
+"""The listener's own signals: coroutines are waited for, and no receiver keeps anything from the others."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ def Item(Base: type[DeclarativeBase], engine: Engine) -> Any:
 
 
 def gather(Item: Any, journal: Journal) -> list[Any]:
-    """Connect receivers of batches of every kind, which would wait for long; return them."""
+    """Connect receivers of batches of every kind, which would wait for long; return them, to be kept."""
 
     def receiver(name: str) -> Any:
         return lambda sender, events: journal.append((name, [event.identity[0] for event in events]))
