@@ -83,10 +83,11 @@ class _Told:
                 signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._is_told and number == signal.SIGINT:
+        if not self._is_told:
+            self._is_told = True
+            self.wake()
+        elif number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._is_told = True
-        self.wake()
 
 
 async def _run(listeners: Sequence[Runnable], told: _Told, stop_timeout: float) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import psycopg.sql
 import pytest
 from conftest import Recorder
 from postgres import Cluster
+
+import sqlalchemy_watch
 
 from .conftest import Run
 from .weather import LONG_NAME
@@ -82,6 +85,57 @@ def test_url_may_name_a_driver_that_is_asynchronous_or_not_installed(
     query = "?ssl=disable&prepared_statement_cache_size=0" if driver == "asyncpg" else ""
     assert run("install", TARGET, "--url", url + query).returncode == 0
     assert set(states(run).values()) == {"installed"}
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("status", "shop:Unwatched"),
+        ("install", "unwatched:Base"),
+        ("ddl", "unwatched:Base"),
+        ("tail", "shop:Unwatched"),
+    ],
+)
+def test_target_without_watched_models_is_not_said_to_be_well(run: Run, tables: Any, name: str, target: str) -> None:
+    done = run(name, target)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"target {target!r}: no watched model was imported: name a module" in done.stderr
+
+
+def test_left_overs_of_what_is_watched_no_more_are_shown_and_removed(run: Run, tables: Any) -> None:
+    tables.execute("CREATE TABLE plain (id int)")
+    mark = json.dumps({"application": "", "schema": None, "table": "plain", "label": "gone"})
+    tables.execute(
+        "CREATE FUNCTION watch_plain_gone() RETURNS trigger LANGUAGE plpgsql AS "
+        f"E'\\n-- sqlalchemy_watch 1 {mark}\\nBEGIN RETURN NULL; END'"
+    )
+    tables.execute("CREATE TRIGGER watch_plain_gone AFTER INSERT ON plain EXECUTE FUNCTION watch_plain_gone()")
+    shown = run("status", "unwatched:Base")
+    assert shown.returncode == 1
+    assert "orphaned" in shown.stdout
+    assert run("install", "unwatched:Base", "--remove-orphaned").stdout == "dropped plain/gone\n"
+    again = run("install", "unwatched:Base", "--remove-orphaned")
+    assert (again.returncode, again.stdout) == (0, "nothing to do: no watched model was imported\n")
+
+
+def test_names_from_the_database_do_not_write_to_the_terminal(run: Run, tables: Any) -> None:
+    run("install", TARGET)
+    label = "\x1b]0;owned\x07\u202egone\r\n"
+    mark = json.dumps({"application": "", "schema": None, "table": "orders", "label": label})
+    body = psycopg.sql.Literal(f"\n-- sqlalchemy_watch 1 {mark}\nBEGIN RETURN NULL; END").as_string(None)
+    tables.execute(f"CREATE FUNCTION watch_orders_gone() RETURNS trigger LANGUAGE plpgsql AS {body}")
+    tables.execute("CREATE TRIGGER watch_orders_gone AFTER INSERT ON orders EXECUTE FUNCTION watch_orders_gone()")
+    shown = run("status", TARGET).stdout
+    assert r"\x1b]0;owned\x07\u202egone\r\n" in shown
+    assert run("status", TARGET, "--json").stdout.isascii()
+    removed = run("install", TARGET, "--remove-orphaned").stdout
+    assert removed == "dropped orders/" r"\x1b]0;owned\x07\u202egone\r\n" "\n"
+    assert not set("\x1b\x07\u202e\r") & set(shown + removed)
+
+
+def test_version_is_printed(run: Run) -> None:
+    done = run("--version", DATABASE_URL=None)
+    assert (done.returncode, done.stdout) == (0, f"sqlalchemy-watch {sqlalchemy_watch.__version__}\n")
 
 
 def test_status_prints_names_as_they_are_and_breaks_no_line_in_a_pipe(run: Run) -> None:

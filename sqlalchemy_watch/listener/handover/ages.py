@@ -5,10 +5,10 @@ Pure: times are those of `time.monotonic()`, and are passed in.
 
 from __future__ import annotations
 
-#: Seconds at least between two marks: an age is too high by so much at the most, while there are few marks.
+#: Seconds at least between two marks: an age is too high by so much at the most. A long backlog has longer steps.
 STEP = 0.1
 
-#: From so many marks on, every second one is forgotten: ages of a long backlog are less exact.
+#: From so many marks on, steps are twice as long.
 MOST_MARKS = 512
 
 
@@ -18,6 +18,7 @@ class Ages:
     def __init__(self) -> None:
         #: Places, and when what begins there came; both grow.
         self._marks: list[tuple[int, float]] = []
+        self._step = STEP
 
     def note(self, place: int, taken: int, now: float) -> None:
         """Note that what begins at this place comes now.
@@ -27,10 +28,12 @@ class Ages:
         marks = self._marks
         while len(marks) > 1 and marks[1][0] < taken:
             del marks[0]
-        if not marks or now - marks[-1][1] >= STEP:
+        if len(marks) <= 1:
+            self._step = STEP
+        if not marks or now - marks[-1][1] >= self._step:
             marks.append((place, now))
         if len(marks) > MOST_MARKS:
-            self._marks = marks[::2]
+            self._marks, self._step = marks[::2], self._step * 2
 
     def since(self, place: int) -> float | None:
         """Return the time since which what is at this place has been there, or one before; None if none is known."""

@@ -28,7 +28,7 @@ STANDBY_INTERVAL = 1.0
 TAKEN_OVER = "this process has taken over from another one, which was heard until then"
 
 _HOLDER = """
-SELECT l.pid, a.usename, a.application_name, host(a.client_addr), a.usename IS DISTINCT FROM session_user
+SELECT l.pid, a.usename, a.application_name, pg_catalog.host(a.client_addr), a.usename IS DISTINCT FROM session_user
 FROM pg_catalog.pg_locks AS l LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = l.pid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database AS d WHERE d.datname = pg_catalog.current_database())
