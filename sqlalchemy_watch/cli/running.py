@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import logging
 import sys
-from typing import Annotated, Any, Literal
+from enum import StrEnum
+from typing import Annotated, Any
 
 import typer
 
@@ -17,21 +18,28 @@ from .target import describe_failure, load_object
 
 EXAMPLE = "myapp.worker:listener"
 
-Level = Literal["debug", "info", "warning", "error"]
+
+class Level(StrEnum):
+    """Levels of the log, by their names on the command line."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
 
 
 def run(
     listeners: Annotated[
         list[str],
         typer.Argument(
-            metavar="LISTENER...",
+            metavar="LISTENER",
             help=f"A Listener as module:name, such as {EXAMPLE}, or a function without arguments that returns one.",
             show_default=False,
         ),
     ],
     log_level: Annotated[
         Level, typer.Option(help="What to log to stderr, unless the application sets up its log itself.")
-    ] = "info",
+    ] = Level.INFO,
     stop_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that receivers get to end in, after SIGTERM or Ctrl-C.")
     ] = 10.0,
@@ -45,7 +53,7 @@ def run(
     if not logging.getLogger().handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.basicConfig(level=log_level.upper(), handlers=[handler])
+        logging.basicConfig(level=log_level.name, handlers=[handler])
     try:
         run_until_told(found, stop_timeout)
     except KeyboardInterrupt:  # the second one
