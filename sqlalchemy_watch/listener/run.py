@@ -266,7 +266,7 @@ class Run:
 
     def _lag(self, now: float, busy_since: float | None) -> float:
         """Return the age of the oldest event that has not been dispatched, in seconds; 0 where there is none."""
-        since = self._queue.waiting_since(at_work=busy_since is not None)
+        since = self._queue.waiting_since(is_busy=busy_since is not None)
         if since is None:
             return 0.0 if busy_since is None else now - busy_since
         # What a group reads may have been committed long ago; the last event that was dispatched tells how long.

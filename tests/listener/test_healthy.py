@@ -146,6 +146,7 @@ def test_a_start_that_does_not_wait_returns_while_the_database_is_down(User: Any
         listener.stop()
 
 
+@pytest.mark.slow
 def test_what_somebody_has_to_mend_is_an_error_and_is_tried_again(User: Any, journal: Journal) -> None:
     with removed_afterwards(Cluster()) as primary, removed_afterwards(Standby(primary)) as standby:
         engine = create_engine(standby.url(driver="psycopg"))

@@ -39,6 +39,8 @@ class EventQueue:
         #: Bytes put and bytes taken: each is changed by one thread alone, and so without a lock.
         self._bytes_put = self._bytes_taken = 0
         self._ages = Ages()
+        #: True if what `get` returned last was a notification.
+        self._took_event = False
         self._items: deque[Item] = deque()
         self._lock = threading.RLock()  # reentrant: a garbage collection may call stop() in this very thread
         self._changed = threading.Condition(self._lock)
@@ -101,13 +103,13 @@ class EventQueue:
         """True if there is no space for another notification."""
         return len(self._items) >= self._limit or self._bytes_put - self._bytes_taken >= self._max_bytes
 
-    def waiting_since(self, *, at_work: bool) -> float | None:
+    def waiting_since(self, *, is_busy: bool) -> float | None:
         """Return the time, by `time.monotonic()`, since which the oldest notification has been here; None without any.
 
-        :param at_work: count the one that was taken last, too.
+        :param is_busy: True if what `get` returned last is still being handled.
         """
         with self._lock:
-            place = self._bytes_taken - at_work
+            place = self._bytes_taken - (is_busy and self._took_event)
             return self._ages.since(place) if place < self._bytes_put else None
 
     @property
@@ -142,6 +144,9 @@ class EventQueue:
                 return None
         if isinstance(item, Notification):
             self._bytes_taken += len(item.payload)
+            self._took_event = True
+        else:
+            self._took_event = False
         return item
 
     def _await_item(self, deadline: float | None) -> Item | None:

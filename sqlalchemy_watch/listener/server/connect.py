@@ -71,6 +71,7 @@ def _opener(engine: Engine | AsyncEngine, listen_url: str | URL | None) -> _Open
         raise ConfigurationError(f"only PostgreSQL can be listened to, and this engine is for {sync.dialect.name}")
     found = _arguments_of(sync)
     if found is None:
+        _check_creator(sync)
         return lambda replication: _open_like(_created(sync), "the engine's creator", replication)
     fixed_args, fixed_parameters = found
     if not sync.dialect.dispatch.do_connect:  # a hook may take out what psycopg can't take
@@ -132,7 +133,7 @@ def has_creator(engine: Engine) -> bool:
     return _arguments_of(engine) is None
 
 
-def _created(engine: Engine) -> Any:
+def _check_creator(engine: Engine) -> None:
     if engine.dialect.is_async:
         raise ConfigurationError(
             f"the engine connects through async_creator, which a thread can't use: {LISTEN_URL_HINT}"
@@ -142,6 +143,9 @@ def _created(engine: Engine) -> Any:
             f"the engine has one connection for everybody (StaticPool), which its creator may hand out again: "
             f"{LISTEN_URL_HINT}"
         )
+
+
+def _created(engine: Engine) -> Any:
     return engine.pool._invoke_creator(None)  # type: ignore[arg-type]  # noqa: SLF001 - there is no public way
 
 

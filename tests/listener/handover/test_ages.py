@@ -7,6 +7,8 @@ import random
 import pytest
 
 from sqlalchemy_watch.listener.handover.ages import MOST_MARKS, STEP, Ages
+from sqlalchemy_watch.listener.handover.items import Connected, Notification
+from sqlalchemy_watch.listener.handover.queue import EventQueue
 
 
 def test_what_came_in_one_burst_has_one_age_and_what_came_later_another() -> None:
@@ -39,3 +41,23 @@ def test_a_backlog_however_long_needs_few_marks() -> None:
         since = ages.since(place)
         assert since is not None
         assert place - 50_000 * 4 / MOST_MARKS <= since <= place
+
+
+def test_a_queue_knows_since_when_its_oldest_notification_waits() -> None:
+    queue = EventQueue(10)
+    assert queue.waiting_since(is_busy=False) is None
+    queue.put_control(Connected())
+    assert queue.waiting_since(is_busy=False) is None
+    queue.put([Notification("c", b"first"), Notification("c", b"second")])
+    since = queue.waiting_since(is_busy=False)
+    assert since is not None
+    queue.get()  # what tells of the connection is no event
+    assert queue.waiting_since(is_busy=True) == since
+    queue.get()
+    assert queue.waiting_since(is_busy=True) == queue.waiting_since(is_busy=False) == since
+    queue.get()
+    assert queue.waiting_since(is_busy=True) == since
+    assert queue.waiting_since(is_busy=False) is None
+    queue.put_control(Connected())
+    queue.get()
+    assert queue.waiting_since(is_busy=True) is None

@@ -151,7 +151,11 @@ def test_process_that_is_killed_or_frozen_makes_another_one_hear(
         listener = Listener(engine, Base, exclusive="mailer", heartbeat_interval=0.3, heartbeat_timeout=0.3)
         listener.start()
         print(listener.stats().active, flush=True)
-        time.sleep(60)
+        while listener.stats().active:
+            time.sleep(0.01)
+        while not listener.healthy():
+            time.sleep(0.01)
+        print(listener.stats().active, flush=True)
         """,
     )
     try:
@@ -162,6 +166,9 @@ def test_process_that_is_killed_or_frozen_makes_another_one_hear(
         journal.wait_for_count("resync", 1)
         insert(client, "users", 1)
         listener.catch_up()
+        if how == signal.SIGSTOP:  # once it goes on, it stands by
+            os.kill(holder.process.pid, signal.SIGCONT)
+            assert holder.line() == "False"
     finally:
         holder.process.kill()
         holder.finish()

@@ -98,7 +98,7 @@ def test_one_connection_for_everybody_is_refused_and_left_alone(cluster: Cluster
     with psycopg.connect(cluster.url(database)) as shared:
         engine = create_engine("postgresql+psycopg://", poolclass=StaticPool, creator=lambda: shared)
         with pytest.raises(ConfigurationError, match="StaticPool.*listen_url="):
-            Listener(engine, Base).start()
+            Listener(engine, Base)
         assert not shared.autocommit
         assert not shared.closed
 
