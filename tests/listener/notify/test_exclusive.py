@@ -22,6 +22,9 @@ from ..journal import Journal
 from ..programs import Program
 from ..proxy import Proxy
 
+#: A session that says nothing any more, while its TCP connection is alive, ends there by itself.
+needs_session_timeout = needs(14, "idle_session_timeout")
+
 LOGGER = "sqlalchemy_watch.listener.notify.exclusive"
 
 Make = Callable[..., tuple[Listener, Journal]]
@@ -123,6 +126,7 @@ def test_lost_connection_of_the_one_that_hears_makes_another_one_hear(
     assert journal.entries[-1][1] in (RECONNECTED, TAKEN_OVER)
 
 
+@needs_session_timeout
 def test_network_cut_makes_another_one_hear(
     make: Make, engine_through_proxy: Engine, proxy: Proxy, client: psycopg.Connection[Any]
 ) -> None:
@@ -141,7 +145,7 @@ def test_network_cut_makes_another_one_hear(
     assert told.entries[2:] == [("connected",), ("resync", TAKEN_OVER)]
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=needs(14, "idle_session_timeout"))])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=needs_session_timeout)])
 def test_process_that_is_killed_or_frozen_makes_another_one_hear(
     make: Make, cluster: Cluster, database: str, client: psycopg.Connection[Any], how: signal.Signals
 ) -> None:
@@ -203,6 +207,7 @@ def test_stop_does_not_wait_for_the_lock(make: Make) -> None:
     assert not second.healthy()
 
 
+@needs_session_timeout
 def test_catch_up_under_way_ends_when_another_process_is_heard(
     make: Make, engine_through_proxy: Engine, proxy: Proxy, client: psycopg.Connection[Any]
 ) -> None:
