@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar, NamedTuple, TypeVar, cast, overload
+from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 
-from sqlalchemy import Column, MetaData, Table, event
+from sqlalchemy import Column, Table, event
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.ext.declarative import AbstractConcreteBase
 from sqlalchemy.orm import Mapper
 
 from .declaring import conditions, hierarchy
-from .declaring.filing import ENDPOINTS_KEY, file_watches
+from .declaring.filing import Endpoint, endpoints_of, file_watches
 from .declaring.spec import TableWatch, Watch, parse_specs
 from .errors import ConfigurationError
 from .resolving import check_columns, check_old, heard_from_root, resolve
@@ -26,15 +26,16 @@ from .signals.watch_signals import Details, WatchSignal, WatchSignals
 
 M = TypeVar("M")
 
-#: The signals of each watched class and Table.
-_signals: weakref.WeakKeyDictionary[Any, WatchSignals[Any]] = weakref.WeakKeyDictionary()
+
+class _Declared(NamedTuple):
+    """The signals of a class or Table, and what they were declared for: a mapper, or the Table itself."""
+
+    owner: weakref.ref[Mapper[Any] | Table]
+    signals: WatchSignals[Any]
 
 
-class Endpoint(NamedTuple):
-    """A signal that a table's watch feeds, and its owner: a mapper, or the Table itself."""
-
-    owner: Mapper[Any] | Table
-    signal: WatchSignal[Any]
+#: Of each watched class and Table.
+_declared: weakref.WeakKeyDictionary[Any, _Declared] = weakref.WeakKeyDictionary()
 
 
 class _WatchAttribute:
@@ -42,7 +43,7 @@ class _WatchAttribute:
 
     def __get__(self, instance: object, owner: type[T]) -> WatchSignals[T]:
         try:
-            return _signals[owner]
+            return _declared[owner].signals
         except KeyError:
             if "__mapper__" not in vars(owner) or issubclass(owner, AbstractConcreteBase):
                 raise AttributeError(
@@ -111,7 +112,7 @@ def watch(target: Any, *specs: Any) -> WatchSignals[Any]:
     """
     if isinstance(target, Table):
         watches = parse_specs(f"table {target.key!r}", specs)
-        _refuse_second(target, f"table {target.key!r}")
+        _refuse_second(target, target, f"table {target.key!r}")
         return _declare_table(target, watches)
     try:
         mapper = sa_inspect(target) if isinstance(target, type) else None
@@ -120,36 +121,28 @@ def watch(target: Any, *specs: Any) -> WatchSignals[Any]:
     if not isinstance(mapper, Mapper):
         raise ConfigurationError(f"watch(): {target!r} is neither a mapped class nor a Table")
     watches = parse_specs(target.__name__, specs)
-    _refuse_second(target, target.__name__)
+    _refuse_second(target, mapper, target.__name__)
     signals = _declare_mapper(mapper, watches)
     if _static(target, "watch") is None:
         target.watch = _WatchAttribute()
     return signals
 
 
-def _refuse_second(target: Any, name: str) -> None:
-    if len(_signals.get(target, ())):
+def _refuse_second(target: Any, owner: Mapper[Any] | Table, name: str) -> None:
+    declared = _declared.get(target)
+    if declared is not None and len(declared.signals) and declared.owner() is owner:
         raise ConfigurationError(f"{name} is watched already: declare all its watches in one place")
 
 
 def signals_of(target: Any) -> WatchSignals[Any] | None:
     """Return the signals of a class or Table; None where it isn't watched."""
-    return _signals.get(target)
+    declared = _declared.get(target)
+    return None if declared is None else declared.signals
 
 
 def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:
     """Return every signal that watches of these tables feed."""
-    found = {}
-    for table in tables:
-        for (key, _), endpoints in endpoints_in(table.metadata).items():
-            if key == table.key:
-                found.update(dict.fromkeys(endpoint.signal for endpoint in endpoints))
-    return list(found)
-
-
-def endpoints_in(metadata: MetaData) -> dict[tuple[str, str], list[Endpoint]]:
-    """Return the signals that each watch of this MetaData feeds, by `Table.key` and label."""
-    return cast(dict[tuple[str, str], list[Endpoint]], metadata.info.setdefault(ENDPOINTS_KEY, {}))
+    return list(dict.fromkeys(e.signal for table in tables for es in endpoints_of(table).values() for e in es))
 
 
 def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any]:
@@ -167,7 +160,7 @@ def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any
             raise ConfigurationError(f"{owner}: watch {spec.name!r}: when: {error}") from None
         check_old(owner, spec, [table_watch])
         filings.append(_Filing(table, table_watch, Endpoint(table, _signal(table.key, [table_watch]))))
-    return _file(table, owner, filings)
+    return _file(table, table, owner, filings)
 
 
 def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSignals[Any]:
@@ -200,7 +193,7 @@ def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSig
         endpoint = Endpoint(mapper, _signal(class_.__name__, filed))
         tables = {part.table.key: part.table for part in chain}
         filings += [_Filing(tables[table_watch.table_key], table_watch, endpoint) for table_watch in filed]
-    return _file(class_, class_.__name__, filings)
+    return _file(class_, mapper, class_.__name__, filings)
 
 
 class _Filing(NamedTuple):
@@ -211,14 +204,12 @@ class _Filing(NamedTuple):
     endpoint: Endpoint
 
 
-def _file(target: Any, owner: str, filings: list[_Filing]) -> WatchSignals[Any]:
+def _file(target: Any, owner: Mapper[Any] | Table, name: str, filings: list[_Filing]) -> WatchSignals[Any]:
     """File the watches of a class or Table, all of them or none."""
-    file_watches((filing.table.metadata, filing.watch) for filing in filings)
-    signals: dict[str, WatchSignal[Any]] = {}
-    for table, table_watch, endpoint in filings:
-        endpoints_in(table.metadata).setdefault((table.key, table_watch.label), []).append(endpoint)
-        signals[table_watch.label] = endpoint.signal
-    _signals[target] = collection = WatchSignals(owner, signals)
+    file_watches(filings)
+    signals = {table_watch.label: endpoint.signal for _, table_watch, endpoint in filings}
+    collection = WatchSignals[Any](name, signals)
+    _declared[target] = _Declared(weakref.ref(owner), collection)
     return collection
 
 

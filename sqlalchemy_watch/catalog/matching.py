@@ -62,6 +62,8 @@ def match_watches(
         for table in tables
         for watch in watches_of_table(table)
     ]
+    # Tables that were copied into another MetaData keep their application's name.
+    applications = {*applications, *(watch.application for _, watch in watches)}
     functions = read_functions(fetch, [watch.function_name for _, watch in watches])
     places = {translated_place(table.schema, table.name, schemas) for table in (*tables, *leaving)}
     relations = read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})

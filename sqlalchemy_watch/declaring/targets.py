@@ -10,7 +10,7 @@ from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapper, registry
 
 from ..errors import ConfigurationError
-from .filing import shared_name, watches_in
+from .filing import living_watches, shared_name
 from .spec import TableWatch
 
 
@@ -49,7 +49,7 @@ def watches_of(*targets: Any) -> tuple[TableWatch, ...]:
 
 def watches_of_table(table: Table) -> tuple[TableWatch, ...]:
     """Return the watches of one table."""
-    return tuple(watches_in(table.metadata).get(table.key, {}).values())
+    return living_watches(table)
 
 
 def _tables(target: Any) -> Iterator[Table]:

@@ -13,7 +13,7 @@ from sqlalchemy import MetaData, Table
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapper
 
-from ..declaring.filing import metadata_with_watches, owners_in, watches_in
+from ..declaring.filing import living_watches, metadata_with_watches, owners_in
 from ..declaring.spec import CarriedColumn, TableWatch
 from ..declaring.targets import tables_of
 from ..errors import ConfigurationError
@@ -44,12 +44,10 @@ def _watches_for(model: Any, label: str) -> Iterator[TableWatch]:
     else:
         tables = [m.local_table for m in sa_inspect(model).iterate_to_root() if isinstance(m.local_table, Table)]
     for table in dict.fromkeys(tables):
-        watch = watches_in(table.metadata).get(table.key, {}).get(label)
-        if watch is not None:
-            yield watch
+        yield from (watch for watch in living_watches(table) if watch.label == label)
 
 
-class Watched(NamedTuple):
+class WatchedColumns(NamedTuple):
     """The columns of the events of one label of a model."""
 
     operation: str
@@ -60,10 +58,10 @@ class Watched(NamedTuple):
     codecs: dict[str, Codec]
 
 
-_watched: weakref.WeakKeyDictionary[Any, dict[str, Watched]] = weakref.WeakKeyDictionary()
+_watched: weakref.WeakKeyDictionary[Any, dict[str, WatchedColumns]] = weakref.WeakKeyDictionary()
 
 
-def watched(model: Any, label: str) -> Watched:
+def watched(model: Any, label: str) -> WatchedColumns:
     """Return the columns of a model's events.
 
     :raises ConfigurationError: where the model does not watch that.
@@ -82,7 +80,7 @@ def watched(model: Any, label: str) -> Watched:
     key = tuple(column.attribute for column in watches[0].key)
     names = dict.fromkeys([*key, *(column.attribute for watch in watches for column in watch.carried)])
     codecs = {name: codec_of(column.type) for name, column in {**compared, **carried}.items()}
-    found = Watched(watches[0].operation, key, tuple(names), codecs)
+    found = WatchedColumns(watches[0].operation, key, tuple(names), codecs)
     _watched.setdefault(model, {})[label] = found
     return found
 

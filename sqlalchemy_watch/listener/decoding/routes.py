@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import Table
 from sqlalchemy.orm import Mapper
 
+from ...declaring.filing import Endpoint, endpoints_of, original_of
 from ...declaring.spec import TableWatch
 from ...declaring.targets import watches_of_table
 from ...signals.feeds import Feed
 from ...signals.watch_signals import feed_of
-from ...watched import Endpoint, endpoints_in, signals_of
+from ...watched import signals_of
 from .payload import Decoded, PayloadDecoder, read_fields
 from .values import ValueDecoders
 
@@ -94,7 +95,8 @@ class Route:
 
     def _mapper_of_table(self, base: Mapper[Any]) -> Mapper[Any]:
         """Return the class that the table was mapped for: the one to take where a discriminator names no class."""
-        return next((m for m in base.self_and_descendants if m.local_table is self.table), base)
+        table = original_of(self.table)
+        return next((m for m in base.self_and_descendants if m.local_table is table), base)
 
 
 class Elsewhere(NamedTuple):
@@ -126,7 +128,7 @@ class Router:
         self.unheard: set[Feed] = set()
         for table in tables:
             for watch in watches_of_table(table):
-                endpoints = endpoints_in(table.metadata).get((table.key, watch.label), [])
+                endpoints = endpoints_of(table).get(watch.label, [])
                 if not (watch.is_durable if durable else watch.is_notified):
                     self.unheard.update(feed_of(endpoint.signal) for endpoint in endpoints)
                     continue
