@@ -102,7 +102,8 @@ def endpoints_of(table: Table) -> Mapping[str, list[Endpoint]]:
 def original_of(table: Table) -> Table:
     """Return the Table that this one is a copy of, if its watches were declared there; else the Table itself."""
     filed = _filed_for(table)
-    return (None if filed is None else filed.original.table()) or table
+    original = None if filed is None else filed.original.table()
+    return table if original is None else original
 
 
 def _filed_for(table: Table) -> Filed | None:
@@ -126,7 +127,7 @@ def _moved(watch: TableWatch, table: Table) -> TableWatch:
     if discriminator is not None and discriminator.lookup is not None:
         lookup = discriminator.lookup
         schema = table.schema if lookup.schema == watch.schema else lookup.schema
-        discriminator = replace(discriminator, lookup=replace(lookup, schema=_schema_above(table, lookup, schema)))
+        discriminator = replace(discriminator, lookup=replace(lookup, schema=_root_schema(table, lookup, schema)))
     return replace(
         watch,
         schema=table.schema,
@@ -136,15 +137,17 @@ def _moved(watch: TableWatch, table: Table) -> TableWatch:
     )
 
 
-def _schema_above(table: Table, lookup: RootLookup, default: str | None) -> str | None:
-    """Return the schema of the table above, to which a foreign key of the copy leads."""
-    above = (*lookup.between, lookup.table)[0]
-    for key in (foreign_key.target_fullname.rpartition(".")[0] for foreign_key in table.foreign_keys):
-        if key == above:
-            return None
-        if key.endswith(f".{above}"):
-            return key.removesuffix(f".{above}")
-    return default
+def _root_schema(table: Table, lookup: RootLookup, default: str | None) -> str | None:
+    """Return the schema of the root of a copy, to which the foreign keys lead, table by table."""
+    schema, child = default, table
+    for name in (*lookup.between, lookup.table):
+        above = (fk.target_fullname.rpartition(".")[0] for fk in child.foreign_keys)
+        key = next((key for key in above if key == name or key.endswith(f".{name}")), None)
+        if key is None:
+            return default
+        schema = key.removesuffix(name).removesuffix(".") or None
+        child = table.metadata.tables.get(key, child)
+    return schema
 
 
 def _iter_watches(metadata: MetaData) -> Iterator[TableWatch]:
@@ -215,6 +218,7 @@ def _place_for(table: Table) -> Filed:
     filed = _filed_for(table)
     if filed is None:
         filed = Filed(table)
+    if not any(isinstance(f, _Follows) and f.filed is filed for f in table.dispatch.after_parent_attach):
         event.listen(table, "after_parent_attach", _Follows(filed), propagate=True)
     filed.forget_unmapped()
     watches_in(table.metadata)[table.key] = filed
