@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Table, text
 from sqlalchemy.exc import CompileError
@@ -38,17 +38,26 @@ _RIGHTS = "insufficient_privilege"
 _YET_TO_COME = f"{_RIGHTS} OR undefined_table OR undefined_function OR undefined_object OR invalid_schema_name"
 
 
+class _Attempt(NamedTuple):
+    """A condition to be tried on a row, which a SELECT gives."""
+
+    watch: TableWatch
+    row: str
+    #: The names of errors that say nothing about it.
+    ignored: str
+
+
 class _TryConditions(ExecutableDDLElement):
     """A block that leaves the server's words on each statement, as a JSON list, in a setting of the session."""
 
-    def __init__(self, statements: Sequence[str], ignored: str) -> None:
-        self.statements, self.ignored = statements, ignored
+    def __init__(self, attempts: Sequence[_Attempt]) -> None:
+        self.attempts = attempts
 
 
 @compiles(_TryConditions, "postgresql")
 def _compile(element: _TryConditions, compiler: Any, **kw: Any) -> str:
     tries = "\n".join(
-        _TRY.format(statement=literal(statement), ignored=element.ignored) for statement in element.statements
+        _TRY.format(statement=literal(_statement(attempt)), ignored=attempt.ignored) for attempt in element.attempts
     )
     block = f"""
 DECLARE
@@ -82,8 +91,9 @@ def refuse_broken_conditions(
     :param others_exist: False where tables and functions that a condition names may be yet to come.
     :raises ConfigurationError: with the server's words.
     """
-    tried = [(watch, _existing_row(watch)) for watch in watches if watch.condition is not None]
-    for watch, problem in _problems(connection, tried, _RIGHTS if others_exist else _YET_TO_COME):
+    ignored = _RIGHTS if others_exist else _YET_TO_COME
+    attempts = [_Attempt(watch, _existing_row(watch), ignored) for watch in watches if watch.condition is not None]
+    for watch, problem in _problems(connection, attempts):
         raise ConfigurationError(
             f"the watch {watch.table_key}/{watch.label}: its when can't work: {problem}: in {_condition(watch)}"
         )
@@ -97,26 +107,23 @@ def suspect_conditions(
     :param tables: theirs, as they are declared: a migration that makes the columns is yet to run.
     """
     by_name = {(table.schema, table.name): table for table in tables}
-    tried = [
-        (watch, row)
-        for watch in watches
-        if watch.condition is not None and (row := _declared_row(by_name[watch.schema, watch.table])) is not None
-    ]
-    return _problems(connection, tried, f"{_RIGHTS} OR undefined_object")
+    attempts = []
+    for watch in watches:
+        row = None if watch.condition is None else _declared_row(by_name[watch.schema, watch.table])
+        if row is not None:
+            # The migration may make the table that a subquery names.
+            others = " OR undefined_table" if "select" in _condition(watch).lower() else ""
+            attempts.append(_Attempt(watch, row, f"{_RIGHTS} OR undefined_object{others}"))
+    return _problems(connection, attempts)
 
 
-def _problems(
-    connection: Connection, tried: Sequence[tuple[TableWatch, str]], ignored: str
-) -> list[tuple[TableWatch, str]]:
-    """Try conditions on a row, which a SELECT gives.
-
-    :param ignored: the names of errors that say nothing about a condition.
-    """
-    if not tried:
+def _problems(connection: Connection, attempts: Sequence[_Attempt]) -> list[tuple[TableWatch, str]]:
+    """Return the watches whose attempt failed, each with the server's words."""
+    if not attempts:
         return []
-    connection.execute(_TryConditions([_statement(watch, row) for watch, row in tried], ignored))
+    connection.execute(_TryConditions(attempts))
     found = json.loads(connection.scalar(text(f"SELECT pg_catalog.current_setting('{_SETTING}')")))
-    return [(watch, words) for (watch, _), words in zip(tried, found, strict=True) if words is not None]
+    return [(attempt.watch, words) for attempt, words in zip(attempts, found, strict=True) if words is not None]
 
 
 def _existing_row(watch: TableWatch) -> str:
@@ -140,7 +147,8 @@ def _condition(watch: TableWatch) -> str:
     return watch.condition.row_sql if watch.fires_per_row else watch.condition.statement_sql
 
 
-def _statement(watch: TableWatch, row: str) -> str:
+def _statement(attempt: _Attempt) -> str:
+    watch, row, _ = attempt
     aliases = STATEMENT_ALIASES if watch.needs_old_rows else STATEMENT_ALIASES[:1]
     if watch.fires_per_row:  # both, so that a name without an alias is as ambiguous here as it is unknown there
         aliases = ("new", "old")
