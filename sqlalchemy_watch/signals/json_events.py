@@ -11,7 +11,7 @@ from ..errors import ConfigurationError, PayloadError
 from .json_scalars import PLAIN, Codec
 from .mappings import FrozenDict, Values
 from .messages import EPOCH
-from .models import Watched, find_model, name_of_model, shown, watched
+from .models import WatchedColumns, find_model, name_of_model, shown, watched
 
 #: The fields, and the types of their values.
 _FIELDS: dict[str, tuple[type, ...]] = {
@@ -131,7 +131,7 @@ def _refuse(constant: str) -> Any:
     raise ValueError(constant)
 
 
-def _read_value(columns: Watched, name: str, value: Any) -> Any:
+def _read_value(columns: WatchedColumns, name: str, value: Any) -> Any:
     return _decode(columns.codecs[name], name, value)
 
 
@@ -142,7 +142,7 @@ def _decode(codec: Codec, name: str, value: Any) -> Any:
         raise PayloadError(f"a value of {name!r} can't be read ({type(error).__name__})") from None
 
 
-def _read_old(columns: Watched, old: Mapping[str, Any]) -> Values:
+def _read_old(columns: WatchedColumns, old: Mapping[str, Any]) -> Values:
     return Values({name: _read_value(columns, name, value) for name, value in old.items() if name in columns.codecs})
 
 

@@ -110,7 +110,7 @@ def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table
             raise
         except errors.QueryCanceled:
             log.warning(
-                "did not look at the triggers, since the catalog did not answer within %g s (a lock, or a busy server): "
+                "did not look at the triggers: the catalog gave no answer within %g s (a lock, or a busy server); "
                 "listening goes on, and `sqlalchemy-watch status` says if one is missing",
                 seconds,
             )
