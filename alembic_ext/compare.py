@@ -20,6 +20,7 @@ from sqlalchemy_watch.catalog.matching import match_watches
 from sqlalchemy_watch.catalog.reading import fetcher
 from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.filing import application_of
+from sqlalchemy_watch.declaring.translating import map_of
 from sqlalchemy_watch.functions.body import function_body
 from sqlalchemy_watch.functions.quoting import quote
 from sqlalchemy_watch.triggers.checking import suspect_conditions
@@ -44,7 +45,7 @@ def add_operations(
     :param tables: those that Alembic compares: as they exist, and as they are declared.
     """
     assert context.connection is not None
-    if context.connection.get_execution_options().get("schema_translate_map"):
+    if map_of(context.connection):
         log.warning(
             "migrations of watches do not follow schema_translate_map, since they are plain SQL: set the search_path, "
             "as Alembic's recipe for tenants does"

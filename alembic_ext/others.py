@@ -19,6 +19,9 @@ _OWN_PACKAGES = ("alembic", "alembic_ext")
 
 _EXECUTES = re.compile(r"\bEXECUTE\s+(?:FUNCTION|PROCEDURE)\s+(.+?)\s*\(", re.IGNORECASE | re.DOTALL)
 
+#: A body that begins with the mark, alone or behind the rest of CREATE FUNCTION.
+_MARKED = re.compile(rf"(?:\A|\$\w*\$|')\s*{re.escape(MARK)}")
+
 
 def split_drops(
     operations: Sequence[MigrateOperation], functions: Iterable[InstalledFunction]
@@ -29,7 +32,7 @@ def split_drops(
     """
     found = [(operation, _dropped(operation)) for operation in operations]
     ours = {_bare(f.schema, f.name) for f in functions if f.looks_marked}
-    ours |= {_function(target) for _, target in found if MARK in str(getattr(target, "definition", ""))}
+    ours |= {_function(target) for _, target in found if _MARKED.search(str(getattr(target, "definition", "")))}
     kept, left_out = [], []
     for operation, target in found:
         if target is not None and any(_is_same(_function(target), function) for function in ours):

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
+from ..declaring.translating import NO_MAP, SchemaMap
 from ..wire import DURABLE_SINCE, lowest_wal_level
 from .matching import read_status
 from .reading import Fetch, psycopg_fetcher
@@ -33,10 +34,12 @@ CROSS JOIN LATERAL (
 """
 
 
-def describe_problems(connection: psycopg.Connection[Any], tables: Sequence[Table]) -> Iterator[str]:
+def describe_problems(
+    connection: psycopg.Connection[Any], tables: Sequence[Table], schemas: SchemaMap = NO_MAP
+) -> Iterator[str]:
     """Describe the watches that are missing, outdated or can't work, and say what to do."""
     fetch = psycopg_fetcher(connection)
-    for item in with_hidden_tables(fetch, read_status(fetch, tables)):
+    for item in with_hidden_tables(fetch, read_status(fetch, tables, schemas)):
         if item.state in ("missing", "outdated"):
             yield (
                 f"the trigger of {item.table}/{item.label} is {item.state} ({'; '.join(item.problems)}): run "

@@ -6,12 +6,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, TypeAlias
 
+from sqlalchemy import Connection, Engine
+
 from .spec import Discriminator, TableWatch
 
 #: SQLAlchemy's execution option of this name: from schemas as they are declared to those in the database.
 SchemaMap: TypeAlias = Mapping[str | None, str | None]
 
 NO_MAP: Final[SchemaMap] = {}
+
+
+def map_of(bind: Engine | Connection) -> SchemaMap:
+    """Return the map that an engine or a connection has; an empty one without."""
+    return bind.get_execution_options().get("schema_translate_map") or NO_MAP
 
 
 def translated_place(schema: str | None, table: str, schemas: SchemaMap) -> tuple[str | None, str]:

@@ -68,6 +68,7 @@ class Run:
     ) -> None:  # fmt: skip
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
         self._router = Router(tables, decoders, durable=options.group is not None, listener=lifecycle.sender)
+        self._renamed = asker.renamed_schemas
         if not self._router.routes:
             log.warning("%s", _nothing_watched(tables, options.group))
         else:
@@ -281,7 +282,7 @@ class Run:
         seconds = min(LOOK_SECONDS, self._options.heartbeat_timeout * LOOK_SHARE)
         with within(connection, seconds):
             self._dispatcher.placing.guess(connection)
-        warn_of_triggers(connection, self._tables, seconds)
+        warn_of_triggers(connection, self._tables, seconds, self._renamed)
 
     def _look_at_dispatcher(self) -> None:
         """At each heartbeat: a receiver that blocks makes the listener go quiet, and must not do so unnoticed."""

@@ -16,6 +16,7 @@ from ..catalog.reading import fetcher, read_functions
 from ..catalog.status import NO_TABLE, WatchStatus
 from ..declaring.spec import TableWatch
 from ..declaring.targets import tables_of, watches_of_table
+from ..declaring.translating import map_of
 from ..errors import ConfigurationError, OwnershipError
 from ..functions.quoting import qualified, quote
 from .checking import refuse_broken_conditions
@@ -118,8 +119,7 @@ def _check_dialect(bind: Engine | Connection) -> None:
 
 
 def _read(connection: Connection, tables: Iterable[Table]) -> list[WatchStatus]:
-    schemas = connection.get_execution_options().get("schema_translate_map") or {}
-    return read_status(fetcher(connection), tables, schemas)
+    return read_status(fetcher(connection), tables, map_of(connection))
 
 
 def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -> None:

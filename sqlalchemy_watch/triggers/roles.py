@@ -50,16 +50,24 @@ def naming_the_role(item: WatchStatus, owners: Owners) -> Iterator[None]:
         roles = dict.fromkeys([item.table_owner, *(owners.get(f.name_key) for f in found)])
         named = " and of ".join(repr(role) for role in roles if role)
         raise OwnershipError(
-            f"this role may not change the trigger of {item.table}/{item.label} ({one_line(error, brief=True)}): do it "
+            f"this role may not change the trigger of {item.table}/{item.label} ({_words(error)}): do it "
             f"as a member of {named or 'the role that owns it'}, or as a superuser"
         ) from error
 
 
 def _sqlstate(error: DBAPIError) -> str | None:
     """Return the code of an error, of whatever driver."""
-    original = error.orig
     for name in ("sqlstate", "pgcode"):
-        if isinstance(code := getattr(original, name, None), str):
+        if isinstance(code := getattr(error.orig, name, None), str):
             return code
-    fields = original.args[0] if original is not None and original.args else None
-    return fields.get("C") if isinstance(fields, dict) else None  # pg8000
+    return _fields(error).get("C")
+
+
+def _words(error: DBAPIError) -> str:
+    return _fields(error).get("M") or one_line(error, brief=True)
+
+
+def _fields(error: DBAPIError) -> Mapping[str, str]:
+    """Return the fields of an error of pg8000's; none of other drivers'."""
+    fields = error.orig.args[0] if error.orig is not None and error.orig.args else None
+    return fields if isinstance(fields, dict) else {}

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ...aio import sync_engine_of
 from ...catalog.reading import Fetch, fetcher, psycopg_fetcher
+from ...declaring.translating import map_of
 from ...errors import one_line
 from .connect import Connect, has_creator
 from .schemas import Answer, Session, Wanted, read_answer, read_session
@@ -72,7 +73,7 @@ class Asker:
     @property
     def renamed_schemas(self) -> dict[str | None, str | None]:
         """The engine's `schema_translate_map`."""
-        return dict(self._engine.get_execution_options().get("schema_translate_map") or {})
+        return dict(map_of(self._engine))
 
     def ask(
         self, wanted: Sequence[Wanted], functions: Sequence[str], stopped: concurrent.futures.Future[None]

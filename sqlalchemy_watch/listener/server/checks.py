@@ -13,6 +13,7 @@ from psycopg import errors, sql
 from sqlalchemy import Table
 
 from ...catalog import problems
+from ...declaring.translating import NO_MAP, SchemaMap
 from ...errors import UnsupportedServerError
 from .connect import Connect
 from .deadline import Unanswered
@@ -96,7 +97,9 @@ def within(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None
     connection.execute("ROLLBACK")
 
 
-def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table], seconds: float) -> None:
+def warn_of_triggers(
+    connection: psycopg.Connection[Any], tables: Sequence[Table], seconds: float, schemas: SchemaMap = NO_MAP
+) -> None:
     """Log a warning for each trigger of these tables that is missing, outdated or can't work.
 
     :param seconds: the time for each query; where that is not enough, a warning says so.
@@ -105,7 +108,7 @@ def warn_of_triggers(connection: psycopg.Connection[Any], tables: Sequence[Table
     found: list[str] = []
     with within(connection, seconds):
         try:
-            found += problems.describe_problems(connection, tables)
+            found += problems.describe_problems(connection, tables, schemas)
         except Unanswered:
             raise
         except errors.QueryCanceled:
