@@ -133,8 +133,10 @@ class _Asides:
 
 def _is_left_out(item: WatchStatus) -> bool:
     """Return True if the item can't be in a migration, and say why; warn of what it misses or lacks."""
-    for problem in (*item.obstacles, *item.missed):
-        log.warning("the watch %s/%s can't work: %s", item.table, item.label, problem)
+    for obstacle in item.obstacles:
+        log.warning("the watch %s/%s can't work: %s", item.table, item.label, obstacle)
+    for missed in item.missed:
+        log.warning("the watch %s/%s misses writes: %s", item.table, item.label, missed)
     if item.refusal is not None:
         log.warning("the watch %s/%s is not in the migration: %s", item.table, item.label, item.refusal)
         return True
