@@ -233,7 +233,7 @@ def test_transaction_that_is_in_the_log_and_not_to_be_seen_yet_is_waited_for(
             thread = threading.Thread(target=writer.execute, args=[write])
             thread.start()
             wait_until(client, committing)
-            wait_until(client, lambda: listener.stats().notifications == 1)
+            wait_until(client, lambda: dispatcher_of(listener).placing._lookups._reply is not None)
         finally:
             client.execute("ALTER SYSTEM RESET synchronous_standby_names")
             client.execute("SELECT pg_reload_conf()")
