@@ -76,8 +76,7 @@ def _disown_all() -> None:
     if found:
         with contextlib.suppress(Exception):  # a handler may be of no use in the child
             log.warning(
-                "a listener of the parent does not run in this forked process (%d), and nothing is heard here: start "
-                "one in each process that is to hear",
+                "a listener of the parent does not run in this forked process (%d): start one here if it is to hear",
                 os.getpid(),
             )
 

@@ -15,7 +15,7 @@ import pytest
 from postgres import Cluster, needs_logical_messages
 from support import wait_until
 
-from .programs import Program, run
+from .programs import FORKED, Program, run
 
 LISTENERS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch' AND datname = %s"
 
@@ -74,6 +74,29 @@ def test_fork_leaves_the_parents_listener_alone_and_the_child_has_its_own(url: s
         """,
     )
     assert output == "done"
+
+
+def test_a_forked_child_says_once_that_the_parents_listeners_do_not_run_there(url: str) -> None:
+    program = Program(
+        url,
+        """
+        listener, another, stopped = Listener(engine, User), Listener(engine, User), Listener(engine, User)
+        stopped.start()
+        stopped.stop()
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+        with listener, another:
+            child = os.fork()
+            if child == 0:
+                os._exit(0)
+            os.wait()
+        print(child)
+        """,
+    )
+    status, child, errors = program.finish()
+    assert status == 0, errors
+    assert errors.splitlines() == [f"{FORKED} ({child}): start one here if it is to hear"]
 
 
 def test_coroutine_receivers_run_on_the_loop_of_the_child(url: str) -> None:

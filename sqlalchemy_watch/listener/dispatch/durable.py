@@ -156,7 +156,20 @@ class DurableDispatcher(Dispatcher):
         self._failed(Call(filters, filters.as_subscriber(), sender, event), error)
 
     def _deliver_batches(self, batches: list[Batch]) -> None:
-        super()._deliver_batches(batches)
+        attempts = 0
+        while batches:
+            try:
+                super()._deliver_batches(batches)
+                break
+            except _Revoked:
+                raise
+            except BaseException:  # here, so that no event is gathered anew, and then twice
+                attempts += 1
+                self._pause_after_bug(attempts)
+            if self._waiting.is_over:
+                self._waiting.was_cut_short = True
+                return
+            batches = self._gatherer.take_all()
         self._acknowledge_delivered()
 
     def _send_resyncs(self, now: float = math.inf) -> None:
