@@ -11,15 +11,16 @@ listener    `Listener`, the public face
 run         everything that lives from one `start()` to its `stop()`
 notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns,
             exclusive (one of several processes)
-wal         the source of a replication slot: messages, protocol and takeover (pure), slots, monitor, preparing,
-            session, standby, source
-dispatch    the thread that calls receivers; batches, retries, dead letters
+wal         the source of a replication slot: messages, large, skipped, protocol and takeover (pure), slots, monitor,
+            preparing, session, standby, source
+dispatch    the thread that calls receivers; placing (whose event is it?), calls, batches, positions, retries, letters
 source      the parts of every source: Keeper (the one loop: connect, read, lose, back off), Wake, Poller, Tokens
 lifecycle   the listener's own signals
 server      connections as the engine makes them, checks, a limit for each query
 decoding    payloads to values (payload and rows are pure), routes, encodings
 handover    the items and queues between reading and dispatching
-options, heartbeat (pure), stats, processes, foreground
+waiting     the dispatch thread's waiting for coroutine receivers, and for time to pass
+options, heartbeat (pure), stats, processes, naming, foreground
 
 The threads of a running listener, what each owns, and the only objects that two of them touch:
 
@@ -48,6 +49,8 @@ Look                wal asks, slot answers                  one lock; `seen` is 
 Stats               each part has one writing thread        single assignments; `stats()` copies
 a signal's          whoever connects writes,                the lock of `signals.guard`; dispatch reads tuples
 receivers           dispatch reads                          that are replaced and never changed
+Waiting             dispatch waits, callers stop it, event  futures; what is running is a single assignment
+                    loops end calls
 Run.is_running      callers                                 `processes.lock`
 ==================  ======================================  ============================================================
 

@@ -170,7 +170,8 @@ class ChangedRow(Generic[T_co]):
     def position(self) -> int | None:
         """The number of the event within its transaction, from 0; None without durable delivery.
 
-        `(lsn, position)` identifies an event, and grows from one to the next.
+        It counts what is in the server's log: rows that nobody watches here, or that can't be read, as well. So
+        `(lsn, position)` identifies an event, grows from one to the next, and is the same in every process and release.
         """
         first = self._message.first_position
         return None if first is None else first + self._index

@@ -74,6 +74,38 @@ def test_tail_reads_a_consumer_group(command: list[str], environment: dict[str, 
     assert deleted["lsn"] > 0
 
 
+@pytest.mark.parametrize(
+    ("options", "hidden"),
+    [
+        ((), "not among what follows: Order.deleted; shown with --durable GROUP"),
+        (
+            ("--durable", "hiding"),
+            "not among what follows: Order.fully, Order.inserted, Order.updated; shown without --durable",
+        ),
+    ],
+    ids=["notify", "durable"],
+)
+@needs_logical_messages
+def test_tail_names_what_it_does_not_show(
+    command: list[str], environment: dict[str, str], orders: Any, options: tuple[str, ...], hidden: str
+) -> None:
+    process = subprocess.Popen(
+        [*command, "tail", "shop:Base", *options],
+        cwd=HERE, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        preexec_fn=restore_interrupts,
+    )  # fmt: skip
+    assert process.stderr is not None
+    before = []
+    for line in process.stderr:
+        if "listening" in line:
+            break
+        before.append(line.strip())
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert hidden in before
+    assert not any("have receivers" in line for line in before)
+
+
 @pytest.fixture
 def readings(engine: Engine, client: Any) -> Any:
     Reading.metadata.create_all(engine)
