@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -72,7 +74,7 @@ def _opener(engine: Engine | AsyncEngine, listen_url: str | URL | None) -> _Open
     found = _arguments_of(sync)
     if found is None:
         _check_creator(sync)
-        return lambda replication: _open_like(_created(sync), "the engine's creator", replication)
+        return lambda replication: _open_like_created(sync, replication)
     fixed_args, fixed_parameters = found
     if not sync.dialect.dispatch.do_connect:  # a hook may take out what psycopg can't take
         translate(
@@ -145,8 +147,28 @@ def _check_creator(engine: Engine) -> None:
         )
 
 
-def _created(engine: Engine) -> Any:
-    return engine.pool._invoke_creator(None)  # type: ignore[arg-type]  # noqa: SLF001 - there is no public way
+def _open_like_created(engine: Engine, replication: bool) -> psycopg.Connection[Any]:
+    settings = _settings_of_pool(engine.pool._creator)  # noqa: SLF001 - there is no public way
+    if settings is not None:
+        return _open(*settings, replication)
+    made = engine.pool._invoke_creator(None)  # type: ignore[arg-type]  # noqa: SLF001
+    return _open_like(made, "the engine's creator", replication)
+
+
+def _settings_of_pool(creator: Any) -> tuple[list[str], dict[str, Any]] | None:
+    """Return what a psycopg_pool connects with, whose own `getconn` the creator is: it may have none to spare.
+
+    :returns: None for any other creator, and for a pool that connects in a way of its own.
+    """
+    module = sys.modules.get("psycopg_pool")
+    pool = getattr(creator, "__self__", None)
+    if module is None or not isinstance(pool, module.ConnectionPool) or creator.__func__ is not type(pool).getconn:
+        return None
+    ways = {getattr(kind.connect, "__func__", None) for kind in (pool.connection_class, psycopg.Connection)}
+    if type(pool).getconn is not module.ConnectionPool.getconn or len(ways) > 1:
+        return None
+    conninfo, kwargs = pool.conninfo, pool.kwargs or {}
+    return [conninfo() if callable(conninfo) else conninfo], dict(kwargs() if callable(kwargs) else kwargs)
 
 
 def _open_like(given: Any, source: str, replication: bool) -> psycopg.Connection[Any]:
@@ -175,7 +197,8 @@ def _give_back(connection: Any) -> None:
         return
     close = getattr(connection, "close", None)
     if callable(close) and not inspect.iscoroutinefunction(close):
-        close()
+        with contextlib.suppress(Exception):  # an asynchronous one, in disguise, can't be closed here
+            close()
 
 
 def _open(args: Sequence[Any], parameters: dict[str, Any], replication: bool) -> psycopg.Connection[Any]:

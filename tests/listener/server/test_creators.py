@@ -83,6 +83,43 @@ def test_pooled_connection_goes_back_as_it_was(
         assert connection.execute("SHOW application_name").fetchone() == ("pooled",)
 
 
+@pytest.mark.parametrize("is_callable", [True, False])
+def test_pool_without_a_connection_to_spare_is_not_waited_for(
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], User: Any, recorder: Recorder, is_callable: bool
+) -> None:
+    url = cluster.url(database)
+    User.watch.inserted.connect(recorder)
+    with (
+        ConnectionPool((lambda: url) if is_callable else url, min_size=1, max_size=1, open=True) as pool,
+        pool.connection(),
+        Listener(engine_by_creator(pool), User) as listener,
+    ):
+        insert(client, "users", 1)
+        listener.catch_up()
+    assert recorder.heard() == [("inserted", (1,))]
+
+
+class WithToken(psycopg.Connection[Any]):
+    """Knows the database only when it connects."""
+
+    target = ""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Any:
+        return super().connect(f"{conninfo} {cls.target}", **kwargs)
+
+
+def test_pool_that_connects_in_a_way_of_its_own_is_asked_for_a_connection(
+    cluster: Cluster, database: str, Base: type[DeclarativeBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(WithToken, "target", f"host=127.0.0.1 port={cluster.port} user=postgres dbname={database}")
+    with (
+        ConnectionPool("", connection_class=WithToken, min_size=1, open=True) as pool,
+        Listener(engine_by_creator(pool), Base) as listener,
+    ):
+        listener.catch_up()
+
+
 @needs_logical_messages
 def test_durable_listener_connects_like_what_a_creator_gives(
     pool: ConnectionPool[Any], group: str, client: psycopg.Connection[Any], Order: Any, recorder: Recorder
