@@ -126,7 +126,7 @@ class Application:
         deadline = time.monotonic() + PATIENCE / 4
         for model in self.models:
             rows = tables[model.table]
-            while model.differs(rows) and time.monotonic() < deadline:
+            while (model.is_reading or model.differs(rows)) and time.monotonic() < deadline:
                 await asyncio.sleep(0.05)  # a stream's consumer is a task of its own
             differing |= {model.name: model.differs(rows)} if model.differs(rows) else {}
         return {"differing": differing, **await self._measure(), **self.stats()}

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from .schema import GAUGES, PLACES, Gauge
 
 #: Events that are remembered.
-REMEMBERED = 50_000
+REMEMBERED = 5_000
 
 #: Faults that are told.
 TOLD = 5

@@ -41,6 +41,8 @@ class Model:
         self.heard = self.resyncs = 0
         #: Seconds that each event takes.
         self.delay = 0.0
+        #: True while a coroutine reads.
+        self.is_reading = False
         self._journal = (folder / f"{name}.journal").open("w")
 
     def hear(self, sender: Any, event: Any) -> None:
@@ -111,12 +113,16 @@ class Model:
                 time.sleep(PAUSE)
 
     async def _ask_async(self) -> Rows:
-        while True:
-            try:
-                async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
-                    return await read_async(connection, self.table)
-            except OperationalError:
-                await asyncio.sleep(PAUSE)
+        self.is_reading = True
+        try:
+            while True:
+                try:
+                    async with await psycopg.AsyncConnection.connect(self._url, autocommit=True) as connection:
+                        return await read_async(connection, self.table)
+                except OperationalError:
+                    await asyncio.sleep(PAUSE)
+        finally:
+            self.is_reading = False
 
     def _take(self, rows: Rows) -> None:
         self.cache = rows.versions

@@ -33,7 +33,7 @@ WRITERS = 3
 PATIENCE = 120.0
 
 #: Bytes by which the application may grow from its first look at itself to the last.
-GROWTH = 48 * 1024 * 1024
+GROWTH = 16 * 1024 * 1024
 
 #: What the listener gives as the reason of a resync that has to be.
 KNOWN_REASONS = ("the connection was lost and is back", "the listener's queue was full", "the stream's queue of")
