@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from . import catalog, consumer, delivery, dispatch, memory, pgbench, writes
+from . import catalog, consumer, delivery, dispatch, listeners, memory, pgbench, writes
 from .harness import Figure, Table, figure_grid
 from .machine import describe
 from .server import Server
@@ -18,6 +18,7 @@ GROUPS: dict[str, Callable[[Server, bool], list[Table]]] = {
     "delivery": delivery.run,
     "dispatch": dispatch.run,
     "pgbench": pgbench.run,
+    "listeners": listeners.run,
     "consumer": consumer.run,
     "memory": memory.run,
     "catalog": catalog.run,

@@ -44,20 +44,26 @@ def run(server: Server, quick: bool) -> list[Table]:
 
 
 def _throughput(server: Server, peer: str, table: str, clients: int, seconds: int) -> float:
+    with ExitStack() as stack:
+        if peer != UNWATCHED:
+            stack.enter_context(Hearing(peer, server.url(), table, "inserted", 1 << 60))
+        found = commits_per_second(server, table, clients, seconds)
+    drop_slot(server, table)
+    return found
+
+
+def commits_per_second(server: Server, table: str, clients: int, seconds: int) -> float:
+    """Return the transactions per second of so many clients, each of a single row."""
     script = server.files / f"{table}.sql"
     script.write_text(f"INSERT INTO {table} VALUES (nextval('{table}_ids'), 1, 'n');\n")
     with server.connect() as connection:
         connection.execute(f"TRUNCATE {table}")
         connection.execute(f"CREATE SEQUENCE IF NOT EXISTS {table}_ids CACHE 100")
         connection.execute("CHECKPOINT")
-    with ExitStack() as stack:
-        if peer != UNWATCHED:
-            stack.enter_context(Hearing(peer, server.url(), table, "inserted", 1 << 60))
-        printed = server.run(
-            "pgbench", "-n", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", str(script),
-            "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres",
-        )  # fmt: skip
-    drop_slot(server, table)
+    printed = server.run(
+        "pgbench", "-n", "-c", str(clients), "-j", "2", "-T", str(seconds), "-f", str(script),
+        "-h", "127.0.0.1", "-p", str(server.port), "-U", "postgres", "postgres",
+    )  # fmt: skip
     found = re.search(r"tps = ([\d.]+)", printed)
     assert found is not None, printed
     return float(found[1])

@@ -64,11 +64,11 @@ class Model:
     def _note_event(self, event: Any) -> None:
         self.heard += 1
         id_ = event.identity[0]
-        version = "-" if event.partial else event.values["version"]
-        print("e", event.operation, id_, version, event.txid, file=self._journal)
+        version: int | None = None if event.partial else event.values["version"]
+        print("e", event.operation, id_, "-" if version is None else version, event.txid, file=self._journal)
         if event.operation == "deleted":
             self.cache.pop(id_, None)
-        elif not event.partial:
+        elif version is not None:
             self.cache[id_] = version
 
     def _apply(self, id_: int, rows: Rows) -> None:

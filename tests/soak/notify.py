@@ -176,6 +176,8 @@ class Soak:
         for what in ("threads", "descriptors", "receivers"):
             if first[what] != last[what]:
                 self.report.blame("the application", f"had {first[what]} {what} at first, and {last[what]} at the end")
+        if first["descriptors"] != last["descriptors"]:
+            self.report.blame("the application", f"had open at first {first['open']}, at the end {last['open']}")
         grown = last["memory"] - first["memory"]
         self.report.counts["memory grown by"] = f"{grown / 2**20:.1f} MiB, to {last['memory'] >> 20}"
         if grown > GROWTH:

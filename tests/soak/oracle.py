@@ -97,13 +97,13 @@ class Oracle:
                 operation, id_, version, txid = rest.split()
                 self._hear(operation, int(id_), None if version == "-" else int(version), int(txid))
             elif kind == "l":
-                for id_, step in _steps(rest):
-                    if id_ in self._rows:
-                        self._rows[id_].note_read(step)
+                for read, step in _steps(rest):
+                    if read in self._rows:
+                        self._rows[read].note_read(step)
             else:
                 self.verdict.resyncs[rest] += 1
-        for id_, row in self._rows.items():
-            self._skip(id_, row, len(row.changes), "at the end")
+        for number, row in self._rows.items():
+            self._skip(number, row, len(row.changes), "at the end")
         return self.verdict
 
     def _hear(self, operation: str, id_: int, version: int | None, txid: int) -> None:
