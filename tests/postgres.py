@@ -98,8 +98,8 @@ class Cluster:
         self._pg_ctl("-w", "-t", "30", "-l", str(self.data / "log"), "start")
         return self
 
-    def stop(self, mode: str = "immediate") -> None:
-        self._pg_ctl("-w", "-m", mode, "stop")
+    def stop(self, mode: str = "immediate", seconds: int = 60) -> None:
+        self._pg_ctl("-w", "-t", str(seconds), "-m", mode, "stop")
 
     def restart(self, mode: str = "fast") -> None:
         self.stop(mode)

@@ -44,9 +44,11 @@ class Look:
 
     def __init__(self, pid: int, answered: Callable[[], None]) -> None:
         self.pid = pid
-        #: Called when `seen` is set, in the monitor's thread.
+        #: Called when `seen` or `is_refused` is set, in the monitor's thread.
         self.answered = answered
         self.seen: Seen | None = None
+        #: True once the server has refused a connection to look over; it is tried again.
+        self.is_refused: bool = False
 
 
 class SlotMonitor:
@@ -86,7 +88,7 @@ class SlotMonitor:
     def look_at(self, pid: int, answered: Callable[[], None]) -> Look:
         """Have it see at once whether this process of the server reads the slot, and is busy decoding.
 
-        :param answered: called when it has seen that.
+        :param answered: called when it has seen that, and whenever it is refused a connection.
         """
         look = Look(pid, answered)
         with self._lock:
@@ -108,7 +110,7 @@ class SlotMonitor:
     def _run(self) -> None:
         while self._goes_on():
             try:
-                with contextlib.closing(self._connect(stopping=self._stopping)) as connection:
+                with contextlib.closing(self._connect_to_look()) as connection:
                     self._look_until_lost(connection)
                     return
             except Exception as error:  # the source says what is wrong with the server
@@ -117,6 +119,16 @@ class SlotMonitor:
                 self._woken.wait(self._interval)
             else:  # it is woken already, and must not try without a pause
                 self._stopping.wait(min(self._interval, SOON))
+
+    def _connect_to_look(self) -> psycopg.Connection[Any]:
+        try:
+            return self._connect(stopping=self._stopping)
+        except Exception:
+            look = self._asked
+            if look is not None:
+                look.is_refused = True
+                look.answered()
+            raise
 
     def _goes_on(self) -> bool:
         """Return True unless it is to end; from here on it is woken by whatever comes."""

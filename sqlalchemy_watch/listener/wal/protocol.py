@@ -42,6 +42,10 @@ ACKNOWLEDGE_INTERVAL = 0.05
 #: The share of the time for an answer to a heartbeat after which the monitor is asked what keeps the server.
 LOOK_AFTER = 0.25
 
+#: So many requests for an answer within so many seconds are those of a server that shuts down: it waits until all that
+#: it sent is acknowledged, and asks again as soon as it is answered. Otherwise it asks twice in `wal_sender_timeout`.
+PRESSING, PRESSING_SECONDS = 10, 1.0
+
 _PREFIX = DURABLE_PREFIX.encode()
 _TOKEN = TOKEN_PREFIX.encode()
 _RESYNC = RESYNC_PREFIX.encode()
@@ -132,6 +136,10 @@ class Liveness:
     #: When the monitor was asked; None while it is not.
     _looking_since: float | None = field(default=None, init=False)
     _seen: Seen | None = field(default=None, init=False)
+    #: When the requests for an answer are counted from, and how many there were; True once the monitor was asked why.
+    _counted_from: float = field(default=-math.inf, init=False)
+    _requests: int = field(default=0, init=False)
+    _asked_why: bool = field(default=False, init=False)
 
     def hear(self, now: float) -> None:
         """Note a sign of the server."""
@@ -147,8 +155,25 @@ class Liveness:
         if not is_paused:
             self.heartbeat.postpone(now)
 
+    def note_request(self, now: float) -> None:
+        """Note that the server wants an answer."""
+        if now - self._counted_from >= PRESSING_SECONDS:
+            self._counted_from, self._requests = now, 0
+        self._requests += 1
+
+    def refuse(self) -> None:
+        """Note that the monitor was refused a connection.
+
+        :raises ConnectionAbortedError: where the server is shutting down, which would last until all is dispatched.
+        """
+        if self._requests >= PRESSING:
+            raise ConnectionAbortedError("the server shuts down, and waits for what is not acknowledged")
+
     def wants_look(self, now: float) -> bool:
         """Return True once each time that the monitor is to be asked."""
+        if self._requests >= PRESSING and not self._asked_why:
+            self._asked_why = True
+            return True
         if self._looking_since is not None or now < self._look_at:
             return False
         self._looking_since = now
@@ -159,6 +184,7 @@ class Liveness:
 
         :raises Silent: where nothing is read, and the slot is no longer this consumer's.
         """
+        self._requests, self._asked_why = 0, False
         if not self.is_paused:
             self._seen = seen
             return
@@ -245,6 +271,8 @@ class WalCore:
         elif isinstance(received, Keepalive):
             self._received = max(self._received, received.wal_end)
             self._reply_is_owed |= received.reply_wanted
+            if received.reply_wanted:
+                self.liveness.note_request(now)
         return ()
 
     def pass_over(self, head: bytes, size: int) -> bool:

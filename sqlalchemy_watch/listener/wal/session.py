@@ -187,6 +187,8 @@ class WalSession:
         if self._look is not None and self._look.seen is not None:
             seen, self._look = self._look.seen, None
             core.liveness.see(seen, now)
+        if self._look is not None and self._look.is_refused:
+            core.liveness.refuse()
         core.acknowledge(self._queue.acknowledged)
         status = core.send(now)
         if status is not None:
