@@ -11,8 +11,8 @@ listener    `Listener`, the public face
 run         everything that lives from one `start()` to its `stop()`
 notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns,
             exclusive (one of several processes)
-wal         the source of a replication slot: messages, large, skipped, protocol and takeover (pure), slots, monitor,
-            preparing, session, standby, source
+wal         the source of a replication slot: messages, large, skipped, protocol, liveness and takeover (pure),
+            slots, monitor, preparing, session, standby, source
 dispatch    the thread that calls receivers; placing (whose event is it?), calls, batches, positions, retries, letters
 source      the parts of every source: Keeper (the one loop: connect, read, lose, back off), Wake, Poller, Tokens
 lifecycle   the listener's own signals

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
@@ -145,7 +146,8 @@ class Consumers:
     def close(self) -> None:
         self._errors.close()
         for pid in self._alive:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._parent.kill()
         self._parent.wait()
         self._reader.join()

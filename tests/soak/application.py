@@ -84,6 +84,8 @@ class Application:
 
     async def start(self) -> None:
         while True:
+            for model in self.models:
+                model.is_loaded = False
             stream = Gauge.watch.updated.stream(max_queue=300)
             try:
                 await self._listener.__aenter__()
@@ -109,8 +111,6 @@ class Application:
         await asyncio.to_thread(self._listener.stop, PATIENCE)
         assert self._streaming is not None
         await asyncio.wait_for(self._streaming, PATIENCE)
-        for model in self.models:
-            model.is_loaded = False
 
     async def restart(self) -> None:
         await self.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -105,7 +106,8 @@ class Soak:
     def run(self) -> Report:
         set_for(self._cluster, self._database, deadlock_timeout="100ms")
         with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="watch-tests-")))
+            folder = Path(tempfile.mkdtemp(prefix="watch-tests-"))
+            stack.callback(self._clear_away, folder)
             url = self._cluster.url(self._database, "psycopg")
             engine = create_engine(url, poolclass=NullPool)
             with engine.begin() as connection:
@@ -130,6 +132,13 @@ class Soak:
             self._compare_measures()
             self._count(writers, faults, answer)
         return self.report
+
+    def _clear_away(self, folder: Path) -> None:
+        """Journals and ledger are kept where something was wrong: there is nothing else to look at."""
+        if not self.report.faults:
+            shutil.rmtree(folder)
+        else:
+            self.report.counts["journals and ledger"] = str(folder)
 
     def _let_happen(self, writers: list[Writer], faults: Faults, application: Application) -> None:
         """Faults, with a look now and then at whether everything agrees while nothing is written."""
@@ -160,6 +169,7 @@ class Soak:
             ledger = client.execute(
                 "SELECT name, id, operation, version, txid FROM ledger WHERE id < %s ORDER BY number", [MUTED_FROM]
             ).fetchall()
+        (folder / "ledger").write_text("".join(f"{' '.join(map(str, change))}\n" for change in ledger))
         for name, table in JOURNALS.items():
             changes = [(id_, Committed(*change)) for of, id_, *change in ledger if of == table and _concerns(name, id_)]
             with (folder / f"{name}.journal").open() as journal:

@@ -16,7 +16,7 @@ from ..options import Options
 from ..server.connect import Connect
 from ..stats import Stats
 from . import slots
-from .protocol import Seen
+from .liveness import Seen
 
 log: logging.Logger = logging.getLogger(__name__)
 

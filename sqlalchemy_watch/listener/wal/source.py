@@ -34,10 +34,11 @@ from ..server.connect import Connect
 from ..source import STARTED_LATE, Keeper, SourceState, Tokens, Wake
 from ..stats import ReadingStats
 from . import slots
+from .liveness import Liveness
 from .messages import TOKEN_PREFIX, parse_lsn
 from .monitor import SlotMonitor
 from .preparing import Preparation, Prepared
-from .protocol import Contents, Liveness, Position, WalCore
+from .protocol import Contents, Position, WalCore
 from .session import WalSession, read_log, start_replication
 from .standby import Standby
 from .takeover import Before, Log, take_up

@@ -19,7 +19,7 @@ from support import insert, wait_until
 from sqlalchemy_watch import CatchUpTimeout, Listener, ListenerStartError, SlotError
 from sqlalchemy_watch.listener.dispatch import letters_table
 from sqlalchemy_watch.listener.wal import slots
-from sqlalchemy_watch.listener.wal.protocol import Liveness
+from sqlalchemy_watch.listener.wal.liveness import Liveness
 
 from ..conftest import MakeListener
 from ..proxy import Proxy

@@ -15,14 +15,12 @@ from sqlalchemy_watch.listener.handover.items import CaughtUp, Committed, Item, 
 from sqlalchemy_watch.listener.heartbeat import Heartbeat, Silent
 from sqlalchemy_watch.listener.source import Tokens
 from sqlalchemy_watch.listener.stats import ReadingStats
+from sqlalchemy_watch.listener.wal.liveness import LOOK_AFTER, PRESSING, Liveness, Seen
 from sqlalchemy_watch.listener.wal.protocol import (
     ACKNOWLEDGE_INTERVAL,
-    LOOK_AFTER,
     SLOT_LOST,
     Contents,
-    Liveness,
     Position,
-    Seen,
     WalCore,
 )
 
@@ -405,3 +403,34 @@ def test_an_answer_of_the_monitor_from_before_is_not_waited_for_while_nothing_is
     liveness.check(42.9)
     with pytest.raises(Silent, match="could not be looked at"):
         liveness.check(43.0)
+
+
+def test_a_server_that_asks_again_and_again_and_takes_no_connection_shuts_down() -> None:
+    liveness = Liveness(Heartbeat(INTERVAL, TIMEOUT, 0.0))
+    for number in range(1, PRESSING):
+        liveness.note_request(number / 1000)
+        assert not liveness.wants_look(number / 1000)
+        liveness.refuse()  # the monitor has reasons of its own to connect
+    liveness.note_request(0.5)
+    assert liveness.wants_look(0.5)
+    assert not liveness.wants_look(0.5)
+    with pytest.raises(ConnectionAbortedError, match="the server shuts down"):
+        liveness.refuse()
+
+
+def test_a_server_that_asks_again_and_again_and_takes_connections_goes_on() -> None:
+    liveness = Liveness(Heartbeat(INTERVAL, TIMEOUT, 0.0))
+    for _ in range(PRESSING):
+        liveness.note_request(0.0)
+    assert liveness.wants_look(0.0)
+    liveness.see(Seen(is_ours=True, is_decoding=False), 0.1)
+    liveness.refuse()
+    assert not liveness.wants_look(0.2)
+
+
+def test_a_server_that_asks_now_and_then_does_not_shut_down() -> None:
+    liveness = Liveness(Heartbeat(INTERVAL, TIMEOUT, 0.0))
+    for number in range(10 * PRESSING):
+        liveness.note_request(number / 4)  # with a wal_sender_timeout of half a second
+        assert not liveness.wants_look(number / 4)
+    liveness.refuse()
