@@ -85,7 +85,7 @@ class Application:
     async def start(self) -> None:
         while True:
             for model in self.models:
-                model.is_loaded = False
+                model.begin()
             stream = Gauge.watch.updated.stream(max_queue=300)
             try:
                 await self._listener.__aenter__()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Model:
         self.heard = self.resyncs = 0
         #: Seconds that each event takes.
         self.delay = 0.0
+        self._starts = 0
         #: True while a coroutine reads.
         self.is_reading = False
         self._journal = (folder / f"{name}.journal").open("w")
@@ -55,7 +57,7 @@ class Model:
     async def hear_async(self, sender: Any, event: Any) -> None:
         self._note_event(event)
         if event.partial and event.operation != "deleted":
-            self._apply(event.identity[0], await self._ask_async())
+            await self._read_for(lambda rows: self._apply(event.identity[0], rows))
 
     def hear_many(self, sender: Any, events: list[Any]) -> None:
         for event in events:
@@ -102,7 +104,18 @@ class Model:
         self._take(self._ask())
 
     async def load_async(self) -> None:
-        self._take(await self._ask_async())
+        await self._read_for(self._take)
+
+    async def _read_for(self, use: Callable[[Rows], None]) -> None:
+        starts = self._starts
+        rows = await self._ask_async()
+        if starts == self._starts:  # `stop()` gives coroutines up, which go on all the same
+            use(rows)
+
+    def begin(self) -> None:
+        """Know nothing any more: the listener is about to start."""
+        self._starts += 1
+        self.is_loaded = False
 
     def _ask(self) -> Rows:
         while True:
