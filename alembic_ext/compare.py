@@ -62,6 +62,8 @@ def add_operations(
         )
     _warn_of_conditions(context.connection, matching.items, declared)
     _leave_out_drops_of_ours(upgrade, matching.functions)
+    for words in matching.left_alone:
+        log.warning("%s", words)
     front: list[ops.MigrateOperation] = []
     behind: list[ops.MigrateOperation] = []
     asides = _Asides(upgrade.ops, context.dialect.default_schema_name)

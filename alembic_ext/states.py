@@ -10,12 +10,15 @@ import re
 from dataclasses import dataclass, replace
 
 from sqlalchemy_watch.catalog.installed import InstalledFunction, InstalledTrigger
+from sqlalchemy_watch.catalog.ownership import may_be_made_again
 from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.spec import TableWatch
 from sqlalchemy_watch.functions.quoting import qualified, quote
 from sqlalchemy_watch.triggers import ddl
 
 _MODES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
+
+_NEW = ("CREATE OR REPLACE FUNCTION", "CREATE FUNCTION")
 
 _NAME = r'(?:"(?:[^"]|"")*"|\w+)'
 _EVENT = rf"(?:INSERT|DELETE|TRUNCATE|UPDATE(?: OF {_NAME}(?:, {_NAME})*)?)"
@@ -33,7 +36,8 @@ class Function:
     """A trigger function; `grants` are those that a new one needs beside its owner's."""
 
     name: str
-    create: str
+    #: None for one that is not made again.
+    create: str | None
     grants: tuple[str, ...] | None = ()
 
     def permissions(self) -> list[str]:
@@ -87,12 +91,12 @@ class State:
         lines = []
         trigger, present = self.trigger, {function.name: function for function in old.functions}
         for function in self.functions:
-            if function.name not in present:
-                # Not OR REPLACE: somebody else may have taken the name by the time the migration runs.
-                lines += [function.create.replace("CREATE OR REPLACE FUNCTION", "CREATE FUNCTION", 1)]
-                lines += function.permissions()
-            elif function != present[function.name]:
+            if function.create is None or function == present.get(function.name):
+                continue
+            if function.name in present:
                 lines.append(function.create)
+            else:  # a new one never replaces what stands in its place: that would stay somebody else's
+                lines += [function.create.replace(*_NEW, 1), *function.permissions()]
         if trigger is None or trigger.create is None or trigger == old.trigger:
             return lines
         if trigger.differs_in_mode_alone(old.trigger):
@@ -130,9 +134,12 @@ def installed_state(item: WatchStatus, schema: str | None, table: str) -> State:
         trigger = _trigger(found, found.trigger, schema)
         if declared.trigger is not None and not item.trigger_has_other_shape:
             trigger = replace(declared.trigger, mode=trigger.mode)
+        if found.name != item.function_name and not may_be_made_again(found):  # what it calls is not made again
+            trigger = replace(trigger, create=None)
     else:
         # Of a left-over it is gone here; where the migration is replayed it may exist.
-        trigger = Trigger(found.name, qualified(schema, table), None) if item.watch is None else None
+        is_left_over = item.watch is None and not found.name_is_taken
+        trigger = Trigger(found.name, qualified(schema, table), None) if is_left_over else None
     return State(functions, trigger)
 
 
@@ -143,6 +150,10 @@ def _function_name(found: InstalledFunction, schema: str | None) -> str:
 
 def _function(found: InstalledFunction, schema: str | None) -> Function:
     name = _function_name(found, schema)
+    if not may_be_made_again(
+        found
+    ):  # such as SECURITY DEFINER: made again, it would be that of whoever runs the migration
+        return Function(name, None, found.grants)
     return Function(name, f"CREATE OR REPLACE FUNCTION {name}{found.definition.rstrip()}", found.grants)
 
 

@@ -3,6 +3,7 @@
 problems    warnings for `status` and for a listener's log
 matching    each watch with its installed trigger and function, and the left-overs
 status      the state of one watch
+ownership   what has our mark, and is not ours all the same
 comparing   differences of function and trigger, in words
 reading     the queries
 installed   tables, triggers and functions as they exist

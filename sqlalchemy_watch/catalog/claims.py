@@ -31,6 +31,11 @@ def refusal(
     :param relations: the tables that exist.
     """
     found = function[0]
+    if found.stranger:
+        return (
+            f"the function {found.schema}.{found.name} {found.stranger}, and the watch {watch.table_key}/{watch.label} "
+            f"needs its name: drop the function, or give it to the table's owner (ALTER FUNCTION ... OWNER TO)"
+        )
     if not found.looks_marked:
         return (
             f"the function {found.schema}.{found.name} is not ours, and the watch {watch.table_key}/{watch.label} "
@@ -66,6 +71,8 @@ def _is_anothers(
         return False
     if is_ours and (fields["schema"], fields["table"]) in known:
         return False  # declared no more: those that are declared are told apart where they are declared
+    if found.is_called_elsewhere:
+        return True
     triggers = [f.trigger for f in function if f.trigger is not None]
     if triggers:  # one on this very table: the table, and the label, have got other names
         return not is_ours or any(trigger.relation.oid != relation.oid for trigger in triggers)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..functions.mark import MARK, read_mark
@@ -88,6 +88,21 @@ class InstalledFunction:
     #: True if it is in the first schema of the search path.
     in_default_schema: bool
     trigger: InstalledTrigger | None
+    owner: str = ""
+    #: True if it belongs to the current role.
+    is_own: bool = True
+    #: True if its owner is the owner of its schema, a member of that, or a superuser.
+    owns_schema: bool = True
+    #: The tables on which its owner may make triggers anyway, by their oids.
+    owned_tables: frozenset[int] = frozenset()
+    #: True if it begins like one of ours, whoever made it.
+    is_marked: bool = False
+    #: True if a trigger calls it on a table that was not asked for.
+    is_called_elsewhere: bool = False
+    #: True if a trigger of its name, on one of the tables, calls something else.
+    name_is_taken: bool = False
+    #: The reason for which it can't be ours, in words; its body is left out then.
+    stranger: str | None = None
 
     @property
     def name_key(self) -> tuple[str, str]:
@@ -106,6 +121,23 @@ class InstalledFunction:
     def mark(self) -> tuple[int, dict[str, Any]] | None:
         """Template version and fields of the mark; None where the function isn't ours."""
         return read_mark(self.body)
+
+    def seen_from(self, table: int | None) -> InstalledFunction:
+        """Return it as it counts for a table: as a stranger's where its owner has no say over that table.
+
+        Whoever may make a trigger on a table runs code with its writers' rights as it is. Anybody else's function is
+        neither called, nor replaced (it would stay theirs, to be changed any time), nor dropped, nor made again.
+
+        :param table: its oid; None for a function that is of no table any more.
+        """
+        if self.stranger or self.is_own or (self.owns_schema if table is None else table in self.owned_tables):
+            return self
+        what = "the schema" if table is None else "the table"
+        return self.as_strangers(f"belongs to the role {self.owner!r}, which has no say over {what}")
+
+    def as_strangers(self, reason: str) -> InstalledFunction:
+        """Return it without its body: for that reason it can't be ours."""
+        return replace(self, stranger=reason, body="", definition="")
 
     @property
     def looks_marked(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -17,9 +18,12 @@ from .claims import Place, refusal
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction, Relation
 from .levels import UNWATCHABLE, at_needed_level, missed_writes
-from .reading import Fetch, read_functions, read_relations
+from .ownership import in_words, oddity, strangers_in_words
+from .reading import Fetch, Scope, read_functions, read_relations, read_strangers
 from .status import NO_TABLE, WatchState, WatchStatus
 from .virtual import virtual_problems
+
+log: logging.Logger = logging.getLogger(__name__)
 
 
 class Matching(NamedTuple):
@@ -32,17 +36,24 @@ class Matching(NamedTuple):
     declared_schemas: dict[int, str | None]
     #: All functions that were looked at, once for each trigger that calls them.
     functions: list[InstalledFunction]
+    #: What has our mark, and is not ours all the same, in words.
+    left_alone: list[str]
 
 
-def read_status(fetch: Fetch, tables: Iterable[Table], schemas: SchemaMap = NO_MAP) -> list[WatchStatus]:
+def read_status(
+    fetch: Fetch, tables: Iterable[Table], schemas: SchemaMap = NO_MAP, *, finds_leftovers: bool = True
+) -> list[WatchStatus]:
     """Return one item for each watch of these tables, and for each left-over.
 
     :param schemas: the `schema_translate_map` that leads to the tables.
+    :param finds_leftovers: False to look at nothing but the functions and triggers of the watches.
     """
     tables = list(tables)
     applications = {application_of(table.metadata) for table in tables}
-    items = match_watches(fetch, tables, applications, schemas=schemas).items
-    return [replace(i, problems=(*i.problems, *i.obstacles, *i.missed)) for i in items]
+    matching = match_watches(fetch, tables, applications, schemas=schemas, finds_leftovers=finds_leftovers)
+    for words in matching.left_alone:
+        log.warning("%s", words)
+    return [replace(i, problems=(*i.problems, *i.obstacles, *i.missed)) for i in matching.items]
 
 
 def match_watches(
@@ -51,11 +62,14 @@ def match_watches(
     applications: Collection[str],
     leaving: Sequence[Table] = (),
     schemas: SchemaMap = NO_MAP,
+    *,
+    finds_leftovers: bool = True,
 ) -> Matching:
     """Match the watches of these tables with what is installed.
 
     :param applications: the names in the marks of left-overs that are ours.
     :param leaving: tables that are about to be dropped: their watches are left over.
+    :param finds_leftovers: False to look at nothing but the functions and triggers of the watches.
     """
     watches = [
         (translated_place(table.schema, table.name, schemas), translated(watch, schemas))
@@ -64,9 +78,11 @@ def match_watches(
     ]
     # Tables that were copied into another MetaData keep their application's name.
     applications = {*applications, *(watch.application for _, watch in watches)}
-    functions = read_functions(fetch, [watch.function_name for _, watch in watches])
     places = {translated_place(table.schema, table.name, schemas) for table in (*tables, *leaving)}
-    relations = read_relations(fetch, {*places, *(place for f in functions if (place := _marked_place(f)))})
+    relations = read_relations(fetch, places)
+    scope = _scope(watches, relations, places, finds_leftovers)
+    functions = [f.seen_from(f.trigger.relation.oid) if f.trigger else f for f in read_functions(fetch, scope)]
+    relations |= read_relations(fetch, {place for f in functions if (place := _marked_place(f))} - relations.keys())
     pairs = [(at_needed_level(watch, relations.get(place)), relations.get(place)) for place, watch in watches]
     needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
     finder = _Finder(functions, places, relations)
@@ -74,14 +90,36 @@ def match_watches(
     items = _with_missed_writes(items, pairs)
 
     matched = {item.installed.key for item in items if item.installed is not None}
+    rest = [f for f in functions if f.key not in matched and (f.trigger is not None or f.name_key not in needed)]
     considered = {relations[place].oid: place[0] for place in places if place in relations}
-    for function in functions:
-        if function.key in matched or (function.trigger is None and function.name_key in needed):
-            continue
-        if _is_ours(function, applications, considered, relations):
-            items.append(_orphan(function))
+    left_alone = strangers_in_words(read_strangers(fetch, scope), applications) if finds_leftovers else []
+    for function in rest:
+        if function.stranger and function.is_marked:
+            left_alone.append(in_words(function, f"it {function.stranger}"))
+        elif _is_ours(function, applications, considered, relations):
+            place = _marked_place(function)
+            reason = oddity(function, relations[place].oid if place in relations else None)
+            if reason is None:
+                items.append(_orphan(function))
+            else:
+                left_alone.append(in_words(function, reason))
     unreadable = {f.name_key: f for f in functions if f.looks_marked and f.mark is None}
-    return Matching(_with_sharing(items, functions, needed), list(unreadable.values()), considered, functions)
+    return Matching(
+        _with_sharing(items, functions, needed), list(unreadable.values()), considered, functions, left_alone
+    )
+
+
+def _scope(
+    watches: Sequence[tuple[Place, TableWatch]],
+    relations: Mapping[Place, Relation],
+    places: Collection[Place],
+    finds_leftovers: bool,
+) -> Scope:
+    """Return what is to be looked at: anybody may have made other things that have our mark."""
+    schemas = {schema for schema, _ in places} | {relation.schema for relation in relations.values()}
+    schemas |= {None} if finds_leftovers else set()  # of tables that are gone as well
+    names = {watch.function_name for _, watch in watches}
+    return Scope(names, [relation.oid for relation in relations.values()], schemas, finds_leftovers)
 
 
 class _Finder:
@@ -111,7 +149,7 @@ class _Finder:
     def _find(self, watch: TableWatch, relation: Relation) -> tuple[InstalledFunction | None, InstalledFunction | None]:
         """Return the function in its place, and the one of its name, if that is another."""
         functions = self._by_name.get((relation.schema, watch.function_name), ())
-        named = replace(functions[0], trigger=None) if functions else None
+        named = replace(functions[0], trigger=None).seen_from(relation.oid) if functions else None
         found = self._by_trigger.get((relation.oid, watch.trigger_name))
         if found is None:
             return named, None
@@ -124,7 +162,8 @@ class _Finder:
             return shared_name(other, watch)
         found = self._by_trigger.get((relation.oid, watch.trigger_name))
         for function in (self._by_name.get(key), found and self._by_name[found.name_key]):
-            if function and (refused := refusal(watch, relation, function, self._known, self._relations)) is not None:
+            seen = [each.seen_from(relation.oid) for each in function or ()]
+            if seen and (refused := refusal(watch, relation, seen, self._known, self._relations)) is not None:
                 return refused
         return None
 
@@ -154,6 +193,7 @@ def _with_sharing(
     """Return the items; those whose function would be dropped say if something else needs that function."""
     leaving = {item.installed.key: item.installed for item in items if item.installed and item.drops_function}
     staying = {f.name_key for f in functions if f.trigger is not None and f.key not in leaving}
+    staying |= {f.name_key for f in functions if f.is_called_elsewhere}
     last = {f.name_key: f.key for f in leaving.values()}
     result = []
     for item in items:
@@ -204,7 +244,9 @@ def _is_ours(
     if mark is None or mark[1]["application"] not in applications:
         return False
     if found.trigger is not None:
-        return found.trigger.relation.oid in considered
+        return True
+    if found.is_called_elsewhere:
+        return False
     # A copy in another tenant's schema may be in use there.
     schema = mark[1]["schema"]
     if not (found.in_default_schema if schema is None else found.schema == schema):

@@ -39,7 +39,7 @@ def describe_problems(
 ) -> Iterator[str]:
     """Describe the watches that are missing, outdated or can't work, and say what to do."""
     fetch = psycopg_fetcher(connection)
-    for item in with_hidden_tables(fetch, read_status(fetch, tables, schemas)):
+    for item in with_hidden_tables(fetch, read_status(fetch, tables, schemas, finds_leftovers=False)):
         if item.state in ("missing", "outdated"):
             yield (
                 f"the trigger of {item.table}/{item.label} is {item.state} ({'; '.join(item.problems)}): run "

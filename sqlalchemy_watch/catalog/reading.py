@@ -1,19 +1,35 @@
-"""Two queries on pg_catalog, however many tables there are; none of them writes."""
+"""Three queries on pg_catalog, however many tables there are; none of them writes."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from sqlalchemy import Connection, text
 
-from ..functions.mark import MARK
+from ..functions.mark import MARK, MAX_MARK_LENGTH
 from .installed import InstalledFunction, InstalledTrigger, Relation
 
 #: Runs a query with named parameters (`:name`) and returns its rows.
 Fetch = Callable[[str, Mapping[str, Any]], Sequence[Sequence[Any]]]
+
+#: Bytes; a larger body is none of ours.
+MAX_BODY_BYTES: Final = 1_048_576
+
+#: The number of strangers' functions that are named.
+MAX_STRANGERS: Final = 20
+
+
+class Stranger(NamedTuple):
+    """A function that has our mark, and is of somebody who has no say there."""
+
+    name: str
+    owner: str
+    #: The beginning of its body.
+    body: str
+
 
 _TABLES = """
 SELECT t.schema, t.name, c.oid, n.nspname, c.relname, CAST(c.relkind AS text), c.relispartition,
@@ -29,29 +45,89 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE CASE WHEN t.schema IS NULL THEN pg_catalog.pg_table_is_visible(c.oid) ELSE n.nspname = t.schema END
 """
 
-_FUNCTIONS = """
-SELECT pn.nspname, p.proname, p.prosrc, l.lanname, p.prosecdef, coalesce(p.proconfig, '{}'),
-  pg_catalog.substr(pg_catalog.pg_get_functiondef(p.oid), pg_catalog.length('CREATE OR REPLACE FUNCTION '
-    || pg_catalog.quote_ident(pn.nspname) || '.' || pg_catalog.quote_ident(p.proname)) + 1),
-  CASE WHEN p.proacl IS NOT NULL THEN ARRAY(
+#: Functions: by the names asked for, and called by triggers on the tables; with a mark, left-overs as well. Nothing is
+#: read of what a stranger has made, or what is too large to be ours: anybody may put anything there.
+_FOUND = """
+WITH tables AS MATERIALIZED (
+  SELECT c.oid, c.relowner FROM pg_catalog.pg_class AS c
+  WHERE c.oid = ANY (CAST(CAST(:tables AS text[]) AS pg_catalog.oid[]))
+), found AS MATERIALIZED (
+  SELECT p.oid, p.proowner, pn.nspname, pn.nspowner, t.oid AS trigger_oid,
+    p.prorettype = CAST('pg_catalog.trigger' AS pg_catalog.regtype) AND p.prokind = 'f'
+      AND pg_catalog.octet_length(p.prosrc) <= :max_bytes
+      AND coalesce(pg_catalog.pg_column_size(p.proconfig), 0) <= 8192
+      AND coalesce(pg_catalog.pg_column_size(p.proacl), 0) <= 65536
+      AS fits,
+    pg_catalog.substr(p.prosrc, 2, pg_catalog.length(CAST(:mark AS text))) = CAST(:mark AS text) AS is_marked,
+    p.proname = ANY (CAST(:names AS text[])) OR coalesce(t.tgname = ANY (CAST(:names AS text[])), false) AS is_named
+  FROM pg_catalog.pg_proc AS p
+  JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
+  LEFT JOIN pg_catalog.pg_trigger AS t
+    ON t.tgfoid = p.oid AND t.tgparentid = 0 AND NOT t.tgisinternal AND t.tgrelid IN (SELECT oid FROM tables)
+  WHERE t.oid IS NOT NULL OR (p.pronargs = 0
+    AND (p.proname = ANY (CAST(:names AS text[])) OR pg_catalog.starts_with(p.proname, 'watch_'))
+    AND pn.nspname IN (SELECT coalesce(s, pg_catalog.current_schema()) FROM unnest(CAST(:schemas AS text[])) AS s)
+    AND NOT pg_catalog.starts_with(pn.nspname, 'pg_temp_'))
+), owners AS MATERIALIZED (
+  SELECT o.proowner, CAST(pg_catalog.pg_get_userbyid(o.proowner) AS text) AS owner,
+    o.proowner = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) AS is_own,
+    ARRAY(SELECT CAST(c.oid AS text) FROM tables AS c WHERE pg_catalog.pg_has_role(o.proowner, c.relowner, 'MEMBER')
+      OR pg_catalog.has_table_privilege(o.proowner, c.oid, 'TRIGGER')) AS owned_tables
+  FROM (SELECT DISTINCT f.proowner FROM found AS f) AS o
+), judged AS MATERIALIZED (
+  SELECT f.oid, f.nspname, f.trigger_oid, f.fits, f.is_marked, f.is_named,
+    o.owner, o.is_own, o.owned_tables, s.owns_schema,
+    o.is_own OR s.owns_schema OR pg_catalog.cardinality(o.owned_tables) > 0 AS is_known
+  FROM found AS f JOIN owners AS o ON o.proowner = f.proowner
+  CROSS JOIN LATERAL (SELECT pg_catalog.pg_has_role(f.proowner, f.nspowner, 'MEMBER') AS owns_schema) AS s
+)
+"""
+
+_FUNCTIONS = f"""{_FOUND}
+SELECT j.nspname, p.proname, CASE WHEN j.fits AND j.is_known THEN p.prosrc ELSE '' END, l.lanname, p.prosecdef,
+  CASE WHEN j.fits AND j.is_known THEN coalesce(p.proconfig, '{{}}') ELSE '{{}}' END,
+  CASE WHEN j.fits AND j.is_known THEN
+    pg_catalog.substr(pg_catalog.pg_get_functiondef(p.oid), pg_catalog.length('CREATE OR REPLACE FUNCTION '
+      || pg_catalog.quote_ident(j.nspname) || '.' || pg_catalog.quote_ident(p.proname)) + 1) ELSE '' END,
+  CASE WHEN j.fits AND j.is_known AND p.proacl IS NOT NULL THEN ARRAY(
     SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
       || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
     FROM pg_catalog.aclexplode(p.proacl) AS a WHERE a.grantee <> p.proowner ORDER BY 1) END,
-  coalesce(pn.nspname = pg_catalog.current_schema(), false),
+  coalesce(j.nspname = pg_catalog.current_schema(), false),
+  j.owner, j.is_own, j.owns_schema, j.owned_tables, coalesce(j.is_marked, false), j.fits,
+  p.oid IN (SELECT e.tgfoid FROM pg_catalog.pg_trigger AS e
+    WHERE e.tgparentid = 0 AND NOT e.tgisinternal AND e.tgrelid NOT IN (SELECT oid FROM tables)),
+  EXISTS (SELECT FROM pg_catalog.pg_trigger AS e
+    WHERE e.tgname = p.proname AND e.tgrelid IN (SELECT oid FROM tables) AND e.tgfoid <> p.oid),
   t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
   t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable AND t.tgconstraint = 0,
-  pg_catalog.pg_get_triggerdef(t.oid)
-FROM pg_catalog.pg_proc AS p
-JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
+  CASE WHEN j.is_known THEN pg_catalog.pg_get_triggerdef(t.oid) ELSE '' END
+FROM judged AS j
+JOIN pg_catalog.pg_proc AS p ON p.oid = j.oid
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
-LEFT JOIN pg_catalog.pg_trigger AS t ON t.tgfoid = p.oid AND t.tgparentid = 0 AND NOT t.tgisinternal
+LEFT JOIN pg_catalog.pg_trigger AS t ON t.oid = j.trigger_oid
 LEFT JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
 LEFT JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
-WHERE p.prorettype = CAST('pg_catalog.trigger' AS pg_catalog.regtype)
-  AND (pg_catalog.strpos(p.prosrc, :mark) = 2
-    OR p.proname = ANY (CAST(:names AS text[])) OR t.tgname = ANY (CAST(:names AS text[])))
-ORDER BY pn.nspname, p.proname, t.tgname, cn.nspname, c.relname
+WHERE j.is_named OR (j.is_marked AND (j.is_known OR t.oid IS NOT NULL))
+ORDER BY j.nspname, p.proname, t.tgname, cn.nspname, c.relname
 """
+
+#: Bytes, and not text: what strangers write need not be of any encoding that the connection can carry.
+_STRANGERS = f"""{_FOUND}
+SELECT {{name}}, {{owner}}, {{body}}
+FROM judged AS j JOIN pg_catalog.pg_proc AS p ON p.oid = j.oid
+WHERE j.is_marked AND NOT j.is_named AND NOT j.is_known AND j.trigger_oid IS NULL
+ORDER BY p.oid LIMIT {MAX_STRANGERS}
+""".format(
+    **{
+        name: f"pg_catalog.encode(pg_catalog.convert_to({sql}, CAST(pg_catalog.getdatabaseencoding() AS name)), 'hex')"
+        for name, sql in {
+            "name": "j.nspname || '.' || p.proname",
+            "owner": "j.owner",
+            "body": f"pg_catalog.substr(p.prosrc, 1, {MAX_MARK_LENGTH + 2})",
+        }.items()
+    }
+)
 
 
 def fetcher(connection: Connection) -> Fetch:
@@ -81,10 +157,41 @@ def read_relations(fetch: Fetch, places: Collection[tuple[str | None, str]]) -> 
     return {(schema, name): _relation(row) for schema, name, *row in rows}
 
 
-def read_functions(fetch: Fetch, names: Sequence[str]) -> list[InstalledFunction]:
-    """Return the trigger functions that carry our mark, and those that have one of these names."""
-    rows = fetch(_FUNCTIONS, {"mark": MARK, "names": list(names)})
-    return [_function(row) for row in rows]
+class Scope(NamedTuple):
+    """The part of the catalog to look at."""
+
+    #: The names of functions and triggers.
+    names: Collection[str]
+    #: The tables whose triggers are looked at, by their oids.
+    tables: Collection[int]
+    #: The schemas in which functions are looked for; None is the first one of the search path.
+    schemas: Collection[str | None]
+    #: True to find left-overs as well: what has our mark.
+    finds_leftovers: bool = True
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters of the queries."""
+        return {
+            "names": list(self.names),
+            "tables": [str(oid) for oid in self.tables],
+            "schemas": list(self.schemas),
+            "mark": MARK if self.finds_leftovers else None,
+            "max_bytes": MAX_BODY_BYTES,
+        }
+
+
+def read_functions(fetch: Fetch, scope: Scope) -> list[InstalledFunction]:
+    """Return functions with one of these names, those of triggers with such a name, and left-overs with our mark.
+
+    Of a stranger's functions only those in a place of ours are returned, without their bodies.
+    """
+    return [_function(row) for row in fetch(_FUNCTIONS, scope.parameters())]
+
+
+def read_strangers(fetch: Fetch, scope: Scope) -> list[Stranger]:
+    """Return functions that have our mark, and are of somebody who has no say there; not more than a few."""
+    rows = fetch(_STRANGERS, scope.parameters())
+    return [Stranger(*(bytes.fromhex(part).decode("ascii", "replace") for part in row)) for row in rows]
 
 
 def _relation(row: Sequence[Any]) -> Relation:
@@ -95,19 +202,25 @@ def _relation(row: Sequence[Any]) -> Relation:
 def _function(row: Sequence[Any]) -> InstalledFunction:
     (
         schema, name, body, language, security_definer, settings, definition, grants, in_default_schema,
-        trigger_name, table_oid, table_schema, table, type_bits, enabled, old_table, new_table, plain,
-        trigger_definition,
+        owner, is_own, owns_schema, owned_tables, is_marked, fits, is_called_elsewhere,
+        name_is_taken, *trigger_row,
     ) = row  # fmt: skip
-    trigger = None
-    if trigger_name is not None:
-        relation = Relation(table_oid, table_schema, table)
-        trigger = InstalledTrigger(
-            trigger_name, relation, type_bits, _char(enabled), (old_table, new_table), plain, trigger_definition
-        )
-    grants = None if grants is None else tuple(grants)
-    return InstalledFunction(
-        schema, name, body, language, security_definer, tuple(settings), definition, grants, in_default_schema, trigger
-    )
+    function = InstalledFunction(
+        schema, name, body, language, security_definer, tuple(settings), definition,
+        None if grants is None else tuple(grants), in_default_schema, _trigger(*trigger_row),
+        owner, is_own, owns_schema, frozenset(map(int, owned_tables)), is_marked, is_called_elsewhere, name_is_taken,
+    )  # fmt: skip
+    return function if fits else function.as_strangers("is no function that a trigger of ours could call")
+
+
+def _trigger(
+    name: str | None, oid: int, schema: str, table: str, type_bits: int, enabled: Any, old_table: str | None,
+    new_table: str | None, plain: bool, definition: str,
+) -> InstalledTrigger | None:  # fmt: skip
+    if name is None:
+        return None
+    relation = Relation(oid, schema, table)
+    return InstalledTrigger(name, relation, type_bits, _char(enabled), (old_table, new_table), plain, definition)
 
 
 def _char(value: Any) -> str:

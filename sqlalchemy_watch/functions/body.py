@@ -30,18 +30,19 @@ SMALL: Final = 50
 #: Of more rows, pieces of about this size are made, and put together until a payload is full.
 PIECE_BYTES: Final = 2_400
 
+#: All settings that a function may have.
+FIXED_SETTINGS: Final = (
+    ("DateStyle", "ISO, YMD"),
+    ("IntervalStyle", "postgres"),
+    ("extra_float_digits", "1"),
+    ("bytea_output", "hex"),
+)
+
 
 def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
     """Return the settings that the function needs so that values have one text form; none for the common types."""
     columns = (*watch.carried, *watch.compared) if watch.old else watch.carried
-    if not any(wire.needs_fixed_settings(column.type) for column in columns):
-        return ()
-    return (
-        ("DateStyle", "ISO, YMD"),
-        ("IntervalStyle", "postgres"),
-        ("extra_float_digits", "1"),
-        ("bytea_output", "hex"),
-    )
+    return FIXED_SETTINGS if any(wire.needs_fixed_settings(column.type) for column in columns) else ()
 
 
 def function_body(watch: TableWatch) -> str:

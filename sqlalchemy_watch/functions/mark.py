@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any, Final
 
 from ..declaring.spec import TableWatch
@@ -13,6 +14,12 @@ TEMPLATE_VERSION: Final = 1
 
 #: The beginning of that line.
 MARK: Final = "-- sqlalchemy_watch "
+
+#: Characters; a longer line is no mark. Anybody may have written it.
+MAX_MARK_LENGTH: Final = 4_096
+
+#: No name of PostgreSQL's has one of these, and no query can carry them.
+_IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 
 
 def mark_line(watch: TableWatch) -> str:
@@ -38,14 +45,17 @@ def options(watch: TableWatch) -> dict[str, Any]:
 def read_mark(body: str) -> tuple[int, dict[str, Any]] | None:
     """Return the template version and the fields of a mark; None where there is none, or it doesn't parse."""
     line = body.lstrip("\n").split("\n", 1)[0]
-    if not line.startswith(MARK):
+    found = re.fullmatch(rf"{re.escape(MARK)}([0-9]{{1,9}}) (.*)", line)
+    if found is None or len(line) > MAX_MARK_LENGTH:
         return None
-    version, _, text = line[len(MARK) :].partition(" ")
     try:
-        number, fields = int(version), json.loads(text)
-    except ValueError:
+        fields = json.loads(found[2])
+    except (ValueError, RecursionError):
         return None
     if not isinstance(fields, dict) or not isinstance(fields.setdefault("schema", None), str | None):
         return None
-    complete = all(isinstance(fields.get(name), str) for name in ("application", "table", "label"))
-    return (number, fields) if complete else None
+    values = [fields.get(name) for name in ("application", "table", "label")]
+    if not all(isinstance(value, str) for value in values):
+        return None
+    possible = _IMPOSSIBLE.search("".join(map(str, [*values, fields["schema"]]))) is None
+    return (int(found[1]), fields) if possible else None

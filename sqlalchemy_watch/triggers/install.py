@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from sqlalchemy import Connection, Engine, MetaData, Table, event, text
+from sqlalchemy.exc import DBAPIError
 
 from ..aio import is_async
 from ..catalog.installed import InstalledTrigger
 from ..catalog.matching import read_status
 from ..catalog.problems import with_hidden_tables, with_server_problems
-from ..catalog.reading import fetcher, read_functions
+from ..catalog.reading import Scope, fetcher, read_functions
 from ..catalog.status import NO_TABLE, WatchStatus
 from ..declaring.spec import TableWatch
 from ..declaring.targets import tables_of, watches_of_table
@@ -31,8 +32,8 @@ from .ddl import (
 )
 from .roles import naming_the_role, owners_of
 
-#: Two processes that install at once wait for each other, instead of failing on a tuple both update.
-_LOCK = "SELECT pg_catalog.pg_advisory_xact_lock(7301977042117)"
+#: Attempts where another process changes the same triggers at the same time.
+ATTEMPTS = 5
 
 
 def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
@@ -60,9 +61,8 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
         role has to do it; nothing is changed.
     """
     tables = tables_of(*targets)
-    with _connection(bind) as connection:
-        connection.execute(text(_LOCK))
-        items = _read(connection, tables)
+
+    def change(connection: Connection, items: list[WatchStatus]) -> list[WatchStatus]:
         for item in items:
             _refuse(item)
         refuse_broken_conditions(connection, [item.watch for item in items if item.watch is not None])
@@ -77,7 +77,11 @@ def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = Fa
                     _drop_installed(connection, [item])
                 else:
                     _install_one(connection, item, item.watch)
+        _refuse_taken(connection, tables if changed else ())
         return changed
+
+    with _connection(bind) as connection:
+        return _changed(connection, tables, change)
 
 
 def uninstall(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
@@ -88,12 +92,43 @@ def uninstall(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
     :param bind: as for `status`.
     """
     tables = tables_of(*targets)
-    with _connection(bind) as connection:
-        connection.execute(text(_LOCK))
-        items = _read(connection, tables)
+
+    def change(connection: Connection, items: list[WatchStatus]) -> list[WatchStatus]:
         dropped = [item for item in items if item.installed is not None and item.installed.looks_marked]
         _drop_installed(connection, dropped)
         return dropped
+
+    with _connection(bind) as connection:
+        return _changed(connection, tables, change)
+
+
+def _changed(
+    connection: Connection,
+    tables: Sequence[Table],
+    change: Callable[[Connection, list[WatchStatus]], list[WatchStatus]],
+) -> list[WatchStatus]:
+    """Change what is installed; begin again where another process was faster, and return the changed items.
+
+    There is no lock of a number of its own, which anybody could take: what both change makes the second one wait, and
+    fail.
+    """
+    items = _read(connection, tables)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            with _savepoint(connection):
+                return change(connection, items)
+        except DBAPIError as error:
+            if error.connection_invalidated or attempt == ATTEMPTS:
+                raise
+            before, items = items, _read(connection, tables)
+            if items == before:  # nobody was
+                raise
+    raise AssertionError("unreachable")
+
+
+def _savepoint(connection: Connection) -> AbstractContextManager[Any]:
+    autocommit = getattr(connection.connection.dbapi_connection, "autocommit", False)
+    return nullcontext() if autocommit is True else connection.begin_nested()
 
 
 @contextmanager
@@ -118,8 +153,8 @@ def _check_dialect(bind: Engine | Connection) -> None:
         raise ConfigurationError(f"only PostgreSQL can be watched, and this is {bind.dialect.name}")
 
 
-def _read(connection: Connection, tables: Iterable[Table]) -> list[WatchStatus]:
-    return read_status(fetcher(connection), tables, map_of(connection))
+def _read(connection: Connection, tables: Iterable[Table], *, finds_leftovers: bool = True) -> list[WatchStatus]:
+    return read_status(fetcher(connection), tables, map_of(connection), finds_leftovers=finds_leftovers)
 
 
 def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -> None:
@@ -151,6 +186,12 @@ def _refuse(item: WatchStatus) -> None:
         raise ConfigurationError(f"table {item.table!r} does not exist: create it first (metadata.create_all)")
     if item.obstacles:
         raise ConfigurationError(f"the watch {item.table}/{item.label} can't work: {'; '.join(item.obstacles)}")
+
+
+def _refuse_taken(connection: Connection, tables: Sequence[Table]) -> None:
+    """Raise where a stranger was faster with the name of a function: CREATE OR REPLACE leaves it the stranger's."""
+    for item in _read(connection, tables, finds_leftovers=False) if tables else ():
+        _refuse(item)
 
 
 def _refuse_used_left_overs(items: Sequence[WatchStatus]) -> None:
@@ -187,9 +228,10 @@ def _drop_installed(connection: Connection, items: Iterable[WatchStatus]) -> Non
         if function.trigger is not None:
             connection.execute(text(drop_trigger_sql(function.trigger)))
     names = {function.name_key for function in found}
+    scope = Scope([name for _, name in names], [], {schema for schema, _ in names}, finds_leftovers=False)
     # A function stays where a trigger outside of these tables calls it.
-    for function in read_functions(fetcher(connection), [name for _, name in names]) if names else ():
-        if function.name_key in names and function.trigger is None:
+    for function in read_functions(fetcher(connection), scope) if names else ():
+        if function.name_key in names and not function.is_called_elsewhere:
             connection.execute(text(_escaped(f"DROP FUNCTION IF EXISTS {qualified(*function.name_key)}()")))
 
 
@@ -208,6 +250,7 @@ def _create_along(table: Table, connection: Any, **kw: Any) -> None:
         for item in items:
             if item.watch is not None and item.state != "installed":
                 _install_one(connection, item, item.watch)
+        _refuse_taken(connection, [table])
         return
     for watch in watches:  # the mock that prints DDL
         for statement in create_statements(watch):

@@ -51,7 +51,6 @@ TAMPERING = {
     "trigger disabled": ["ALTER TABLE users DISABLE TRIGGER watch_users_updated"],
     "trigger always enabled": ["ALTER TABLE users ENABLE ALWAYS TRIGGER watch_users_updated"],
     "settings added": ["ALTER FUNCTION watch_users_updated() SET search_path = pg_temp, \"odd: %name\""],
-    "security definer": ["ALTER FUNCTION watch_users_updated() SECURITY DEFINER COST 7 STABLE"],
     "recreated for each row": [
         "DROP TRIGGER watch_users_updated ON users",
         "CREATE TRIGGER watch_users_updated BEFORE UPDATE OR DELETE ON users FOR EACH ROW "
@@ -107,6 +106,27 @@ def test_tampering_is_put_right_and_brought_back(
     assert project.differences() == []
     project.downgrade()
     assert snapshot(client) == tampered
+    project.upgrade()
+    assert snapshot(client) == right
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_function_with_other_rights_is_put_right_and_never_made_again(
+    project: Project, client: psycopg.Connection[Any], renamed: bool
+) -> None:
+    project.metadata = declare("inserted", "updated").metadata
+    project.revision()
+    project.upgrade()
+    right = snapshot(client)
+    client.execute("ALTER FUNCTION watch_users_updated() SECURITY DEFINER")
+    if renamed:
+        client.execute("ALTER FUNCTION watch_users_updated() RENAME TO watch_users_was")
+    script = project.revision()
+    assert "SECURITY DEFINER" not in script.read_text()
+    project.upgrade()
+    assert snapshot(client) == right
+    project.downgrade()
+    assert "SECURITY DEFINER" not in str(snapshot(client))
     project.upgrade()
     assert snapshot(client) == right
 

@@ -98,19 +98,19 @@ class NotifySession:
             # No poll tells of what OpenSSL has decrypted already; late versions of libpq take it by themselves.
             for _ in range(READS_AT_ONCE):
                 self._pgconn.consume_input()
-                self._is_more = self._take_all() and self._pgconn.ssl_in_use
+                self._is_more = self.take_all() and self._pgconn.ssl_in_use
                 if not self._is_more:
                     break
         except psycopg.Error:
-            self._take_all()  # what came before the end counts
+            self.take_all()  # what came before the end counts
             raise
         if self._is_busy:  # libpq looks behind a result only once that is taken, and then no poll tells of it
             self._read_results()
-            self._take_all()
+            self.take_all()
         if self._protocol.end_trip(time.monotonic()):
             self._on_heartbeat()
 
-    def _take_all(self) -> bool:
+    def take_all(self) -> bool:
         """Take the notifications that libpq has; return True if there were any."""
         arrived: list[PGnotify] = []
         notifies = self._pgconn.notifies

@@ -103,18 +103,21 @@ class NotifySource:
             early: list[PGnotify] = []
             connection.pgconn.notify_handler = early.append
             codec = self._listen(connection)
+            session = NotifySession(
+                connection, self._protocol(codec), self._tokens, self._wake, self._queue, self._stats,
+                self._note_heartbeat,
+            )  # fmt: skip
             self.state.proved_at = time.monotonic()
             reason = self._gap(is_new=not self._keeper.announce())
             if reason is not None:
                 self._queue.put_control(Resync(reason))
             self.state.ready.set()
-            self._on_connected(connection)
-            connection.pgconn.notify_handler = None
-            session = NotifySession(
-                connection, self._protocol(codec), self._tokens, self._wake, self._queue, self._stats,
-                self._note_heartbeat,
-            )  # fmt: skip
-            session.take(early)  # they came while the queries ran
+            try:
+                self._on_connected(connection)
+            finally:
+                connection.pgconn.notify_handler = None
+                session.take(early)  # they came while the queries ran
+                session.take_all()
             self.turns.run(session.step)
 
     def note_loss(self) -> None:

@@ -384,6 +384,7 @@ def test_resync_comes_before_events_committed_while_connecting(
         insert(client, "users", 1)  # LISTEN is in force already
         return inspect(connection, tables)
 
+    listener.catch_up()  # it has looked at the triggers
     monkeypatch.setattr(problems, "describe_problems", inspect_and_insert)
     end_listeners(client)
     journal.wait_for_count("event", 1)
