@@ -45,6 +45,9 @@ JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE CASE WHEN t.schema IS NULL THEN pg_catalog.pg_table_is_visible(c.oid) ELSE n.nspname = t.schema END
 """
 
+#: Operators are those of pg_catalog only where both types are exactly theirs; of an oid and a number, say, anybody can
+#: make one that runs with the rights of whoever looks.
+#:
 #: Functions: by the names asked for, and called by triggers on the tables; with a mark, left-overs as well. Nothing is
 #: read of what a stranger has made, or what is too large to be ours: anybody may put anything there.
 _FOUND = """
@@ -53,7 +56,7 @@ WITH tables AS MATERIALIZED (
   WHERE c.oid = ANY (CAST(CAST(:tables AS text[]) AS pg_catalog.oid[]))
 ), found AS MATERIALIZED (
   SELECT p.oid, p.proowner, pn.nspname, pn.nspowner, t.oid AS trigger_oid,
-    p.prorettype = CAST('pg_catalog.trigger' AS pg_catalog.regtype) AND p.prokind = 'f'
+    p.prorettype = CAST(CAST('pg_catalog.trigger' AS pg_catalog.regtype) AS pg_catalog.oid) AND p.prokind = 'f'
       AND pg_catalog.octet_length(p.prosrc) <= :max_bytes
       AND coalesce(pg_catalog.pg_column_size(p.proconfig), 0) <= 8192
       AND coalesce(pg_catalog.pg_column_size(p.proacl), 0) <= 65536
@@ -63,10 +66,12 @@ WITH tables AS MATERIALIZED (
   FROM pg_catalog.pg_proc AS p
   JOIN pg_catalog.pg_namespace AS pn ON pn.oid = p.pronamespace
   LEFT JOIN pg_catalog.pg_trigger AS t
-    ON t.tgfoid = p.oid AND t.tgparentid = 0 AND NOT t.tgisinternal AND t.tgrelid IN (SELECT oid FROM tables)
+    ON t.tgfoid = p.oid AND t.tgparentid = CAST(0 AS pg_catalog.oid) AND NOT t.tgisinternal
+      AND t.tgrelid IN (SELECT oid FROM tables)
   WHERE t.oid IS NOT NULL OR (p.pronargs = 0
     AND (p.proname = ANY (CAST(:names AS text[])) OR pg_catalog.starts_with(p.proname, 'watch_'))
-    AND pn.nspname IN (SELECT coalesce(s, pg_catalog.current_schema()) FROM unnest(CAST(:schemas AS text[])) AS s)
+    AND pn.nspname IN (
+      SELECT coalesce(s, pg_catalog.current_schema()) FROM pg_catalog.unnest(CAST(:schemas AS text[])) AS s)
     AND NOT pg_catalog.starts_with(pn.nspname, 'pg_temp_'))
 ), owners AS MATERIALIZED (
   SELECT o.proowner, CAST(pg_catalog.pg_get_userbyid(o.proowner) AS text) AS owner,
@@ -90,17 +95,20 @@ SELECT j.nspname, p.proname, CASE WHEN j.fits AND j.is_known THEN p.prosrc ELSE 
     pg_catalog.substr(pg_catalog.pg_get_functiondef(p.oid), pg_catalog.length('CREATE OR REPLACE FUNCTION '
       || pg_catalog.quote_ident(j.nspname) || '.' || pg_catalog.quote_ident(p.proname)) + 1) ELSE '' END,
   CASE WHEN j.fits AND j.is_known AND p.proacl IS NOT NULL THEN ARRAY(
-    SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
+    SELECT CASE a.grantee WHEN CAST(0 AS pg_catalog.oid) THEN 'PUBLIC'
+        ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
       || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
     FROM pg_catalog.aclexplode(p.proacl) AS a WHERE a.grantee <> p.proowner ORDER BY 1) END,
   coalesce(j.nspname = pg_catalog.current_schema(), false),
   j.owner, j.is_own, j.owns_schema, j.owned_tables, coalesce(j.is_marked, false), j.fits,
   p.oid IN (SELECT e.tgfoid FROM pg_catalog.pg_trigger AS e
-    WHERE e.tgparentid = 0 AND NOT e.tgisinternal AND e.tgrelid NOT IN (SELECT oid FROM tables)),
+    WHERE e.tgparentid = CAST(0 AS pg_catalog.oid) AND NOT e.tgisinternal
+      AND e.tgrelid NOT IN (SELECT oid FROM tables)),
   EXISTS (SELECT FROM pg_catalog.pg_trigger AS e
     WHERE e.tgname = p.proname AND e.tgrelid IN (SELECT oid FROM tables) AND e.tgfoid <> p.oid),
   t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
-  t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable AND t.tgconstraint = 0,
+  t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable
+    AND t.tgconstraint = CAST(0 AS pg_catalog.oid),
   CASE WHEN j.is_known THEN pg_catalog.pg_get_triggerdef(t.oid) ELSE '' END
 FROM judged AS j
 JOIN pg_catalog.pg_proc AS p ON p.oid = j.oid
@@ -122,7 +130,7 @@ ORDER BY p.oid LIMIT {MAX_STRANGERS}
     **{
         name: f"pg_catalog.encode(pg_catalog.convert_to({sql}, CAST(pg_catalog.getdatabaseencoding() AS name)), 'hex')"
         for name, sql in {
-            "name": "j.nspname || '.' || p.proname",
+            "name": "pg_catalog.concat(j.nspname, '.', p.proname)",
             "owner": "j.owner",
             "body": f"pg_catalog.substr(p.prosrc, 1, {MAX_MARK_LENGTH + 2})",
         }.items()
