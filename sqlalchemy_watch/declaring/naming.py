@@ -17,21 +17,29 @@ _HASH_DIGITS = 8
 def object_name(table: str, label: str) -> str:
     """Return the name of both the trigger and its function, which lives in the table's schema.
 
-    It tells table and label apart: `order` with `items_inserted` is not `order_items` with `inserted`. Two underscores
-    stand before a label that has one itself, and a hash behind names in which that would not be plain.
+    It tells table and label apart: `order` with `items_inserted` is not `order_items` with `inserted`.
     """
-    separator = "__" if "_" in label else "_"
-    is_plain = "__" not in f"_{table}_" and "__" not in label
-    return _fit(f"{PREFIX}{table}{separator}{label}", (table, label), hashed=not is_plain)
+    return _fit(PREFIX + _joined(table, label), (table, label), hashed=not _is_plain(table, label))
 
 
 def channel_name(schema: str | None, table: str, label: str) -> str:
     """Return the name of the channel; it has the schema where the declaration has one.
 
-    Two watches may have the same: payloads say which they are of.
+    A schema may make it that of another table: payloads say which watch they are of.
     """
     parts = (table, label) if schema is None else (schema, table, label)
-    return _fit(PREFIX + "_".join(parts), parts)
+    name = "_".join([PREFIX.rstrip("_"), *parts[:-2], _joined(table, label)])
+    return _fit(name, parts, hashed=not _is_plain(table, label))
+
+
+def _joined(table: str, label: str) -> str:
+    """Return both, with two underscores in front of a label that has one itself."""
+    return f"{table}{'__' if '_' in label else '_'}{label}"
+
+
+def _is_plain(table: str, label: str) -> bool:
+    """Return True if the joined name can be taken apart again; others get a hash."""
+    return "__" not in f"_{table}_" and "__" not in label
 
 
 def _fit(name: str, parts: tuple[str, ...], *, hashed: bool = False) -> str:

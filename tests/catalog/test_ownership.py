@@ -85,7 +85,7 @@ def test_a_watch_of_another_application_is_refused_by_name_and_left_alone(
     assert "label= of its own" in str(caught.value)
     assert functions(client) == before
     items = {item.label: item for item in status(engine, second)}
-    assert (items["inserted"].state, items["inserted"].problems) == ("missing", (str(caught.value),))
+    assert (items["inserted"].state, items["inserted"].problems[0]) == ("missing", str(caught.value))
     assert uninstall(engine, second) == []
     assert functions(client) == before
     assert [item.state for item in status(engine, first)] == ["installed"]
