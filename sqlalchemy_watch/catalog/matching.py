@@ -218,7 +218,7 @@ def _watch_status(
     def item(state: WatchState, *problems: str) -> WatchStatus:
         return WatchStatus(
             state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found,
-            displaced=displaced, obstacles=obstacles, table_owner=None if relation is None else relation.owner,
+            displaced=displaced, obstacles=obstacles, relation=relation,
         )  # fmt: skip
 
     if relation is None:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from ..declaring.spec import TableWatch
 from .comparing import function_problems, trigger_problems
-from .installed import InstalledFunction
+from .installed import InstalledFunction, Relation
 from .levels import UNWATCHABLE
 
 WatchState = Literal["installed", "outdated", "missing", "orphaned"]
@@ -40,8 +40,8 @@ class WatchStatus:
     obstacles: tuple[str, ...] = field(default=(), repr=False)
     #: Why it can't be installed: something that is not ours, or another watch's, has its name.
     refusal: str | None = field(default=None, repr=False)
-    #: The role that owns the table.
-    table_owner: str | None = field(default=None, repr=False)
+    #: The watch's table, where it exists.
+    relation: Relation | None = field(default=None, repr=False)
     #: The writes that it misses though it is installed as it is declared.
     missed: tuple[str, ...] = field(default=(), repr=False)
 

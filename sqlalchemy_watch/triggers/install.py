@@ -163,7 +163,7 @@ def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -
     if item.trigger_differs:
         if trigger is None:
             statements.append(CreateTrigger(watch))
-        elif _can_replace(connection, trigger):
+        elif _can_replace(connection, item, trigger):
             statements.append(ReplaceTrigger(watch))
         else:
             connection.execute(text(drop_trigger_sql(trigger)))
@@ -172,9 +172,11 @@ def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -
         connection.execute(statement)
 
 
-def _can_replace(connection: Connection, trigger: InstalledTrigger) -> bool:
+def _can_replace(connection: Connection, item: WatchStatus, trigger: InstalledTrigger) -> bool:
     version = connection.dialect.server_version_info
-    return version is not None and version >= (14,) and not trigger.is_constraint
+    # PostgreSQL would leave a row trigger's copies on the partitions, where one for statements takes its place.
+    has_copies = trigger.fires_per_row and item.relation is not None and item.relation.kind == "p"
+    return version is not None and version >= (14,) and not trigger.is_constraint and not has_copies
 
 
 def _refuse(item: WatchStatus) -> None:

@@ -47,7 +47,8 @@ def naming_the_role(item: WatchStatus, owners: Owners) -> Iterator[None]:
         if _sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
             raise
         found = [f for f in (item.installed, item.displaced) if f is not None]
-        roles = dict.fromkeys([item.table_owner, *(owners.get(f.name_key) for f in found)])
+        table_owner = item.relation.owner if item.relation is not None else None
+        roles = dict.fromkeys([table_owner, *(owners.get(f.name_key) for f in found)])
         named = " and of ".join(repr(role) for role in roles if role)
         raise OwnershipError(
             f"this role may not change the trigger of {item.table}/{item.label} ({_words(error)}): do it "

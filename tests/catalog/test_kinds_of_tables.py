@@ -122,6 +122,15 @@ def test_a_table_that_became_partitioned_is_outdated_or_missing_and_put_right(en
     assert heard(engine, client, orders, "INSERT INTO orders_1 VALUES (1)") == [("inserted", 1)]
 
 
+def test_row_triggers_that_give_way_leave_none_on_the_partitions(engine: Engine, client: Client) -> None:
+    client.execute(PARTITIONED)
+    install(engine, declare("inserted"))
+    orders = declare(Watch("inserted", level="statement"))
+    install(engine, orders)
+    assert client.execute("SELECT tgrelid::regclass::text FROM pg_trigger").fetchall() == [("orders",)]
+    assert heard(engine, client, orders, "INSERT INTO orders VALUES (1), (11)") == [("inserted", 1), ("inserted", 11)]
+
+
 def test_a_level_that_was_named_is_kept_and_said_to_miss_writes(
     engine: Engine, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
