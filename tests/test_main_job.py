@@ -34,5 +34,5 @@ def test_changes_by_session_and_by_plain_sql_are_heard(
         client.execute("DELETE FROM users")
         client.execute("TRUNCATE users")
         listener.catch_up()
-    assert recorder.heard() == [("inserted", (1,)), ("updated", (1,)), ("deleted", (1,)), ("truncated", None)]
+    assert recorder.heard() == [("inserted", (1,)), ("updated", (1,)), ("deleted", (1,)), ("truncated", ())]
     assert recorder.senders == [User] * 4

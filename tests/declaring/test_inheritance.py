@@ -341,7 +341,7 @@ def test_truncating_a_single_table_is_heard_by_every_class_of_it(Base: type[Decl
         __mapper_args__ = {"polymorphic_identity": "director"}
 
     calls = hear(Manager, Director).after("TRUNCATE employees")
-    assert calls == [("Manager.truncated", "Manager", None), ("Director.truncated", "Director", None)]
+    assert calls == [("Manager.truncated", "Manager", ()), ("Director.truncated", "Director", ())]
 
 
 def test_an_enum_may_tell_the_classes(Base: type[DeclarativeBase], hear: Hear) -> None:
