@@ -5,15 +5,38 @@ from __future__ import annotations
 from typing import Any, NoReturn
 
 
+def _refusal() -> TypeError:
+    return TypeError("an event can't be changed: make a dict of it first")
+
+
 class FrozenDict(dict[str, Any]):
     """A dict that can't be changed."""
 
     __slots__ = ()
 
-    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
-        raise TypeError("an event can't be changed: make a dict of it first")
+    def __setitem__(self, key: str, value: Any, /) -> NoReturn:
+        raise _refusal()
 
-    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+    def __delitem__(self, key: str, /) -> NoReturn:
+        raise _refusal()
+
+    def __ior__(self, other: Any, /) -> NoReturn:  # type: ignore[misc]
+        raise _refusal()
+
+    def clear(self) -> NoReturn:
+        raise _refusal()
+
+    def pop(self, *args: Any) -> NoReturn:
+        raise _refusal()
+
+    def popitem(self) -> NoReturn:
+        raise _refusal()
+
+    def setdefault(self, *args: Any) -> NoReturn:
+        raise _refusal()
+
+    def update(self, *args: Any, **kwargs: Any) -> NoReturn:
+        raise _refusal()
 
     def __reduce__(self) -> Any:
         return type(self), (dict(self),)
@@ -49,5 +72,5 @@ class PartialValues(Values):
         return PartialValues, (dict(self), self._left_out)
 
 
-EMPTY = FrozenDict()
-NO_VALUES = Values()
+EMPTY: FrozenDict = FrozenDict()
+NO_VALUES: Values = Values()

@@ -19,7 +19,7 @@ from sqlalchemy_watch.signals.messages import EventKind, Message
 from sqlalchemy_watch.signals.receivers import name_of
 from sqlalchemy_watch.signals.watch_signals import feed_of
 
-MESSAGE = Message(EventKind("updated", "updated", 1, ("id",)), 1, 0)
+MESSAGE = Message(EventKind("updated", "updated", 1, ("id", "amount")), 1, 0)
 
 LIFECYCLE = ("connected", "disconnected", "resync", "receiver_failed", "dead_lettered")
 
@@ -28,8 +28,9 @@ LIFECYCLE = ("connected", "disconnected", "resync", "receiver_failed", "dead_let
 def Item(Base: type[DeclarativeBase]) -> Any:
     class Item(Watched, Base):
         __tablename__ = "items"
-        __watch__ = (Watch("updated", old=True), "deleted")
+        __watch__ = (Watch("updated", extra_columns=("amount",), old=True), "deleted")
         id: Mapped[int] = mapped_column(primary_key=True)
+        amount: Mapped[int | None]
 
     return Item
 
@@ -42,7 +43,7 @@ def listener(Item: Any) -> Listener:
 def subscribers(Item: Any) -> list[Any]:
     """The receivers of an update of row 1, as dead letters know them."""
     feed = feed_of(Item.watch.updated)
-    return [subscriber for subscriber, _ in feed.calls_for(Item, Event(Item, MESSAGE, (1,)))]
+    return [subscriber for subscriber, _ in feed.calls_for(Item, Event(Item, MESSAGE, (1, None)))]
 
 
 def signals(Item: Any) -> list[Any]:
@@ -223,7 +224,8 @@ def test_a_signal_shows_what_users_call_and_nothing_else(Item: Any) -> None:
     of_blinker = names(blinker.NamedSignal("any"))
     updated = Item.watch.updated
     assert isinstance(updated, blinker.NamedSignal)
-    assert names(updated) - of_blinker == {"batches", "details", "filter_by", "operation", "stream", "touching"}
+    own = {"batches", "delivery", "details", "filter_by", "operation", "stream", "touching"}
+    assert names(updated) - of_blinker == own
     view = {"batches", "connect", "connect_via", "connected_to", "disconnect", "name", "stream"}
     assert names(updated.filter_by(id=1)) == names(updated.touching(id=1)) == view
     assert names(updated.batches()) - of_blinker == {"latest_only", "max_size", "max_wait"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 from typing import Any
 
 import psycopg
@@ -24,7 +25,7 @@ from sqlalchemy.orm import (
     sessionmaker,
 )
 
-from sqlalchemy_watch import ConfigurationError, Event, Listener, Watched, watch
+from sqlalchemy_watch import ConfigurationError, Event, Listener, Watch, Watched, watch
 
 Client = psycopg.Connection[Any]
 
@@ -48,6 +49,7 @@ def Order(Base: type[DeclarativeBase], engine: Engine) -> Any:
 
     class Gift(Order):
         __tablename__ = "gifts"
+        __watch__ = (Watch("updated", extra_columns=("status", "wrapping"), old=True), "deleted")
         id: Mapped[int] = mapped_column(ForeignKey("orders.id", ondelete="CASCADE"), primary_key=True)
         wrapping: Mapped[str]
         __mapper_args__ = {"polymorphic_identity": "gift"}
@@ -286,3 +288,26 @@ def test_an_event_that_comes_back_from_json_loads_its_row(
             assert again.model is event.model
             assert again.load(session) is event.load(session) is not None
     engine.dispose()
+
+
+def test_events_of_each_table_of_a_hierarchy_come_back_from_json_and_from_a_pickle(
+    engine: Engine,
+    client: Client,
+    Base: type[DeclarativeBase],
+    Order: Any,
+    events: list[Event[Any]],
+    recorder: Recorder,
+) -> None:
+    Gift = events[1].model
+    for label in ("updated", "deleted"):
+        Gift.watch[label].connect(recorder)
+    with Listener(engine, Base) as listener:
+        client.execute("UPDATE orders SET status = 'paid'; UPDATE gifts SET wrapping = 'blue'; DELETE FROM orders")
+        listener.catch_up()
+    of_root, of_gifts, deleted = (
+        event for event in recorder.events if event.label != "inserted" and event.model is Gift
+    )
+    assert (of_root.old["status"], of_root.values["status"], of_root.changed) == ("new", "paid", {"status"})
+    assert (of_gifts.old["wrapping"], of_gifts.values["wrapping"], of_gifts.changed) == ("red", "blue", {"wrapping"})
+    for event in (*events, of_root, of_gifts, deleted):
+        assert Event.from_json(event.to_json(), Order) == event == pickle.loads(pickle.dumps(event))
