@@ -16,7 +16,7 @@ wal         the source of a replication slot: messages, large, skipped, protocol
 dispatch    the thread that calls receivers; placing (whose event is it?), calls, batches, positions, retries, letters
 source      the parts of every source: Keeper (the one loop: connect, read, lose, back off), Wake, Poller, Tokens
 lifecycle   the listener's own signals
-server      connections as the engine makes them, checks, a limit for each query
+server      connections as the engine makes them, questions to the catalog, checks, a limit for each query
 decoding    payloads to values (payload and rows are pure), routes, encodings
 handover    the items and queues between reading and dispatching
 waiting     the dispatch thread's waiting for coroutine receivers, and for time to pass
@@ -31,6 +31,7 @@ thread                      owns
 `sqlalchemy-watch-wal`      durable: the walsender connection, WalSession, WalCore, Liveness, Position, Before, Standby
 `sqlalchemy-watch-slot`     durable: SlotMonitor's connection and its part of the stats; looks at the triggers
 `sqlalchemy-watch-dispatch` the dispatcher, its gatherer, the decoders; calls every receiver that is no coroutine
+`sqlalchemy-watch-ask`      for one look-up: a connection of the engine's own kind, and its `connect` events
 the caller's                `start`, `run`, `stop`, `catch_up`, `stats`, `healthy`
 an event loop's             coroutine receivers, which the dispatch thread waits for
 ==========================  ============================================================================================
@@ -47,6 +48,7 @@ SourceState         the source writes, callers read         `ready` is an event;
 Keeper.stopping     callers set, the source waits           an event
 Look                wal asks, slot answers                  one lock; `seen` is a single assignment
 Stats               each part has one writing thread        single assignments; `stats()` copies
+LookUps._guess      the source writes, dispatch reads       a single assignment
 a signal's          whoever connects writes,                the lock of `signals.guard`; dispatch reads tuples
 receivers           dispatch reads                          that are replaced and never changed
 Waiting             dispatch waits, callers stop it, event  futures; what is running is a single assignment
