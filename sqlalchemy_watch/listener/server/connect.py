@@ -209,4 +209,11 @@ def _open(args: Sequence[Any], parameters: dict[str, Any], replication: bool) ->
         parameters["replication"] = "database"
     for mine in ("row_factory", "cursor_factory", "prepare_threshold"):
         parameters.pop(mine, None)
-    return psycopg.connect(*args, **parameters)
+    if "conninfo" in parameters:  # psycopg2's dialect may have put an empty one in front
+        args = []
+    try:
+        return psycopg.connect(*args, **parameters)
+    except psycopg.ProgrammingError:  # before anything is sent; its words may hold a part of the password
+        raise ConfigurationError(
+            f"libpq can't read the engine's connection string: see how it is written, or {LISTEN_URL_HINT}"
+        ) from None

@@ -31,6 +31,9 @@ _IGNORED = frozenset(
 #: Arguments of `psycopg.connect` that are no settings of libpq.
 _PSYCOPGS_OWN = frozenset({"conninfo", "autocommit", "context", "row_factory", "cursor_factory", "prepare_threshold"})
 
+#: The first libpq that finds the system's certificates by itself.
+SYSTEM_SINCE = 160_000
+
 #: libpq knows a socket by its directory and a port, and makes up the rest of the name.
 _SOCKET = re.compile(r"(?P<host>.*)/\.s\.PGSQL\.(?P<port>\d+)")
 
@@ -97,11 +100,22 @@ def _tls(driver: str, value: Any) -> Settings:
             f"the engine's SSLContext is nothing that psycopg can take: {LISTEN_URL_HINT} with sslmode, sslrootcert"
         )
     if value is True and driver == "asyncpg":  # which checks the certificate, unlike pg8000
-        return {"sslmode": "verify-full", "sslrootcert": ssl.get_default_verify_paths().cafile or "system"}
+        return {"sslmode": "verify-full", "sslrootcert": _root_certificates()}
     if isinstance(value, bool):
         return {"sslmode": "require" if value else "disable"}
     mode = value if type(value) is str else value.name  # asyncpg's SSLMode
     return {"sslmode": mode.replace("_", "-")}
+
+
+def _root_certificates() -> str:
+    """Return the file of the system's certificates, or libpq's word for wherever they are."""
+    file = ssl.get_default_verify_paths().cafile
+    if file is None and psycopg.pq.version() < SYSTEM_SINCE:
+        raise ConfigurationError(
+            f"the engine's ssl=True checks the server's certificate, and libpq {psycopg.pq.version()} does not find "
+            f"the system's certificates: {LISTEN_URL_HINT} with sslmode=verify-full and sslrootcert"
+        )
+    return file or "system"
 
 
 def _direct_tls(driver: str, value: Any) -> Settings:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 from asyncpg.connect_utils import SessionAttribute, SSLMode
 from conftest import Recorder
@@ -95,6 +96,23 @@ def test_what_libpq_lacks_is_refused_when_the_listener_is_made(driver: str, give
     with pytest.raises(ConfigurationError, match=rf"(?s)({next(iter(given))}|SSLContext).*listen_url="):
         Listener(engine, Base)
     Listener(engine, Base, listen_url="postgresql://postgres@127.0.0.1/postgres")
+
+
+def test_certificates_that_an_old_libpq_does_not_find_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = ssl.get_default_verify_paths()
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths._replace(cafile="/etc/roots"))
+    monkeypatch.setattr(psycopg.pq, "version", lambda: 150_000)
+    assert translate("asyncpg", {"ssl": True}) == {"sslmode": "verify-full", "sslrootcert": "/etc/roots"}
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths._replace(cafile=None))
+    with pytest.raises(ConfigurationError, match="libpq 150000 does not find.*sslrootcert"):
+        translate("asyncpg", {"ssl": True})
+
+
+def test_settings_that_can_not_be_read_are_refused_at_once(Base: Any) -> None:
+    engine = create_engine("postgresql+psycopg2://", connect_args={"dsn": "host=db password=se cret"})
+    with pytest.raises(ConfigurationError, match="libpq can't read.*listen_url=") as raised:
+        Listener(engine, Base).start()
+    assert "cret" not in str(raised.value)
 
 
 def test_setting_of_the_listen_url_that_libpq_lacks_is_refused(Base: Any) -> None:
