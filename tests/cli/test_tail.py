@@ -134,6 +134,17 @@ def test_tail_prints_an_event_on_one_line_without_control_characters(
     assert line.endswith(r"Reading.inserted  id=1 rain=0.50 wind=nan note='calm\n\x1b[31m' raw=b'\x00\xff'")
 
 
+def test_tail_prints_a_context_without_control_characters(
+    command: list[str], environment: dict[str, str], orders: Any
+) -> None:
+    tail = Tail(command, environment, "--count", "1")
+    context = r'{"\u001b[2J\u202ewho": "\u009b"}'
+    orders.execute("SELECT set_config('sqlalchemy_watch.context', %s, false)", [context])
+    orders.execute("INSERT INTO orders VALUES (1)")
+    (line,) = tail.finish()
+    assert line.endswith(r"id=1  by \x1b[2J\u202ewho='\x9b'")
+
+
 def test_tail_tells_when_events_may_have_been_missed(
     command: list[str], environment: dict[str, str], orders: Any
 ) -> None:
