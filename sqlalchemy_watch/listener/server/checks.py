@@ -14,7 +14,7 @@ from sqlalchemy import Table
 
 from ...catalog import problems
 from ...declaring.translating import NO_MAP, SchemaMap
-from ...errors import UnsupportedServerError
+from ...errors import UnsupportedServerError, one_line
 from .connect import Connect
 from .deadline import Unanswered
 
@@ -117,6 +117,8 @@ def warn_of_triggers(
                 "listening goes on, and `sqlalchemy-watch status` says if one is missing",
                 seconds,
             )
+        except psycopg.OperationalError as error:  # the connection is lost, most likely, and whoever reads it says so
+            log.warning("could not look at the triggers (%s)", one_line(error))
         except Exception:  # looking is a courtesy; listening goes on
             log.exception("could not look at the triggers")
     for problem in found:
