@@ -39,27 +39,32 @@ class Coroutine(NamedTuple):
 class _Running:
     """A call on its way: `done` gets its end. Where `done` is cancelled before it has begun, it never does."""
 
-    def __init__(self, call: Coroutine, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, call: Coroutine, loop: asyncio.AbstractEventLoop, tasks: set[asyncio.Task[Any]]) -> None:
         """Begin soon.
 
+        :param tasks: has the call's task while that is not done.
         :raises RuntimeError: where the loop is closed.
         """
-        self.call, self.loop = call, loop
+        self.call, self.loop, self._tasks = call, loop, tasks
         self.done: concurrent.futures.Future[None] = concurrent.futures.Future()
         #: The time since which the loop has not been seen running, by `time.monotonic()`; None while it runs.
         self.still_since: float | None = None
-        self.task: asyncio.Task[Any] | None = None
+        self._task: asyncio.Task[Any] | None = None
         loop.call_soon_threadsafe(self._begin)
 
     def _begin(self) -> None:
         if self.done.set_running_or_notify_cancel():
-            self.task = self.loop.create_task(self._run())
-            self.task.add_done_callback(self._end)
+            self._task = self.loop.create_task(self._run())
+            self._task.add_done_callback(self._end)
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
+        if task is not None:
+            self._tasks.add(task)
         await self.call.begin()
 
     def _end(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
         error = concurrent.futures.CancelledError() if task.cancelled() else task.exception()
         if error is None:
             self.done.set_result(None)
@@ -68,9 +73,9 @@ class _Running:
 
     def give_up(self) -> None:
         """Have it not begin any more, or be cancelled when its loop runs again: it may be called anew by then."""
-        if not self.done.cancel() and self.task is not None:
+        if not self.done.cancel() and self._task is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed
-                self.loop.call_soon_threadsafe(self.task.cancel)
+                self.loop.call_soon_threadsafe(self._task.cancel)
 
 
 class Waiting:
@@ -90,11 +95,12 @@ class Waiting:
         self._still: set[asyncio.AbstractEventLoop] = set()
         #: True if the end kept a receiver from something that it should have had.
         self.was_cut_short: bool = False
-        self._running: dict[concurrent.futures.Future[None], tuple[int, _Running]] = {}
+        #: Changed on the loops, an element at a time.
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def is_for(self, task: asyncio.Task[Any] | None) -> bool:
-        """Return True if this task is a receiver that is being waited for; called on any loop."""
-        return task is not None and any(started.task is task for _, started in list(self._running.values()))
+        """Return True if this task is a receiver's call that is not done; called on the task's loop."""
+        return task in self._tasks
 
     def stop(self) -> None:
         """End all waiting; called by any thread."""
@@ -125,10 +131,10 @@ class Waiting:
         :returns: for each what it raised, or the reason for which it could not be run; None where there is none.
         """
         outcomes: list[BaseException | None] = [None] * len(calls)
-        self._running = running = dict[concurrent.futures.Future[None], tuple[int, _Running]]()
+        running: dict[concurrent.futures.Future[None], tuple[int, _Running]] = {}
         for number, call in enumerate(calls):
             try:
-                started = _Running(call, self._loop_for(call))
+                started = _Running(call, self._loop_for(call), self._tasks)
                 running[started.done] = number, started
             except (ListenerError, RuntimeError) as error:
                 outcomes[number] = error
@@ -145,7 +151,6 @@ class Waiting:
         for future in running:
             future.cancel()  # those that have not begun
         self.was_cut_short |= bool(running)
-        self._running = {}
         return outcomes
 
     def _wait(

@@ -301,14 +301,10 @@ class Dispatcher:
         self._waiting.extend(0.0)
 
     def _failed(self, call: Call, error: BaseException) -> None:
-        """Report a failure. The receiver is not called again for this event."""
         self._report(call, error, "not tried again")
 
     def _report(self, call: Call, error: BaseException, fate: str) -> None:
-        """Count and report a failure.
-
-        :param fate: in words, what comes of the event.
-        """
+        """Count and report a failure, with what comes of the event in words."""
         self._stats.failed_receivers += 1
         with contextlib.suppress(Exception):  # a failure to log
             self._on_failure(call.subscriber.resolve(), call.argument, error, fate)
