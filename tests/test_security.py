@@ -97,7 +97,7 @@ def test_whoever_may_connect_reads_what_notify_carries_past_rights_and_row_secur
         client.execute("UPDATE salaries SET amount = 999")
         client.execute("INSERT INTO salaries VALUES (2, 555)")
         client.execute("UPDATE salaries SET amount = 7 WHERE id = 2")
-        heard = {(n.channel, n.payload) for n in stranger.notifies(timeout=10, stop_after=4)}
+        heard = {(n.channel, n.payload) for n in stranger.notifies(timeout=30, stop_after=4)}
     by_channel = {channel: [p for c, p in heard if c == channel] for channel, _ in heard}
     carried = by_channel[Salary.watch.updated.details.channel]
     assert any("999" in payload and "100" in payload for payload in carried)
