@@ -105,7 +105,7 @@ def test_a_watch_that_does_not_need_the_column_has_no_problem(engine: Engine, cl
         Base,
         "inserted",
         Watch("updated", extra_columns=("number",), trigger_columns=("number",), label="moved"),
-        Watch("updated", label="quoted", when=lambda old, new: new.number != sa.cast("new.double", sa.Text)),
+        Watch("updated", label="quoted", when=lambda old, new: sa.cast(new.number, sa.Text) != "new.double"),
         Watch("updated", label="elsewhere", when=lambda old, new: sa.exists().where(other.c.double == new.number)),
         "truncated",
     )

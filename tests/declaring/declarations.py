@@ -20,8 +20,7 @@ OPERATIONS = ("inserted", "updated", "deleted", "truncated")
 NAMES = [
     "a", "r", "o", "w", "p", "j", "k0", "new", "old", "watch", "watch_new", "watch_rows", "tg_op", "order", "user",
     "select", "table", "Mixed Case", "größe", "名前", 'quo"ted', "it's", "per%cent", "co:lon", "back\\slash", "do.t",
-    "$1", "x" * 63, "é" * 31,
-    "E'", "--", "/*", "[]", " ", "values", "row", "type", "count", "text", "w.j", "watch_root",
+    "$1", "x" * 63, "é" * 31, "E'", "--", "/*", "[]", " ", "values", "row", "type", "count", "text", "w.j",
 ]  # fmt: skip
 
 TEXTS = ("", "a", "b", "it's", "é%", "\\x", 'q"q', "NULL", "$watch$")

@@ -523,6 +523,8 @@ def test_conditions_with_hostile_literals_choose_their_rows(
         id: Mapped[int] = mapped_column(primary_key=True)
         name: Mapped[str]
 
+    with cluster.connect(database) as client:
+        client.execute("CREATE TABLE vips AS SELECT 3 AS id, ':x%' AS name")
     if driver == "asyncpg":
         import asyncio
 
@@ -541,7 +543,6 @@ def test_conditions_with_hostile_literals_choose_their_rows(
         own.dispose()
     engine = create_engine(cluster.url(database, "psycopg"))
     with cluster.connect(database) as client:
-        client.execute("CREATE TABLE vips AS SELECT 3 AS id, ':x%' AS name")
         heard = Heard(engine, Base, client, User)
         assert {item.state for item in status(engine, Base)} == {"installed"}
         with heard.listener:
