@@ -199,7 +199,7 @@ def test_child_forked_while_the_listener_connects_does_not_keep_its_session_open
 
         looking, forked = threading.Event(), threading.Event()
 
-        def look(connection, tables):
+        def look(connection, *asked):
             looking.set()
             forked.wait()
             return []

@@ -87,7 +87,7 @@ def test_burst_right_before_a_rst_is_dispatched(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # With its large buffer libpq reads on behind what it has, and reports the RST instead of what it read.
-    def look_at_much(connection: psycopg.Connection[Any], tables: Any) -> list[str]:
+    def look_at_much(connection: psycopg.Connection[Any], *asked: Any) -> list[str]:
         connection.execute("SELECT repeat('x', 300000)")
         return []
 
@@ -360,7 +360,7 @@ def test_connection_lost_between_listen_and_reading_is_noticed(
 ) -> None:
     inspect = problems.describe_problems
 
-    def inspect_and_lose(connection: psycopg.Connection[Any], tables: Any) -> Any:
+    def inspect_and_lose(connection: psycopg.Connection[Any], *asked: Any) -> Any:
         monkeypatch.setattr(problems, "describe_problems", inspect)
         client.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
         connection.execute("SELECT 1")
@@ -382,9 +382,9 @@ def test_resync_comes_before_events_committed_while_connecting(
 ) -> None:
     inspect = problems.describe_problems
 
-    def inspect_and_insert(connection: psycopg.Connection[Any], tables: Any) -> Any:
+    def inspect_and_insert(connection: psycopg.Connection[Any], *asked: Any) -> Any:
         insert(client, "users", 1)  # LISTEN is in force already
-        return inspect(connection, tables)
+        return inspect(connection, *asked)
 
     listener.catch_up()  # it has looked at the triggers
     monkeypatch.setattr(problems, "describe_problems", inspect_and_insert)

@@ -167,7 +167,7 @@ def test_burst_over_tls_is_read_to_its_end(
     monkeypatch.setattr(session, "READS_AT_ONCE", reads_at_once)
     # No poll() tells of bytes that OpenSSL has decrypted already, and there is no heartbeat to help. Looking at the
     # triggers would leave libpq with a buffer that takes any record whole.
-    monkeypatch.setattr(problems, "describe_problems", lambda connection, tables: [])
+    monkeypatch.setattr(problems, "describe_problems", lambda connection, *asked: [])
     url = f"postgresql+psycopg://postgres@127.0.0.1:{tls.port}/postgres"
     engine = create_engine(url, connect_args={"sslmode": "require"})
     with (
