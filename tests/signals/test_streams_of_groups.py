@@ -49,7 +49,7 @@ def test_a_stream_of_what_only_groups_hear_is_refused_at_once(
             (signal.filter_by(amount=1) if by_filter else signal).stream()
 
     asyncio.run(main())
-    assert not signal.has_receivers
+    assert not signal.receivers
 
 
 @needs_logical_messages

@@ -14,6 +14,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import end_listeners, insert, wait_until
 
 from sqlalchemy_watch import Listener, Watch, Watched, wire
+from sqlalchemy_watch.listener.dispatch import dispatcher as dispatcher_module
+from sqlalchemy_watch.listener.dispatch.calls import make_all
 
 from ..conftest import MakeListener
 from ..insides import queue_of
@@ -200,8 +202,15 @@ def test_a_failing_batch_leaves_the_others_to_be_delivered(
     receivers = gather(Item, journal)
     listener = Listener(engine, Item)
     receivers += note_lifecycle(listener, journal)
-    first = Item.watch.inserted.batches(max_wait=60)
-    monkeypatch.setattr(first._batching, "subscribers_for", None)
+    failures: list[Any] = []
+
+    def fail_once(waiting: Any, calls: Any) -> Any:
+        failures.append(calls)
+        if len(failures) == 1:
+            raise MemoryError
+        return make_all(waiting, calls)
+
+    monkeypatch.setattr(dispatcher_module, "make_all", fail_once)
     with listener:
         change(client)
         listener.catch_up()

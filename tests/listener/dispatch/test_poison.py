@@ -16,6 +16,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import insert, resync_reasons, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, Watched
+from sqlalchemy_watch.listener.dispatch import dispatcher as dispatcher_module
+from sqlalchemy_watch.listener.dispatch.calls import make_all
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNCOMPARED, UNEXPECTED
 from sqlalchemy_watch.signals.matching import MAX_DEPTH
 
@@ -328,17 +330,16 @@ def test_a_batch_that_an_error_inside_the_library_held_up_is_delivered_and_ackno
     def take(sender: Any, events: list[Any]) -> None:
         found.extend(event.identity[0] for event in events)
 
-    signal = Order.watch.inserted.batches(max_size=2, max_wait=60)
-    signal.connect(take)
-    subscribers_for, failures = signal.subscribers_for, [0]
+    Order.watch.inserted.batches(max_size=2, max_wait=60).connect(take)
+    failures = [0]
 
-    def fail_twice(sender: Any) -> Any:
+    def fail_twice(waiting: Any, calls: Any) -> Any:
         failures[0] += 1
         if failures[0] <= 2:
             raise MemoryError
-        return subscribers_for(sender)
+        return make_all(waiting, calls)
 
-    monkeypatch.setattr(signal, "subscribers_for", fail_twice)
+    monkeypatch.setattr(dispatcher_module, "make_all", fail_twice)
     with durable(retry=RetryPolicy(**QUICK)) as listener:
         insert(client, "orders", 1, 2)
         listener.catch_up()
