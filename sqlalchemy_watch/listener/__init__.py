@@ -8,7 +8,7 @@
 Rooms, from above; each imports only from those below it:
 
 listener    `Listener`, the public face
-run         everything that lives from one `start()` to its `stop()`
+run         everything that lives from one `start()` to its `stop()`; health (for probes), unheard (said at the start)
 notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns,
             exclusive (one of several processes)
 wal         the source of a replication slot: messages, large, skipped, protocol, liveness and takeover (pure),

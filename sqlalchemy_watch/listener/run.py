@@ -16,11 +16,10 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
-from ..declaring.targets import watches_of_table
 from ..errors import CatchUpTimeout, ListenerError, ListenerStartError, WatchError, one_line
 from ..signals.feeds import Feed
 from ..signals.receivers import function_name
-from . import processes
+from . import health, processes
 from .decoding.routes import Router
 from .decoding.values import ValueDecoders
 from .dispatch.dispatcher import Dispatcher
@@ -36,6 +35,7 @@ from .server.checks import warn_of_triggers, within
 from .server.connect import Connect
 from .source import STARTED_LATE, Source
 from .stats import Stats
+from .unheard import warn_of_unheard
 from .waiting import Waiting
 from .wal.monitor import SlotMonitor
 from .wal.source import WalSource
@@ -45,10 +45,6 @@ log: logging.Logger = logging.getLogger(__name__)
 #: Seconds after which whoever waits looks for Ctrl-C: one that comes right before a wait, or that another thread takes,
 #: does not end it.
 INTERRUPT_SECONDS = 0.5
-
-
-_WITHOUT_GROUP = "their delivery is 'durable', and it has no group: start one with durable='a_group' as well"
-_OF_A_GROUP = "their delivery is 'notify', and it has a group: start one without durable= as well, or declare 'both'"
 
 #: Seconds that each query about the triggers may take, and the share of the time for any query.
 LOOK_SECONDS = 1.0
@@ -69,10 +65,7 @@ class Run:
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
         self._router = Router(tables, decoders, durable=options.group is not None, listener=lifecycle.sender)
         self._renamed = asker.renamed_schemas
-        if not self._router.routes:
-            log.warning("%s", _nothing_watched(tables, options.group))
-        else:
-            self._warn_of_unheard()
+        warn_of_unheard(self._router, tables, options.group)
         self._stats = Stats()
         self._waiting = Waiting(lifecycle.loop)
         #: True from the beginning to `stop()`, also while it reconnects.
@@ -88,16 +81,6 @@ class Run:
             self._make_durable(connect, options.group)
         self._source.state.keeps_trying = keeps_trying
         self._dispatcher.placing.use(asker, options.schemas)
-
-    def _warn_of_unheard(self) -> None:
-        """Say, at the start, which watches this listener does not hear: their receivers would be silent."""
-        unheard = [signal for signal in self._router.unheard if signal.has_receivers]
-        names = ", ".join(sorted(str(signal.name) for signal in unheard or self._router.unheard))
-        if unheard:
-            words = _WITHOUT_GROUP if self._options.group is None else _OF_A_GROUP
-            log.warning("this listener does not hear %s, which have receivers: %s", names, words)
-        elif names:
-            log.info("this listener does not hear %s: their delivery is another one", names)
 
     def _make_notified(self, connect: Connect) -> None:
         self._queue = queue = EventQueue(self._options.max_queue)
@@ -252,27 +235,12 @@ class Run:
 
         :param max_lag: seconds that the oldest event may have waited.
         """
-        state, options, now = self._source.state, self._options, time.monotonic()
         if not (self.is_running and self._source.thread.is_alive() and self._dispatcher.thread.is_alive()):
             return False
-        if state.standing_by is not None:
-            return not state.is_displaced
-        silence = options.heartbeat_interval + options.heartbeat_timeout
-        proved_at, busy_since = state.proved_at, self._dispatcher.busy_since
-        if not state.listening or (proved_at is not None and now - proved_at > 2 * silence):
+        busy_since, now = self._dispatcher.busy_since, time.monotonic()
+        if not health.is_hearing(self._source.state, self._options, busy_since, now):
             return False
-        if busy_since is not None and now - busy_since > options.heartbeat_interval:
-            return False
-        return max_lag is None or self._lag(now, busy_since) <= max_lag
-
-    def _lag(self, now: float, busy_since: float | None) -> float:
-        """Return the age of the oldest event that has not been dispatched, in seconds; 0 where there is none."""
-        since = self._queue.waiting_since(is_busy=busy_since is not None)
-        if since is None:
-            return 0.0 if busy_since is None else now - busy_since
-        # What a group reads may have been committed long ago; the last event that was dispatched tells how long.
-        committed = (self._stats.lag or 0.0) if self._options.group is not None else 0.0
-        return max(now - since, committed)
+        return max_lag is None or health.lag(self._queue, self._stats, self._options, busy_since, now) <= max_lag
 
     def stats(self) -> Stats:
         """Return a copy of the counters."""
@@ -332,14 +300,6 @@ def _wait(event: threading.Event, seconds: float, check: Callable[[], None] = la
             return True
         check()
     return event.wait(max(0.0, left))
-
-
-def _nothing_watched(tables: Sequence[Table], group: str | None) -> str:
-    if not any(watches_of_table(table) for table in tables):
-        return "nothing is watched by the listener's targets: add __watch__ to a model, or call watch()"
-    if group is not None:
-        return "nothing durable is watched by the listener's targets: add delivery='durable' to a Watch"
-    return "the listener's targets watch only what is durable: pass durable='a_group' to the Listener"
 
 
 def _join(thread: threading.Thread, deadline: float, level: int) -> None:

@@ -1,0 +1,31 @@
+"""Is a listener healthy? For probes: this reads what the threads have noted, and asks nobody."""
+
+from __future__ import annotations
+
+from .handover.queue import EventQueue
+from .options import Options
+from .source import SourceState
+from .stats import Stats
+
+
+def is_hearing(state: SourceState, options: Options, busy_since: float | None, now: float) -> bool:
+    """Return True if events are heard and dispatched, or another process does so and this one is ready to follow.
+
+    :param busy_since: the time since which the dispatcher has been at one item; None between items.
+    """
+    if state.standing_by is not None:
+        return not state.is_displaced
+    silence = options.heartbeat_interval + options.heartbeat_timeout
+    if not state.listening or (state.proved_at is not None and now - state.proved_at > 2 * silence):
+        return False
+    return busy_since is None or now - busy_since <= options.heartbeat_interval
+
+
+def lag(queue: EventQueue, stats: Stats, options: Options, busy_since: float | None, now: float) -> float:
+    """Return the age of the oldest event that has not been dispatched, in seconds; 0 where there is none."""
+    since = queue.waiting_since(is_busy=busy_since is not None)
+    if since is None:
+        return 0.0 if busy_since is None else now - busy_since
+    # What a group reads may have been committed long ago; the last event that was dispatched tells how long.
+    committed = (stats.lag or 0.0) if options.group is not None else 0.0
+    return max(now - since, committed)
