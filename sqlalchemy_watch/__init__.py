@@ -24,7 +24,8 @@ catalog     the installed triggers, and how they differ from the declarations
 functions   the text of the trigger functions
 watched     `Watched` and `watch()`: a declaration meets its signals
 resolving   a declaration meets a table: names become columns
-signals     signals, filters, batches and streams, and the events they carry
+signals     signals, filters, batches and streams
+events      `Event`, as JSON and back, and what the listener makes it of
 wire        the format that the trigger functions write and the listener reads
 declaring   the declarations and their validation
 errors      every exception, one tree
@@ -48,10 +49,10 @@ from .errors import (
     UnsupportedServerError,
     WatchError,
 )
+from .events.event import Event
 from .listener.listener import Listener
 from .listener.options import RetryPolicy
 from .listener.stats import Stats
-from .signals.events import Event
 from .signals.filters import FilteredSignal
 from .signals.streams import EventStream
 from .signals.watch_signals import Details, WatchSignal, WatchSignals

@@ -20,8 +20,8 @@ from .declaring import conditions, hierarchy
 from .declaring.filing import Endpoint, endpoints_of, file_watches
 from .declaring.spec import TableWatch, Watch, parse_specs
 from .errors import ConfigurationError
+from .events.event import T
 from .resolving import check_columns, check_old, heard_from_root, resolve
-from .signals.events import T
 from .signals.watch_signals import Details, WatchSignal, WatchSignals
 
 M = TypeVar("M")

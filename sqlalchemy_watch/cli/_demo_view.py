@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ..signals.events import Event
+from ..events.event import Event
 from .tail import event_text, signal_name
 
 _COLOURS = {"inserted": "green", "updated": "yellow", "deleted": "red", "truncated": "magenta"}

@@ -17,8 +17,8 @@ import typer
 
 from ..declaring.targets import tables_of
 from ..errors import one_line
+from ..events.event import Event
 from ..listener.listener import Listener
-from ..signals.events import Event
 from ..signals.watch_signals import WatchSignal
 from ..watched import signals_in
 from .output import json_line, printable, say

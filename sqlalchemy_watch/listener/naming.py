@@ -9,7 +9,7 @@ import reprlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from ..signals.events import Event
+from ..events.event import Event
 from ..signals.receivers import Subscriber, name_of
 
 _REPR = reprlib.Repr()

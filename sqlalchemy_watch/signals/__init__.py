@@ -1,4 +1,4 @@
-"""Signals (blinker's, with filters, batches and streams), and the events that they carry.
+"""Signals: blinker's, with filters, batches and streams.
 
 From above; each imports only from those below it:
 
@@ -13,11 +13,4 @@ receivers       the connected receivers, their names, and the way in which each 
 styles          how a receiver takes its arguments
 receiver_types  the types of receivers, for type checkers
 guard           the lock under which receivers come and go
-events          `Event`
-json_events     events as JSON
-models          models by name, for events that come back
-messages        the parts of events
-json_values     the values of columns in JSON, with json_scalars and python_values
-mappings        what `event.values`, `event.old` and `event.context` are
-loading         `event.load()`
 """

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from blinker import ANY
 
 from ..errors import ConfigurationError
-from .events import T
+from ..events.event import T
 from .guard import lock
 from .receiver_types import ConnectsBatches
 from .receivers import Batching, Names, ReceiverSignal, Subscriber

@@ -8,11 +8,11 @@ from itertools import chain
 from typing import Any
 
 from ..declaring.spec import Delivery
+from ..events.event import Event
+from ..events.messages import Extras, parts_of
 from .batches import BatchSignal, receiver_of_batches
-from .events import Event
 from .guard import lock
 from .matching import Keys, Matches
-from .messages import Extras, parts_of
 from .receivers import Names, Outlet, Subscriber
 from .registry import FilterRegistry
 from .streams import EventStream

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, cast
 from blinker import ANY
 
 from ..errors import ConfigurationError
+from ..events.event import T
 from .batches import BatchOptions, BatchSignal
-from .events import T
 from .feeds import Feed
 from .guard import lock
 from .matching import Keys, TouchingKeys

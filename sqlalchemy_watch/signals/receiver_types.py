@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
 
 from blinker import ANY
 
-from .events import Event, T
+from ..events.event import Event, T
 
 A_contra = TypeVar("A_contra", contravariant=True)
 R = TypeVar("R")

@@ -12,9 +12,9 @@ from typing import Any
 from blinker import ANY
 from blinker._utilities import make_id, make_ref  # as in receivers
 
+from ..events.messages import Extras
 from .guard import Change
 from .matching import FROZEN, Keys, Matches, TouchingKeys, freeze
-from .messages import Extras
 from .receivers import ReceiverName, Subscriber, Subscribers, subscriber_of
 from .styles import Style, loop_of
 

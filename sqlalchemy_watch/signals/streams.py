@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Generic, Protocol
 
 from ..errors import ConfigurationError, EventsDropped
-from .events import Event, T
+from ..events.event import Event, T
 
 log: logging.Logger = logging.getLogger(__name__)
 

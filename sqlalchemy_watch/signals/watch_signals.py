@@ -13,7 +13,7 @@ from sqlalchemy.types import TypeDecorator, TypeEngine
 
 from ..declaring.spec import CarriedColumn, Delivery, Operation
 from ..errors import ConfigurationError, one_line
-from .events import T
+from ..events.event import T
 from .feeds import Feed
 from .filters import EventSignal, FilteredSignal
 from .matching import Keys, TouchingKeys, freeze

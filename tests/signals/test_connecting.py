@@ -15,7 +15,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, Event, Listener, Watch, Watched
-from sqlalchemy_watch.signals.messages import EventKind, Message
+from sqlalchemy_watch.events.messages import EventKind, Message
 from sqlalchemy_watch.signals.receivers import name_of
 from sqlalchemy_watch.signals.watch_signals import feed_of
 

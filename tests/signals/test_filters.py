@@ -17,8 +17,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, INTEGER
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, FilteredSignal, Watch, Watched, watch
-from sqlalchemy_watch.signals.events import Event
-from sqlalchemy_watch.signals.messages import EventKind, Message
+from sqlalchemy_watch.events.event import Event
+from sqlalchemy_watch.events.messages import EventKind, Message
 from sqlalchemy_watch.signals.watch_signals import feed_of
 
 ATTRIBUTES = ("id", "amount", "numbers")

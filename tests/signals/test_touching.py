@@ -13,8 +13,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Event, Listener, Watch, Watched
-from sqlalchemy_watch.signals.mappings import Values
-from sqlalchemy_watch.signals.messages import EventKind, Extras, Message
+from sqlalchemy_watch.events.mappings import Values
+from sqlalchemy_watch.events.messages import EventKind, Extras, Message
 from sqlalchemy_watch.signals.watch_signals import feed_of
 
 Client = psycopg.Connection[Any]

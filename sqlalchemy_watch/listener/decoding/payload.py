@@ -13,8 +13,8 @@ from sqlalchemy.types import TypeEngine
 from ... import wire
 from ...declaring.spec import CarriedColumn, TableWatch
 from ...errors import PayloadError, UnknownVersionError
-from ...signals.mappings import EMPTY, FrozenDict, Values
-from ...signals.messages import EventKind, Extras, Message
+from ...events.mappings import EMPTY, FrozenDict, Values
+from ...events.messages import EventKind, Extras, Message
 from .rows import Column, Decode, Row, RowLayout
 
 #: The size up to which the rows of a payload are counted one by one: many times `wire.DURABLE_PAYLOAD_BYTES`.

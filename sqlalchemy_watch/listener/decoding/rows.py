@@ -8,8 +8,8 @@ from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
 
 from ...errors import PayloadError
-from ...signals.mappings import Values
-from ...signals.messages import Extras
+from ...events.mappings import Values
+from ...events.messages import Extras
 
 #: Converts a value of the payload to the Python value that an attribute of the loaded row would have.
 Decode: TypeAlias = Callable[[Any], Any]

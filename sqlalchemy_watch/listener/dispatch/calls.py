@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
-from ...signals.events import Event
+from ...events.event import Event
 from ...signals.feeds import Feed
 from ...signals.matching import Keys
 from ...signals.receivers import Subscriber

@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ...errors import PayloadError
-from ...signals.events import Event
+from ...events.event import Event
+from ...events.messages import parts_of
 from ...signals.feeds import Feed
 from ...signals.matching import Keys
-from ...signals.messages import parts_of
 from ...signals.receivers import Subscriber
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router

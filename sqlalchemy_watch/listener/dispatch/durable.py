@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ...signals.events import Event
+from ...events.event import Event
 from ...signals.feeds import Feed
 from ...signals.matching import Keys
 from ..decoding.payload import Decoded

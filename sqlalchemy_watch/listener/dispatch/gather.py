@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...signals.events import Event
+from ...events.event import Event
 from ...signals.matching import freeze
 from ...signals.receivers import Batching
 

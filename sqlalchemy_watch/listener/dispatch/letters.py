@@ -16,8 +16,8 @@ import psycopg
 from blinker._utilities import make_ref  # as in signals.receivers
 
 from ...errors import PayloadError, one_line
-from ...signals.events import Event
-from ...signals.messages import parts_of
+from ...events.event import Event
+from ...events.messages import parts_of
 from ...signals.receivers import name_of
 from ..decoding.routes import Elsewhere, Router
 from ..handover.items import Notification

@@ -24,10 +24,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import UserDefinedType
 
 from sqlalchemy_watch import ConfigurationError, Event, PayloadError, Watch, Watched, watch
-from sqlalchemy_watch.signals import python_values
-from sqlalchemy_watch.signals.json_values import codec_of
-from sqlalchemy_watch.signals.mappings import FrozenDict, Values
-from sqlalchemy_watch.signals.messages import EventKind, Extras, Message
+from sqlalchemy_watch.events import python_values
+from sqlalchemy_watch.events.json_values import codec_of
+from sqlalchemy_watch.events.mappings import FrozenDict, Values
+from sqlalchemy_watch.events.messages import EventKind, Extras, Message
 
 
 class Base(DeclarativeBase):
