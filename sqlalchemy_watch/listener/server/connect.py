@@ -125,9 +125,10 @@ def _arguments_of(engine: Engine) -> tuple[list[Any], dict[str, Any]] | None:
     creator = engine.pool._creator  # noqa: SLF001 - there is no public way
     names = getattr(getattr(creator, "__code__", None), "co_freevars", ())
     kept = dict(zip(names, getattr(creator, "__closure__", None) or (), strict=True))
-    if not {"cargs_tup", "cparams"} <= kept.keys():
+    positional = kept.get("cargs_tup", kept.get("cargs"))  # of SQLAlchemy 2.1, and of the first versions that will do
+    if positional is None or "cparams" not in kept:
         return None
-    return list(kept["cargs_tup"].cell_contents), dict(kept["cparams"].cell_contents)
+    return list(positional.cell_contents), dict(kept["cparams"].cell_contents)
 
 
 def has_creator(engine: Engine) -> bool:
