@@ -20,7 +20,7 @@ from alembic_ext.operations import WatchOp
 from alembic_ext.render import escape_colons, without_percent
 from alembic_ext.states import NOTHING, declared_state
 from sqlalchemy_watch import Watch, watch
-from sqlalchemy_watch.declaring.filing import iter_watches
+from sqlalchemy_watch.declaring.filing import watches_in
 
 pytestmark = pytest.mark.sqlalchemy
 
@@ -55,7 +55,7 @@ def operation() -> WatchOp:
     metadata = MetaData()
     table = Table("orders", metadata, Column("id", Integer, primary_key=True))
     watch(table, Watch("inserted", label="large", when=lambda old, new: new.id > 100))
-    [declared] = iter_watches(metadata)
+    [declared] = [watch for filed in watches_in(metadata).values() for watch in filed.values()]
     return WatchOp("orders", "large", NOTHING, declared_state(declared))
 
 
