@@ -63,6 +63,7 @@ def test_a_declaration_is_refused_with_a_reason_or_heard(
             expected = Oracle(plan).write(client)
             listener.catch_up()
         assert reasons == []
+        event(f"{min(len(heard), 10)} events or more" if heard else "no event")
         assert Counter(heard) == Counter(expected)
     finally:
         metadata.drop_all(engine)
