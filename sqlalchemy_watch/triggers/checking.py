@@ -18,7 +18,7 @@ from ..declaring.conditions import STATEMENT_ALIASES
 from ..declaring.dialect import POSTGRESQL
 from ..declaring.spec import TableWatch
 from ..errors import ConfigurationError
-from ..functions.quoting import literal, qualified, quote
+from ..functions.quoting import literal, quote
 from .ddl import dollar_quoted
 
 _SETTING = "sqlalchemy_watch.condition_problems"
@@ -127,7 +127,14 @@ def _problems(connection: Connection, attempts: Sequence[_Attempt]) -> list[tupl
 
 
 def _existing_row(watch: TableWatch) -> str:
-    return f"SELECT (NULL::{qualified(watch.schema, watch.table)}).*"
+    names = [name for name in (watch.schema, watch.table) if name is not None]
+    return f"SELECT (NULL::{'.'.join(map(_as_type, names))}).*"
+
+
+def _as_type(name: str) -> str:
+    """Return a name in quotes: a table may be called `values` without them, and a type may not."""
+    quoted = quote(name)
+    return quoted if quoted.startswith('"') else f'"{quoted.lower()}"'
 
 
 def _declared_row(table: Table) -> str | None:

@@ -376,12 +376,26 @@ _rows = st.fixed_dictionaries(
     }
 )
 _keys = st.tuples(st.integers(-2, 2), st.integers(0, 1))
-_writes = st.one_of(
-    st.tuples(st.just("insert"), st.booleans(), st.lists(st.tuples(_keys, _rows), min_size=1, max_size=3)),
-    st.tuples(st.just("update"), st.booleans(), st.sampled_from(VALUES), _integers, st.sampled_from((*TEXTS, None))),
-    st.tuples(st.just("delete"), st.booleans(), st.integers(-2, 2)),
-    st.tuples(st.just("truncate"), st.booleans()),
-)
+_inserted = st.lists(st.tuples(_keys, _rows), min_size=2, max_size=4)
+_updated = (st.sampled_from(VALUES), _integers, st.sampled_from((*TEXTS, None)))
+
+
+@st.composite
+def _writes(draw: Any) -> tuple[tuple[Any, ...], ...]:
+    """Rows of both classes that come, change in ways that watches tell apart, and go."""
+    both = draw(st.permutations((False, True)))
+    of = st.sampled_from(both)
+    return (
+        *(("insert", c, draw(_inserted)) for c in both),
+        *(("update", c, a, draw(st.integers(1, 3)), draw(st.sampled_from(TEXTS[1:]))) for a in VALUES for c in both),
+        *draw(
+            st.lists(
+                st.tuples(st.just("update"), of, *_updated) | st.tuples(st.just("insert"), of, _inserted), max_size=4
+            )
+        ),
+        *(("delete", draw(of), first) for first in draw(st.permutations((-2, -1, 0)))),
+        *(("truncate", c) for c in both),
+    )
 
 
 def _of_parent(spec: Spec) -> Spec:
@@ -393,10 +407,9 @@ def _of_parent(spec: Spec) -> Spec:
 
 @st.composite
 def plans(draw: Any) -> Plan:
-    """A declaration, and writes to its tables: an insert first."""
+    """A declaration, and writes to its tables."""
     kind = draw(st.sampled_from(("core", "mapped", "single", "joined", "concrete")))
     names = draw(st.lists(st.sampled_from(NAMES), min_size=9, max_size=9, unique_by=str.lower))
-    first = draw(st.tuples(st.just("insert"), st.booleans(), st.lists(st.tuples(_keys, _rows), min_size=1, max_size=3)))
     specs = draw(_spec_lists("p"))
     return Plan(
         kind,
@@ -405,5 +418,5 @@ def plans(draw: Any) -> Plan:
         draw(st.booleans()),
         tuple(map(_of_parent, specs)) if kind == "joined" else specs,
         draw(st.none() | _spec_lists("c")) if kind in ("single", "joined", "concrete") else None,
-        (first, *draw(st.lists(_writes, min_size=2, max_size=6))),
+        draw(_writes()),
     )
