@@ -2,6 +2,8 @@
 
 spec         `Watch` as it is declared, `TableWatch` as it applies to one table
 filing       watches in the MetaData, where the other rooms find them
+references   conditions that name a table in place of a row
+ordering     sets get an order
 naming       names of triggers, functions and channels
 dialect      the PostgreSQL dialect that text is written in
 conditions   `when` as SQL
