@@ -100,7 +100,7 @@ def _signature(function: Any) -> str:
     if any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters) and not any("*" in text for text in shown):
         first = next(i for i, p in enumerate(p for p in parameters if p.name != "self") if p.kind is p.KEYWORD_ONLY)
         shown.insert(first, "*")
-    return f"({', '.join(shown)})"
+    return re.sub(r"<object object at \w+>", "...", f"({', '.join(shown)})")  # a mark of ours for "not given"
 
 
 def _text(member: Any) -> str:

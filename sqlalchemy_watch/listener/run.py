@@ -63,8 +63,10 @@ class Run:
         lifecycle: Lifecycle, keeps_trying: bool,
     ) -> None:  # fmt: skip
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
-        self._router = Router(tables, decoders, durable=options.group is not None, listener=lifecycle.sender)
         self._renamed = asker.renamed_schemas
+        self._router = Router(
+            tables, decoders, durable=options.group is not None, listener=lifecycle.sender, schemas=self._renamed
+        )
         warn_of_unheard(self._router, tables, options.group)
         self._stats = Stats()
         self._waiting = Waiting(lifecycle.loop)

@@ -20,7 +20,8 @@ _INSUFFICIENT_PRIVILEGE: Final = "42501"
 _OWNERS: Final = """
 SELECT n.nspname, p.proname, pg_catalog.pg_get_userbyid(p.proowner)
 FROM pg_catalog.pg_proc AS p JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
-WHERE p.prorettype = CAST('pg_catalog.trigger' AS pg_catalog.regtype) AND p.proname = ANY (CAST(:names AS text[]))
+WHERE p.prorettype = CAST(CAST('pg_catalog.trigger' AS pg_catalog.regtype) AS pg_catalog.oid)
+  AND p.proname = ANY (CAST(:names AS text[]))
 """
 
 #: The owners of functions, by schema and name.

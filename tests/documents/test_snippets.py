@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +48,23 @@ class Shop:
         (self.path / name).write_text(code.replace(SHOP_URL, self.url))
         return name
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+    @contextmanager
+    def start(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        with subprocess.Popen(
             [sys.executable, *arguments], cwd=self.path, env=self.environment, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=restore_interrupts,
-        )  # fmt: skip
+        ) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()
 
     def run(self, *arguments: str) -> str:
         """Run a program to its end."""
-        process = self.start(*arguments)
-        output, errors = process.communicate(timeout=3 * PATIENCE)
-        assert process.returncode == 0, errors
-        return output
+        with self.start(*arguments) as process:
+            output, errors = process.communicate(timeout=3 * PATIENCE)
+            assert process.returncode == 0, errors
+            return output
 
     def wait_until_listening(self) -> None:
         wait_until(
@@ -87,10 +93,19 @@ def test_program_runs(shop: Shop, snippet: Snippet) -> None:
         shop.run(name)
 
 
+#: Runs README's program, and tells when it listens.
+FIRST_PROGRAM = """
+import logging, runpy
+logging.basicConfig(level="INFO", format="%(message)s")
+runpy.run_path("shop.py", run_name="__main__")
+"""
+
+
 def test_the_first_program_prints_what_readme_says(shop: Shop) -> None:
-    with shop.start("shop.py") as process:
-        shop.wait_until_listening()
+    with shop.start("-c", FIRST_PROGRAM) as process:
         assert process.stdout is not None
+        assert process.stderr is not None
+        assert "listening" in iter(process.stderr.readline, "").__next__()
         shop.client.execute("INSERT INTO orders (customer_id) VALUES (42)")
         shop.client.execute("UPDATE orders SET status = 'shipped'")
         printed = [process.stdout.readline(), process.stdout.readline()]

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapper
 from ...declaring.filing import Endpoint, endpoints_of, original_of
 from ...declaring.spec import TableWatch
 from ...declaring.targets import watches_of_table
+from ...declaring.translating import NO_MAP, SchemaMap, translated
 from ...signals.feeds import Feed
 from ...signals.watch_signals import feed_of
 from ...watched import signals_of
@@ -119,7 +120,13 @@ class Router:
     """The routes of a listener, by channel."""
 
     def __init__(
-        self, tables: Iterable[Table], decoders: ValueDecoders, *, durable: bool = False, listener: object = None
+        self,
+        tables: Iterable[Table],
+        decoders: ValueDecoders,
+        *,
+        durable: bool = False,
+        listener: object = None,
+        schemas: SchemaMap = NO_MAP,
     ) -> None:
         self._listener = listener
         self.routes: list[Route] = []
@@ -132,6 +139,7 @@ class Router:
                 if not (watch.is_durable if durable else watch.is_notified):
                     self.unheard.update(feed_of(endpoint.signal) for endpoint in endpoints)
                     continue
+                watch = translated(watch, schemas)
                 route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
                 self.routes.append(route)
                 self.by_channel.setdefault(watch.channel, []).append(route)

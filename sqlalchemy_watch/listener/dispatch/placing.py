@@ -68,14 +68,13 @@ class Placing:
 
         :param schemas: those to hear, for tables that are declared without one.
         """
-        renamed = asker.renamed_schemas
-        if schemas is None and (home := renamed.get(None)) is not None:
+        if schemas is None and (home := asker.renamed_schemas.get(None)) is not None:
             schemas = frozenset([home])
         unplaced: dict[str, list[Route]] = {}
         for route in self._router.routes:
             declared = route.watch.schema
             if declared is not None:
-                route.schemas = frozenset(filter(None, [declared, renamed.get(declared)]))
+                route.schemas = frozenset([declared])
             elif schemas == "*":
                 route.schemas = None
             else:

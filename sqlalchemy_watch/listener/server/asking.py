@@ -34,9 +34,14 @@ log: logging.Logger = logging.getLogger(__name__)
 #: Seconds for an answer over the engine's own connection, connecting included.
 ANSWER_SECONDS = 10.0
 
+#: Seconds to wait for a lock on the catalog, which is somebody's maintenance.
+LOCK_SECONDS = 2.0
+
 _LIMITS = """
-SELECT pg_catalog.set_config('statement_timeout', :limit, true), pg_catalog.set_config('lock_timeout', :limit, true)
+SELECT pg_catalog.set_config('statement_timeout', :limit, true), pg_catalog.set_config('lock_timeout', :lock, true)
 """
+
+_LIMIT_OWN = "SELECT pg_catalog.set_config('lock_timeout', :lock, false)"
 
 #: Asks over a connection.
 Question = Callable[[Fetch], tuple[Session, Answer | None]]
@@ -62,13 +67,23 @@ class Asker:
     def __init__(self, engine: Engine | AsyncEngine, connect: Connect, *, has_listen_url: bool) -> None:
         self._engine: Engine = sync_engine_of(engine)
         self._connect = connect
-        # Whoever gives out connections that were made elsewhere may want them back.
-        is_postgresql = self._engine.dialect.name == "postgresql"
-        self._is_private = is_postgresql and not has_creator(self._engine)
-        #: True if the listener's own connections are set to what the engine's are, or the engine is for something else.
-        self._own_is_alike = not self._is_private and not (has_listen_url and is_postgresql)
+        self._is_postgresql = self._engine.dialect.name == "postgresql"
+        self._has_listen_url = has_listen_url
         self._asking: threading.Thread | None = None
         self._has_warned = False
+
+    @property
+    def _is_private(self) -> bool:
+        """True if a connection of the engine's own kind is nobody else's; of a hook that is known once it was called.
+
+        Whoever gives out connections that were made elsewhere may want them back.
+        """
+        return self._is_postgresql and not has_creator(self._engine)
+
+    @property
+    def _own_is_alike(self) -> bool:
+        """True if the listener's connections are set to what the engine's are, or the engine is for something else."""
+        return not self._is_private and not (self._has_listen_url and self._is_postgresql)
 
     @property
     def renamed_schemas(self) -> dict[str | None, str | None]:
@@ -104,6 +119,7 @@ class Asker:
                 failure = error
         with contextlib.closing(self._connect()) as connection:
             fetch = psycopg_fetcher(connection)
+            fetch(_LIMIT_OWN, {"lock": f"{LOCK_SECONDS:g}s"})
             answer = read_answer(fetch, session or read_session(fetch), wanted, functions)
         if failure is not None:
             self._warn(failure)
@@ -168,5 +184,5 @@ async def _ask_in_loop(private: Engine, question: Question) -> tuple[Session, An
 
 def _ask(connection: Connection, question: Question) -> tuple[Session, Answer | None]:
     fetch = fetcher(connection)
-    fetch(_LIMITS, {"limit": f"{ANSWER_SECONDS:g}s"})
+    fetch(_LIMITS, {"limit": f"{ANSWER_SECONDS:g}s", "lock": f"{LOCK_SECONDS:g}s"})
     return question(fetch)

@@ -92,7 +92,12 @@ def within(connection: psycopg.Connection[Any], seconds: float) -> Iterator[None
 
     :raises psycopg.OperationalError: where the connection is lost, or the server does not answer at all.
     """
-    connection.execute(f"BEGIN; SET LOCAL statement_timeout = {max(1, round(seconds * 1000))}")
+    milliseconds = max(1, round(seconds * 1000))
+    connection.execute(
+        f"BEGIN; SET LOCAL statement_timeout = {milliseconds}; "
+        # A process that is frozen in here must not keep the lock of `exclusive`: no other limit holds in a transaction.
+        f"SET LOCAL idle_in_transaction_session_timeout = {10 * milliseconds}"
+    )
     yield
     connection.execute("ROLLBACK")
 

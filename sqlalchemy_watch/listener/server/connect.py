@@ -6,12 +6,13 @@ import contextlib
 import inspect
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import psycopg
 from sqlalchemy import Engine, StaticPool, create_engine
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, Dialect, make_url
 
 from ...aio import sync_engine_of
 from ...errors import ConfigurationError
@@ -57,6 +58,9 @@ def connector(engine: Engine | AsyncEngine, listen_url: str | URL | None = None,
     return connect
 
 
+#: The dialects of engines of which a `do_connect` hook has handed out a connection.
+_with_handing_hooks: weakref.WeakSet[Dialect] = weakref.WeakSet()
+
 #: Opens a connection, to a walsender or not.
 _Opener = Callable[[bool], "psycopg.Connection[Any]"]
 
@@ -95,6 +99,7 @@ def _call_hooks(engine: Engine, args: list[Any], parameters: dict[str, Any]) -> 
     for hook in tuple(engine.dialect.dispatch.do_connect):
         made = hook(engine.dialect, None, args, parameters)
         if made is not None:
+            _with_handing_hooks.add(engine.dialect)
             return made
     return None
 
@@ -132,8 +137,8 @@ def _arguments_of(engine: Engine) -> tuple[list[Any], dict[str, Any]] | None:
 
 
 def has_creator(engine: Engine) -> bool:
-    """Return True if the engine's connections come from a function of the application's."""
-    return _arguments_of(engine) is None
+    """Return True if the engine's connections come from a function of the application's: a creator, or a hook."""
+    return _arguments_of(engine) is None or engine.dialect in _with_handing_hooks
 
 
 def _check_creator(engine: Engine) -> None:

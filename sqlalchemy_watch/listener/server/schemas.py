@@ -23,8 +23,7 @@ SELECT pg_catalog.current_setting('search_path'), CAST(current_user AS text), pg
 
 # Not pg_partition_tree(), which locks the partitions: somebody may be altering them. Nor to_regclass(), which finds
 # views and indexes as well, and tables of pg_temp, and nothing in a schema that the role may not use.
-# The triggers of partitions call the function of their root. One query, so that both parts are of the same moment.
-_PLACES = f"""
+_PLACES = """
 WITH RECURSIVE member AS (
   SELECT CAST(w.name AS text) AS name, CAST(n.nspname AS text) AS root,
     pg_catalog.has_schema_privilege(CAST(:role AS name), n.oid, 'USAGE') AS usable, c.oid AS oid
@@ -42,6 +41,10 @@ SELECT DISTINCT m.name, m.root, m.usable, CAST(n.nspname AS text)
 FROM member AS m
 JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+"""
+
+# The triggers of partitions call the function of their root. One query, so that both parts are of the same moment.
+_WITH_OTHERS = f"""{_PLACES}
 UNION ALL
 (
   SELECT DISTINCT NULL, NULL, pg_catalog.has_schema_privilege(CAST(:role AS name), n.oid, 'USAGE'),
@@ -121,7 +124,7 @@ def read_answer(fetch: Fetch, session: Session, wanted: Sequence[Wanted], functi
     """
     places = [(w.name, schema) for w in wanted for schema in (session.path if w.schemas is None else w.schemas)]
     rows = fetch(
-        _PLACES,
+        _WITH_OTHERS if functions else _PLACES,
         {
             "role": session.role,
             "names": [name for name, _ in places],

@@ -360,7 +360,7 @@ def test_connection_lost_between_listen_and_reading_is_noticed(
 ) -> None:
     inspect = problems.describe_problems
 
-    def inspect_and_lose(connection: psycopg.Connection[Any], tables: Any) -> Any:
+    def inspect_and_lose(connection: psycopg.Connection[Any], *arguments: Any) -> Any:
         monkeypatch.setattr(problems, "describe_problems", inspect)
         client.execute("SELECT pg_terminate_backend(%s)", [connection.info.backend_pid])
         connection.execute("SELECT 1")
@@ -382,9 +382,9 @@ def test_resync_comes_before_events_committed_while_connecting(
 ) -> None:
     inspect = problems.describe_problems
 
-    def inspect_and_insert(connection: psycopg.Connection[Any], tables: Any) -> Any:
+    def inspect_and_insert(*arguments: Any) -> Any:
         insert(client, "users", 1)  # LISTEN is in force already
-        return inspect(connection, tables)
+        return inspect(*arguments)
 
     listener.catch_up()  # it has looked at the triggers
     monkeypatch.setattr(problems, "describe_problems", inspect_and_insert)

@@ -47,7 +47,7 @@ def test_a_durable_listener_goes_on_where_the_catalog_does_not_answer(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     # Not by a lock: a walsender reads the catalog as well.
-    def look_for_long(connection: psycopg.Connection[Any], tables: Any) -> list[str]:
+    def look_for_long(connection: psycopg.Connection[Any], *arguments: Any) -> list[str]:
         connection.execute("SELECT pg_sleep(600)")
         return []
 
