@@ -36,7 +36,7 @@ def run(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_mypy_finds_the_wrong_receivers_and_no_other(pytestconfig: pytest.Config, tmp_path: Path) -> None:
-    cache: Any = pytestconfig.cache
+    cache: Any = getattr(pytestconfig, "cache", None)  # it may be switched off
     directory = str(cache.mkdir("mypy")) if cache is not None else str(tmp_path)
     done = run("mypy", "--strict", "--config-file=", "--no-error-summary", "--cache-dir", directory)
     found = {int(line) for line in re.findall(r"typing_cases\.py:(\d+): error:", done.stdout)}
