@@ -24,7 +24,7 @@ MAX_NAMED = 3
 
 _HIDDEN = f"""
 SELECT w.name, h.schema, h.usable, CAST(current_user AS text)
-FROM unnest(CAST(:names AS text[])) AS w(name)
+FROM pg_catalog.unnest(CAST(:names AS text[])) AS w(name)
 CROSS JOIN LATERAL (
   SELECT CAST(n.nspname AS text), pg_catalog.has_schema_privilege(n.oid, 'USAGE')
   FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace

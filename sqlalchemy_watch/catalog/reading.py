@@ -34,7 +34,7 @@ class Stranger(NamedTuple):
 _TABLES = """
 SELECT t.schema, t.name, c.oid, n.nspname, c.relname, CAST(c.relkind AS text), c.relispartition,
   pg_catalog.pg_get_userbyid(c.relowner),
-  ARRAY(SELECT hn.nspname || '.' || h.relname FROM pg_catalog.pg_inherits AS i
+  ARRAY(SELECT pg_catalog.concat(hn.nspname, '.', h.relname) FROM pg_catalog.pg_inherits AS i
     JOIN pg_catalog.pg_class AS h ON h.oid = i.inhrelid JOIN pg_catalog.pg_namespace AS hn ON hn.oid = h.relnamespace
     WHERE i.inhparent = c.oid AND c.relkind = 'r' ORDER BY 1),
   ARRAY(SELECT CAST(a.attname AS text) FROM pg_catalog.pg_attribute AS a

@@ -7,6 +7,7 @@ ordering     sets get an order
 naming       names of triggers, functions and channels
 dialect      the PostgreSQL dialect that text is written in
 conditions   `when` as SQL
+truth        Python's `and` and `or` in it are refused
 hierarchy    mapped inheritance
 targets      from bases, MetaData and models to their tables
 """

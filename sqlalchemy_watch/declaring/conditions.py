@@ -18,6 +18,7 @@ from .dialect import POSTGRESQL, PREPARER
 from .ordering import in_order
 from .references import refuse_tables
 from .spec import Condition
+from .truth import refusing_truth
 
 #: The aliases of a row and of its previous version in statement-level functions.
 STATEMENT_ALIASES = ("r", "o")
@@ -108,7 +109,8 @@ def _compile(
 def _evaluate(owner: str, when: Callable[[Any, Any], Any], old: _Row, new: _Row) -> Any:
     """Return the clause that the user's function makes of the two rows."""
     try:
-        clause = when(old, new)
+        with refusing_truth(f"{owner}: when"):
+            clause = when(old, new)
     except (UnknownColumn, ConfigurationError):
         raise
     except Exception as error:

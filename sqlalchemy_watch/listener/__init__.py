@@ -11,9 +11,10 @@ listener    `Listener`, the public face
 run         everything that lives from one `start()` to its `stop()`; health (for probes), unheard (said at the start)
 notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns,
             exclusive (one of several processes)
-wal         the source of a replication slot: messages, large, skipped, protocol, liveness and takeover (pure),
-            slots, monitor, preparing, session, standby, source
-dispatch    the thread that calls receivers; placing (whose event is it?), calls, batches, positions, retries, letters
+wal         the source of a replication slot: messages, skipped, protocol, liveness and takeover (pure), slots,
+            large (what libpq holds), monitor, preparing, session, standby, source
+dispatch    the thread that calls receivers; placing with lookups and unplaced (whose event is it?), calls, gather
+            (batches), positions, letters and their table, garbage
 source      the parts of every source: Keeper (the one loop: connect, read, lose, back off), Wake, Poller, Tokens
 lifecycle   the listener's own signals
 server      connections as the engine makes them, questions to the catalog, checks, a limit for each query

@@ -47,8 +47,8 @@ log: logging.Logger = logging.getLogger(__name__)
 INTERRUPT_SECONDS = 0.5
 
 #: Seconds that each query about the triggers may take, and the share of the time for any query.
-LOOK_SECONDS = 1.0
-LOOK_SHARE = 0.75
+TRIGGERS_SECONDS = 1.0
+TRIGGERS_SHARE = 0.75
 
 
 class Run:
@@ -219,9 +219,11 @@ class Run:
         state = "" if source.state.listening else f"; {source.state.missing}"
         if failure is not None:
             state += f"; the server could not be asked ({one_line(failure)})"
+        hint = (
+            ": a receiver may be slow, or need the event loop that this call blocks (then use await catch_up_async())"
+        )
         raise CatchUpTimeout(
-            f"not caught up within {timeout:g} s, {len(self._queue)} notifications are waiting{state}: a receiver "
-            f"may be slow, or need the event loop that this call blocks (then use await catch_up_async())"
+            f"not caught up within {timeout:g} s, {len(self._queue)} notifications are waiting{state or hint}"
         ) from failure
 
     def _check_heard(self) -> None:
@@ -249,7 +251,7 @@ class Run:
         return dataclasses.replace(self._stats, queue_depth=len(self._queue), dropped=self._queue.dropped)
 
     def _look_at_triggers(self, connection: psycopg.Connection[Any]) -> None:
-        seconds = min(LOOK_SECONDS, self._options.heartbeat_timeout * LOOK_SHARE)
+        seconds = min(TRIGGERS_SECONDS, self._options.heartbeat_timeout * TRIGGERS_SHARE)
         with within(connection, seconds):
             self._dispatcher.placing.guess(connection)
         warn_of_triggers(connection, self._tables, seconds, self._renamed)

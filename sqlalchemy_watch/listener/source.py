@@ -29,7 +29,7 @@ from .stats import ReadingStats
 BACKOFF_FIRST, BACKOFF_FACTOR, BACKOFF_MAX = 0.1, 2.0, 30.0
 
 #: The reason of a resync that is a matter of course.
-STARTED_LATE = "the listener began to hear after start(wait=False) had returned"
+STARTED_LATE = "listening begins now, and what was read before may be out of date"
 
 #: Raised by the first attempt, these end the source: trying again would not help.
 HOPELESS = (UnsupportedServerError, ConfigurationError, OwnershipError, SlotError)

@@ -182,6 +182,9 @@ class WatchSignals(Connects[T]):
         except KeyError:
             if label.startswith("_"):
                 raise AttributeError(label) from None
+            if hasattr(WatchSignal, label):
+                first = next(iter(self._signals), "updated")
+                raise AttributeError(f"{label!r} is of a single signal: {self._owner}.watch.{first}.{label}") from None
             raise AttributeError(
                 f"{self._owner} does not watch {label!r}: it watches "
                 f"{', '.join(map(repr, self._signals)) or 'nothing'}; add it to __watch__"

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, column_property, mapped_column, relationship
 
-from sqlalchemy_watch import ConfigurationError, Listener, Watch, install, status, watch
+from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, install, status, watch
 from sqlalchemy_watch.declaring.filing import watches_in
 
 pytestmark = pytest.mark.sqlalchemy
@@ -234,3 +234,23 @@ def test_a_lock_that_is_not_given_is_no_fault_of_the_condition(
         connection.exec_driver_sql("SET statement_timeout = '100ms'")
         with pytest.raises(DBAPIError, match="canceling statement due to statement timeout"):
             install(connection, models.Base)
+
+
+@pytest.mark.parametrize(
+    "when",
+    [
+        lambda old, new: new.name == "a" and old.name != "b",
+        lambda old, new: old.name != "b" or new.name == "a",
+        lambda old, new: not new.name == "a",  # noqa: SIM201
+        lambda old, new: new.name in ("a", "b"),
+    ],
+    ids=["and", "or", "not", "in"],
+)
+def test_pythons_own_words_between_comparisons_are_refused(Base: type[DeclarativeBase], when: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"asks a comparison for its truth.*write &, \| and ~"):
+
+        class User(Watched, Base):
+            __tablename__ = "users"
+            __watch__ = (Watch("updated", label="renamed", when=when),)
+            id: Mapped[int] = mapped_column(primary_key=True)
+            name: Mapped[str]

@@ -58,6 +58,8 @@ class Hearing:
         self._turns = sorted((word.at, word.pid) for word in history.said if word.what == "active")
         #: By id: where it was heard at first, and when.
         self._first: dict[int, Heard] = {}
+        #: Heard by a process that had yet to notice its loss: it does not hear them again when it goes on.
+        self._heard_late: set[int] = set()
 
     def judge(self) -> Verdict:
         calls = sorted(self._calls(), key=lambda call: call.heard.at)
@@ -65,7 +67,7 @@ class Hearing:
         self._look_at_writers()
         self._look_at_ids()
         self._look_at_acknowledged(calls)
-        self.verdict.heard = len(self._first)
+        self.verdict.heard = len(self._first.keys() | self._heard_late)
         return self.verdict
 
     def _calls(self) -> Iterable[Call]:
@@ -81,6 +83,7 @@ class Hearing:
     def _note_late(self, pid: int, one: Heard) -> None:
         """A call while another consumer is active: of a process that has yet to notice its loss."""
         self.late += 1
+        self._heard_late.add(one.id)
         if pid not in self._survivors:
             self.verdict.blame("heard by who stands by", f"payment {one.id} by {pid}")
 
@@ -118,7 +121,7 @@ class Hearing:
             newest[writer] = id_
 
     def _look_at_ids(self) -> None:
-        for id_ in sorted(self._history.committed - self._first.keys()):
+        for id_ in sorted(self._history.committed - self._first.keys() - self._heard_late):
             self.verdict.blame("lost", f"payment {id_}")
         for id_ in sorted(self._first.keys() - self._history.committed):
             self.verdict.blame("what was not committed was heard", f"payment {id_}")

@@ -124,6 +124,12 @@ def test_a_consumer_that_lives_may_end_its_call_after_the_loss() -> None:
     assert hearing.late == 1
 
 
+def test_a_consumer_that_goes_on_does_not_hear_again_what_it_heard_after_the_loss() -> None:
+    said = [Word("active", 7, 100), Word("active", 8, 200), Word("lost", 7, 215), Word("active", 7, 220)]
+    went_on = history(heard={7: [*FIRST, Heard(30, 0, 3, 210)], 8: []}, said=said, acknowledged=[])
+    assert Hearing(went_on).judge().kinds == {}
+
+
 def test_a_slot_may_go_back_when_the_server_is_restarted() -> None:
     acknowledged = [Acknowledged(130, 25), Acknowledged(240, 35)]
     assert Hearing(history(acknowledged=acknowledged, restarts=[150])).judge().kinds == {}

@@ -17,7 +17,7 @@ from ..waiting import Coroutine, Waiting
 CallAll = Callable[[Feed, tuple[Subscriber, ...], Any, Event[Any]], None]
 
 
-class Connected(Protocol):
+class Connectable(Protocol):
     """A signal, as far as a call needs it."""
 
     def is_connected(self, subscriber: Subscriber, sender: Any, argument: Any) -> bool:
@@ -27,7 +27,7 @@ class Connected(Protocol):
 class Call(NamedTuple):
     """A receiver, and what it is called with: an event, or for one of batches a list."""
 
-    signal: Connected
+    signal: Connectable
     subscriber: Subscriber
     sender: Any
     argument: Any

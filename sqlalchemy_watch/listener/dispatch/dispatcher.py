@@ -144,7 +144,8 @@ class Dispatcher:
             self._deliver_batches(self._gatherer.take_all())
             self.placing.look_again()
             self._send_resyncs()
-            item.done.set()
+            if not self._waiting.was_cut_short:
+                item.done.set()
         elif isinstance(item, Resync) and item.is_asked_for:
             self._ask_to_resync(item.reason)
         else:

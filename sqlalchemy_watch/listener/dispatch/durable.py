@@ -48,6 +48,9 @@ class DurableDispatcher(Dispatcher):
     _queue: WaitingQueue
     _repeats = True
 
+    #: True while batches are delivered, which the gatherer does not have any more: a gap may be told of meanwhile.
+    _is_delivering = False
+
     def configure(
         self,
         group: str,
@@ -143,6 +146,15 @@ class DurableDispatcher(Dispatcher):
     def _handle_notification(self, notification: Notification) -> None:
         self._first_position = self._positions.first_of(notification)
         super()._handle_notification(notification)
+        self._hold_passed_over()
+
+    def _hold_passed_over(self) -> None:
+        """Acknowledge no event that was passed over by an earlier answer, until that has been asked for again."""
+        gatherer = self._gatherer
+        if self.placing.due_at == math.inf:
+            gatherer.held_end_lsn = None
+        elif gatherer.held_end_lsn is None:
+            gatherer.held_end_lsn = gatherer.last_end_lsn
 
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
         message = decoded.message
@@ -156,11 +168,19 @@ class DurableDispatcher(Dispatcher):
         self._failed(Call(filters, filters.as_subscriber(), sender, event), error)
 
     def _deliver_batches(self, batches: list[Batch]) -> None:
+        is_inner, self._is_delivering = self._is_delivering, True
+        try:
+            self._deliver_until_done(batches)
+        finally:
+            self._is_delivering = is_inner
+        self._acknowledge_delivered()
+
+    def _deliver_until_done(self, batches: list[Batch]) -> None:
         attempts = 0
         while batches:
             try:
                 super()._deliver_batches(batches)
-                break
+                return
             except _Revoked:
                 raise
             except BaseException:  # here, so that no event is gathered anew, and then twice
@@ -170,10 +190,13 @@ class DurableDispatcher(Dispatcher):
                 self._waiting.was_cut_short = True
                 return
             batches = self._gatherer.take_all()
-        self._acknowledge_delivered()
 
     def _send_resyncs(self, now: float = math.inf) -> None:
-        super()._send_resyncs(now)
+        is_inner, self._is_delivering = self._is_delivering, True
+        try:
+            super()._send_resyncs(now)
+        finally:
+            self._is_delivering = is_inner
         self._acknowledge_delivered()
 
     def _acknowledge_delivered(self) -> None:
@@ -181,8 +204,9 @@ class DurableDispatcher(Dispatcher):
 
         Nothing is acknowledged after `stop()` has cut an event short: that event comes again, and all behind it.
         """
+        self._hold_passed_over()
         delivered = self._gatherer.delivered_end_lsn
-        if delivered > self._acknowledged and not self._waiting.was_cut_short:
+        if delivered > self._acknowledged and not (self._is_delivering or self._waiting.was_cut_short):
             while not self._acknowledge(delivered):
                 self._await_turn()
             self._acknowledged = delivered

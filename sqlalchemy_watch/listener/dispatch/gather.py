@@ -53,6 +53,8 @@ class Gatherer:
         self._batches: dict[tuple[int, int], Batch] = {}
         #: The end of the last transaction that was taken whole, in the server's log; 0 without durable delivery.
         self.last_end_lsn = 0
+        #: Nothing behind this is acknowledged, since an event was passed over that is to be looked at again; or None.
+        self.held_end_lsn: int | None = None
         #: The reasons of resyncs that were put off, with the time at which each is due, and the end of the last
         #: transaction before the one that asked first.
         self._resyncs: dict[str, tuple[float, int]] = {}
@@ -82,6 +84,8 @@ class Gatherer:
     def delivered_end_lsn(self) -> int:
         """The end of the newest transaction up to which no event and no resync waits any more."""
         waiting = [batch.preceding_end_lsn for batch in self._batches.values()]
+        if self.held_end_lsn is not None:
+            waiting.append(self.held_end_lsn)
         return min([self.last_end_lsn, *waiting, *(preceding for _, preceding in self._resyncs.values())])
 
     @property

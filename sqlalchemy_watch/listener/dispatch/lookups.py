@@ -194,6 +194,9 @@ class LookUps:
             log.warning("can't look up whose the rows of table %r are (%s)", table.wanted.name, one_line(error))
             return False
         self._failures = 0
+        if reply.is_temporary and self._reply is not None and self._reply.is_certain:
+            self._retry_at = now + RETRY_MAX  # what a session of the engine saw is worth more
+            return False
         if reply.is_temporary:  # it will do for what is ours, and for nothing else
             received, self._retry_at = -1, now + RETRY_MAX
         table.others, table.received, table.asked_at = reply.answer.others, received, now

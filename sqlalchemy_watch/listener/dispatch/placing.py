@@ -144,7 +144,7 @@ class Placing:
 
         :raises Unanswered: where the server does not answer.
         """
-        if self._lookups is None:
+        if self._lookups is None or self.wait is not None:  # what can wait needs none
             return
         try:
             self._lookups.guess(psycopg_fetcher(connection))

@@ -92,7 +92,7 @@ class Exclusive:
                 raise Unanswered("the listener was stopped meanwhile")
         seconds = max(1, round(self._silence / 4))
         connection.execute(_LIMIT_SILENCE, {"milliseconds": f"{self._silence * 1000:.0f}", "seconds": f"{seconds}"})
-        self._state.standing_by, self._stats.active = None, True
+        self._state.standing_by = None
 
     def _try(self, connection: psycopg.Connection[Any]) -> bool:
         return connection.execute("SELECT pg_catalog.pg_try_advisory_lock(%s)", [self._key]).fetchone() == (True,)

@@ -103,6 +103,8 @@ class NotifySource:
             early: list[PGnotify] = []
             connection.pgconn.notify_handler = early.append
             codec = self._listen(connection)
+            if self._exclusive is not None:
+                self._stats.active = True
             session = NotifySession(
                 connection, self._protocol(codec), self._tokens, self._wake, self._queue, self._stats,
                 self._note_heartbeat,

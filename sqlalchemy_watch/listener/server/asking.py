@@ -64,11 +64,10 @@ class Asker:
     :param has_listen_url: True if that one is made from another URL than the engine's.
     """
 
-    def __init__(self, engine: Engine | AsyncEngine, connect: Connect, *, has_listen_url: bool) -> None:
+    def __init__(self, engine: Engine | AsyncEngine, connect: Connect) -> None:
         self._engine: Engine = sync_engine_of(engine)
         self._connect = connect
         self._is_postgresql = self._engine.dialect.name == "postgresql"
-        self._has_listen_url = has_listen_url
         self._asking: threading.Thread | None = None
         self._has_warned = False
 
@@ -82,8 +81,8 @@ class Asker:
 
     @property
     def _own_is_alike(self) -> bool:
-        """True if the listener's connections are set to what the engine's are, or the engine is for something else."""
-        return not self._is_private and not (self._has_listen_url and self._is_postgresql)
+        """True if no session of the engine could see anything else: it is for something else."""
+        return not self._is_postgresql
 
     @property
     def renamed_schemas(self) -> dict[str | None, str | None]:

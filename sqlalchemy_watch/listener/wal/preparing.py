@@ -92,7 +92,5 @@ class Preparation:
 
 
 def _sender_timeout(connection: psycopg.Connection[Any]) -> float:
-    row = connection.execute(
-        "SELECT setting::bigint / 1000.0 FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'"
-    ).fetchone()
-    return float(row[0]) if row is not None and row[0] else math.inf  # 0 is no limit
+    row = connection.execute("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").fetchone()
+    return int(row[0]) / 1000 if row is not None and int(row[0]) else math.inf  # 0 is no limit

@@ -29,7 +29,7 @@ FINISH_SECONDS = 0.5
 TAKEN_AT_ONCE = 64
 
 #: Bytes that libpq's buffer, of 16 kB at first, holds as soon as it has met a larger piece.
-LARGE = 16_384
+FIRST_BUFFER = 16_384
 
 #: From so many transactions per second on, measured over so many seconds, several are read at once, which come
 #: later by that long.
@@ -170,7 +170,7 @@ class WalSession:
                     raise self._ended()
                 return True
             heard = True
-            self._had_large = self._had_large or size > LARGE
+            self._had_large = self._had_large or size > FIRST_BUFFER
             taken += receive(data, now)
         self._core.liveness.hear(now)
         return False

@@ -6,7 +6,7 @@ from ..decoding.payload import MAX_COUNTED_BYTES, count_rows
 from .messages import HEAD_BYTES
 
 #: The size of a message, with all that stands before its payload, from which on the payload is too large to count.
-LARGE = MAX_COUNTED_BYTES + HEAD_BYTES
+TOO_LARGE_TO_COUNT = MAX_COUNTED_BYTES + HEAD_BYTES
 
 
 class SkippedRows:
@@ -19,7 +19,7 @@ class SkippedRows:
     @staticmethod
     def is_large(size: int) -> bool:
         """Return True if a message of this size can be counted without being read."""
-        return size > LARGE
+        return size > TOO_LARGE_TO_COUNT
 
     def add_large(self) -> None:
         """Add a large message: triggers write so much for a single row alone."""
