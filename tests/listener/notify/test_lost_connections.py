@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import threading
 import time
@@ -229,9 +230,16 @@ def test_server_that_falls_silent_while_connecting_is_given_up(
     proxy.resume(thaw=False)
     insert(client, "users", 1)
     journal.wait_for_count("resync", 1, 6)
-    insert(client, "users", 2)
-    journal.wait_for_count("event", 1)
-    assert journal.entries[1:] == ONE_GAP
+    ids = itertools.count(2)
+
+    def is_heard() -> bool:
+        insert(client, "users", next(ids))
+        return journal.count("event") > 0
+
+    wait_until(client, is_heard)
+    # LISTEN is in force while the triggers are looked at: to fall silent then makes a gap of its own.
+    gaps = [entry for entry in journal.entries[1:] if entry[0] != "event"]
+    assert gaps in (ONE_GAP[:-1], 2 * ONE_GAP[:-1])
 
 
 @pytest.mark.parametrize("at", [1, 700])
