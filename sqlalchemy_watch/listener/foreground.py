@@ -18,7 +18,7 @@ from ..errors import ListenerError
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Seconds between looks if all listeners were stopped by somebody else.
+#: Seconds between looks if all listeners were stopped by somebody else, or a signal came.
 LOOK_SECONDS = 0.5
 
 
@@ -65,6 +65,8 @@ class _Told:
 
     def __init__(self) -> None:
         self._is_told = False
+        #: True after a second Ctrl-C: nothing is waited for any more.
+        self.is_urgent: bool = False
         #: Called in the signal's handler.
         self.wake: Callable[[], Any] = lambda: None
 
@@ -87,6 +89,7 @@ class _Told:
             self._is_told = True
             self.wake()
         elif number == signal.SIGINT:
+            self.is_urgent = True
             raise KeyboardInterrupt
 
 
@@ -104,7 +107,8 @@ async def _run(listeners: Sequence[Runnable], told: _Told, stop_timeout: float) 
         if told:
             log.info("told to end: stopping")
     finally:
-        await _stop(listeners, stop_timeout)
+        if not told.is_urgent:
+            await _stop(listeners, stop_timeout)
     log.info("stopped")
 
 
@@ -117,11 +121,14 @@ async def _stop(listeners: Sequence[Runnable], timeout: float) -> None:
         stopped.append(done := asyncio.Event())
         # A daemon, unlike those of the loop's executor: a second Ctrl-C does not wait for it.
         threading.Thread(target=_stop_one, args=[listener, timeout, loop, done], daemon=True).start()
+    # In steps: a signal that comes right before the loop waits does not end that.
     for done in stopped:
-        await done.wait()
+        while not done.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), LOOK_SECONDS)
     others = asyncio.all_tasks() - {asyncio.current_task()}
-    if others:
-        await asyncio.wait(others, timeout=max(0.0, deadline - loop.time()))
+    while others and (left := deadline - loop.time()) > 0:
+        _, others = await asyncio.wait(others, timeout=min(LOOK_SECONDS, left))
 
 
 def _stop_one(listener: Runnable, timeout: float, loop: asyncio.AbstractEventLoop, done: asyncio.Event) -> None:
