@@ -72,7 +72,23 @@ class BatchDecorator(Protocol[T]):
 _LATER: Any = object()
 
 
-class Connects(Generic[T]):
+class _Connecting:
+    """What every `connect` does, whatever its receivers take."""
+
+    __slots__ = ()
+
+    def _connect_or_decorate(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> Any:
+        if receiver is _LATER:
+            return partial(self._connect_or_decorate, sender=sender, weak=weak, name=name)
+        self._connect(receiver, sender, weak, name)
+        return receiver
+
+    if TYPE_CHECKING:  # of another base class, or of the class itself
+
+        def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None: ...
+
+
+class Connects(_Connecting, Generic[T]):
     """`connect`, of signals, of the views of them, and of the signals of a model."""
 
     __slots__ = ()
@@ -109,17 +125,10 @@ class Connects(Generic[T]):
         :raises ConfigurationError: where the receiver can't be called that way, and for a name that is none, or that
             another receiver has.
         """
-        if receiver is _LATER:
-            return partial(self.connect, sender=sender, weak=weak, name=name)
-        self._connect(receiver, sender, weak, name)
-        return receiver
-
-    if TYPE_CHECKING:  # of another base class, or of the class itself
-
-        def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None: ...
+        return self._connect_or_decorate(receiver, sender, weak, name)
 
 
-class ConnectsBatches(Generic[T]):
+class ConnectsBatches(_Connecting, Generic[T]):
     """`connect`, of batches."""
 
     @overload
@@ -146,11 +155,4 @@ class ConnectsBatches(Generic[T]):
         :raises ConfigurationError: where the receiver can't be called that way, and for a name that is none, or that
             another receiver has.
         """
-        if receiver is _LATER:
-            return partial(self.connect, sender=sender, weak=weak, name=name)
-        self._connect(receiver, sender, weak, name)
-        return receiver
-
-    if TYPE_CHECKING:  # of another base class, or of the class itself
-
-        def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None: ...
+        return self._connect_or_decorate(receiver, sender, weak, name)
