@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
 from typing import Any, Final
 
 from sqlalchemy import types as sqltypes
@@ -96,79 +95,6 @@ def sql_type(type_: TypeEngine[Any]) -> str:
     return re.sub(r"^interval\b[^\[]*", "interval", re.sub(r" *\([0-9, ]*\)", "", spelled))
 
 
-def _quoted(cast: str) -> Callable[[str], str]:
-    return lambda column: f"'\"' || {column}::{cast}::pg_catalog.text || '\"'"
-
-
-# The JSON stays well-formed where somebody retyped the column by hand: a value that is no number raises inside the
-# guard, and the listener is told to resync. A cast to bigint would round a fraction away.
-
-
-def _integer(column: str) -> str:
-    return f"pg_catalog.int8up({column})::pg_catalog.text"
-
-
-def _boolean(column: str) -> str:
-    return f"{column}::boolean::pg_catalog.text"
-
-
-def _json(column: str) -> str:
-    # Dates: ISO 8601, whatever the writer's DateStyle is. A cast to text would strip the padding of CHAR and
-    # add a netmask to INET, which loading the row does not.
-    return f"pg_catalog.to_json({column})::pg_catalog.text"
-
-
-def _utc(column: str) -> str:
-    # Year 1 has no year before it, and 9999 none after it, in Python: the writer's TimeZone must not move them there.
-    return f"pg_catalog.to_json(pg_catalog.timezone('UTC', {column}))::pg_catalog.text"
-
-
-def _escaped(column: str) -> str:
-    return f"pg_catalog.to_json({column}::pg_catalog.text)::pg_catalog.text"
-
-
-def _hex(column: str) -> str:
-    # Without the leading backslash, which standard_conforming_strings would change the meaning of.
-    return f"'\"' || pg_catalog.encode({column}::pg_catalog.bytea, 'hex') || '\"'"
-
-
-#: Types whose text needs no escaping: concatenating costs half of what to_json does. Others are escaped.
-_ENCODINGS: dict[str, Callable[[str], str]] = {
-    "smallint": _integer,
-    "integer": _integer,
-    "bigint": _integer,
-    "boolean": _boolean,
-    "numeric": _quoted("numeric"),
-    "uuid": _quoted("pg_catalog.uuid"),
-    "timestamp without time zone": _json,
-    "timestamp with time zone": _utc,
-    "date": _json,
-    "bytea": _hex,
-    "char": _json,
-    "nchar": _json,
-    "inet": _json,
-}
-
-#: Types whose text form depends on no setting of the writer's session.
-_STABLE = frozenset(_ENCODINGS) | {
-    "varchar", "text", "citext", "json", "jsonb", "cidr", "macaddr", "time without time zone",
-    "time with time zone",
-}  # fmt: skip
-
-
-def encode_sql(type_: TypeEngine[Any], column: str) -> str:
-    """Return a SQL expression for the JSON text of a column's value; NULL becomes null.
-
-    :param column: the qualified, quoted column.
-    """
-    return f"coalesce({_ENCODINGS.get(sql_type(type_), _escaped)(column)}, 'null')"
-
-
-def needs_fixed_settings(type_: TypeEngine[Any]) -> bool:
-    """Return True if the text of such a value depends on DateStyle, IntervalStyle and the like."""
-    return sql_type(type_) not in _STABLE and not isinstance(type_, sqltypes.Enum)
-
-
 def bare_type(type_: TypeEngine[Any]) -> type | None:
     """Return `int` or `bool` where values travel as JSON numbers or booleans; None where they travel as strings."""
     return {"smallint": int, "integer": int, "bigint": int, "boolean": bool}.get(sql_type(type_))
@@ -179,18 +105,6 @@ def is_pickled(type_: TypeEngine[Any]) -> bool:
     while isinstance(type_, sqltypes.TypeDecorator) and not isinstance(type_, sqltypes.PickleType):
         type_ = type_.impl_instance
     return isinstance(type_, sqltypes.PickleType)
-
-
-#: Types that pg_catalog itself compares by value. Of the others some have no equality (json, point) and some an odd one
-#: (boxes are equal by their area), and an extension's is not found under every search_path.
-_COMPARABLE = (_STABLE | {
-    "real", "float", "double precision", "interval", "macaddr8", "oid", "money", "bit", "bit varying", "tsvector",
-}) - {"json", "citext"}  # fmt: skip
-
-
-def has_equality(type_: TypeEngine[Any]) -> bool:
-    """Return True if such values compare with `IS DISTINCT FROM`; the others compare as text."""
-    return isinstance(type_, sqltypes.Enum) or sql_type(type_).partition("[")[0] in _COMPARABLE
 
 
 def head_fields(watch: TableWatch) -> dict[str, Any]:

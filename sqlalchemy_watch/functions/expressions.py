@@ -1,13 +1,16 @@
-"""SQL expressions over the rows of a statement: their values as JSON, and the condition on those told of."""
+"""SQL expressions over the rows of a statement: their values as JSON, and the condition on those told of.
+
+No operator and no name in them is looked up on the writer's search_path, but for those of the user's own SQL.
+"""
 
 from __future__ import annotations
 
 from typing import Final
 
-from .. import wire
 from ..declaring.conditions import STATEMENT_ALIASES
 from ..declaring.spec import CarriedColumn, TableWatch
 from .quoting import literal, qualified, quote
+from .values import encode_sql, has_exact_equality, longest
 
 #: The names of the transition tables.
 NEW_ROWS: Final = "watch_new"
@@ -16,77 +19,131 @@ OLD_ROWS: Final = "watch_old"
 #: The statement that fires the trigger of each operation.
 TRIGGER_EVENTS: Final = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE", "truncated": "TRUNCATE"}
 
+#: The number of a row in its transition table; no column has such a name.
+_NUMBER: Final = '"watch #"'
 
-def source(watch: TableWatch, rows: str, indent: str) -> str:
+
+def row_names(watch: TableWatch) -> tuple[str, str]:
+    """Return the names of a row and of its previous version."""
+    if not watch.fires_per_row:
+        return STATEMENT_ALIASES
+    return ("OLD", "OLD") if watch.operation == "deleted" else ("NEW", "OLD")
+
+
+def transition_tables(watch: TableWatch) -> tuple[str | None, str | None]:
+    """Return the names of the old and the new transition table that the watch's trigger refers to."""
+    if watch.fires_per_row or watch.operation == "truncated":
+        return None, None
+    return (
+        OLD_ROWS if watch.operation == "deleted" or watch.needs_old_rows else None,
+        NEW_ROWS if watch.operation in ("inserted", "updated") else None,
+    )
+
+
+def single_source(watch: TableWatch) -> list[str]:
+    """Return FROM for a statement of one row: of one each, the rows are a pair."""
     row, old = STATEMENT_ALIASES
-    table = OLD_ROWS if watch.operation == "deleted" else NEW_ROWS
-    source = f"{indent}FROM {rows.format(table)} AS {row}"
+    lines = [f"FROM {_rows(watch)} AS {row}"]
+    return [*lines, f"LEFT JOIN {OLD_ROWS} AS {old} ON true"] if watch.needs_old_rows else lines
+
+
+def source(watch: TableWatch) -> list[str]:
+    """Return FROM for any statement. PostgreSQL appends to both transition tables together, so position pairs.
+
+    The join is a full one so that no plan for a few rows, a nested loop, is kept for a million.
+    """
+    row, old = STATEMENT_ALIASES
     if not watch.needs_old_rows:
-        return source
-    pairs = " AND ".join(f"{_compared(c, old)} = {_compared(c, row)}" for c in watch.key)
-    return f"{source}\n{indent}LEFT JOIN {rows.format(OLD_ROWS)} AS {old} ON {pairs}"
+        return [f"FROM {_rows(watch)} AS {row}"]
+    numbered = f"(SELECT t.*, pg_catalog.row_number() OVER () AS {_NUMBER} FROM {{}} AS t) AS {{}}"
+    return [
+        f"FROM {numbered.format(NEW_ROWS, row)}",
+        f"FULL JOIN {numbered.format(OLD_ROWS, old)}",
+        f"ON {old}.{_NUMBER} OPERATOR(pg_catalog.=) {row}.{_NUMBER}",
+    ]
 
 
-def condition(watch: TableWatch, row: str, old: str, level: str) -> str | None:
+def _rows(watch: TableWatch) -> str:
+    return OLD_ROWS if watch.operation == "deleted" else NEW_ROWS
+
+
+def condition(watch: TableWatch) -> str | None:
     """Return the condition on rows that are told of; None where all are."""
     terms = []
-    if watch.trigger_columns:
-        terms.append(_or([_differs(c, row, old) for c in watch.trigger_columns]))
+    if watch.trigger_columns:  # a changed key counts: the row under the old one is gone
+        columns = [*watch.key, *(c for c in watch.trigger_columns if c not in watch.key)]
+        terms.append(_differ(columns, *row_names(watch)))
     if watch.condition is not None:
-        terms.append(f"({watch.condition.statement_sql if level == 'statement' else watch.condition.row_sql})")
-    if not terms:
-        return None
-    condition = " AND ".join(terms)
-    if not watch.needs_old_rows:
-        return condition
-    # A row whose key changed pairs with nothing and counts as changed.
-    unpaired = _unpaired(watch, row, old, level)
-    if watch.condition is None:
-        return f"({unpaired} OR {condition})"
-    return f"CASE WHEN {unpaired} THEN ({terms[-1]}) IS NOT FALSE ELSE {condition} END"
+        terms.append(f"({watch.condition.row_sql if watch.fires_per_row else watch.condition.statement_sql})")
+    return f"({' AND '.join(terms)})" if len(terms) > 1 else next(iter(terms), None)
 
 
-def _unpaired(watch: TableWatch, row: str, old: str, level: str) -> str:
-    if level == "statement":
-        return f"{old}.{quote(watch.key[0].name)} IS NULL"
-    return _or([_differs(c, row, old) for c in watch.key])
-
-
-def _or(terms: list[str]) -> str:
+def _differ(columns: list[CarriedColumn], row: str, old: str) -> str:
+    """Return a condition: the stored bytes of one of these columns differ, whatever its type and its collation."""
+    plain = [column for column in columns if has_exact_equality(column.type)]
+    terms = [_differs_in_value(column, row, old) for column in plain]
+    others = [column for column in columns if column not in plain]
+    if others:
+        one, other = (", ".join(f"{name}.{quote(c.name)}" for c in others) for name in (row, old))
+        terms.append(f"pg_catalog.record_image_ne(ROW({one}), ROW({other}))")
     return terms[0] if len(terms) == 1 else f"({' OR '.join(terms)})"
 
 
-def _differs(column: CarriedColumn, row: str, old: str) -> str:
-    return f"{_compared(column, row)} IS DISTINCT FROM {_compared(column, old)}"
+def _differs_in_value(column: CarriedColumn, row: str, old: str) -> str:
+    # Far cheaper than a comparison of records. IS DISTINCT FROM would look its operator up by the search_path.
+    one, other = f"{row}.{quote(column.name)}", f"{old}.{quote(column.name)}"
+    differs = f"{one} OPERATOR(pg_catalog.<>) {other}"
+    if column.is_primary:
+        return differs
+    return f"(({differs}) IS NOT FALSE AND ({one} IS NOT NULL OR {other} IS NOT NULL))"
 
 
-def _compared(column: CarriedColumn, row: str) -> str:
-    cast = "" if wire.has_equality(column.type) else "::pg_catalog.text"
-    return f"{row}.{quote(column.name)}{cast}"
+def row_values(watch: TableWatch) -> list[str]:
+    """Return the values of a row as JSON, and the commas between them, as arguments of concat()."""
+    row, old = row_names(watch)
+    values = _with_commas([value(watch, column, row) for column in watch.carried])
+    if watch.old and watch.operation == "updated":
+        changed = [f"({_differ([column], row, old)})::integer" for column in watch.compared]
+        previous = _with_commas([value(watch, column, old) for column in watch.compared])
+        values += ["',\"'", *changed, "'\",'", *previous]
+    return values
 
 
-def row_json(watch: TableWatch, row: str, old: str) -> str:
-    """Return the values of a row as JSON, without the brackets around them."""
-    text = " || ',' || ".join(value(watch, column, row) for column in watch.carried)
-    if not (watch.old and watch.operation == "updated"):
-        return text
-    mask = " || ".join(f"({_differs(c, row, old)})::integer::pg_catalog.text" for c in watch.compared) or "''"
-    previous = "".join(f" || ',' || {value(watch, c, old)}" for c in watch.compared)
-    level = "row" if row == "NEW" else "statement"
-    paired = f"""CASE WHEN {_unpaired(watch, row, old, level)} THEN '' ELSE ',"' || {mask} || '"'{previous} END"""
-    return f"{text} || {paired}"
+def key_values(watch: TableWatch) -> list[str]:
+    """Return the values that are told of a row that does not fit."""
+    row, _ = row_names(watch)
+    return _with_commas([value(watch, column, row) for column in watch.always])
 
 
-def partial(key: str) -> str:
-    return f"""'{{"partial":[' || {key} || ']}}'"""
+def as_text(values: list[str]) -> str:
+    """Return the values as one text."""
+    return f"pg_catalog.concat({', '.join(values)})"
+
+
+def told_row(watch: TableWatch) -> str:
+    """Return the values of a row as one text; NULL for a row that is not told of."""
+    values, told = as_text(row_values(watch)), condition(watch)
+    return values if told is None else f"CASE WHEN {told} THEN {values} END"
+
+
+def _with_commas(values: list[str]) -> list[str]:
+    return [part for value in values for part in ("','", value)][1:]
+
+
+def longest_row(watch: TableWatch) -> int | None:
+    """Return the bytes of the longest row's JSON, without brackets; None where there is no bound."""
+    previous = watch.compared if watch.old and watch.operation == "updated" else ()
+    size = longest((*watch.carried, *previous))
+    return size if size is None or not previous else size + len(previous) + len('"",')
 
 
 def value(watch: TableWatch, column: CarriedColumn, row: str) -> str:
-    # A key too may be NULL, where somebody dropped the constraint: the listener then asks to resync.
-    return wire.encode_sql(column.type, column_sql(watch, column, row))
+    """Return a column's value as JSON."""
+    return encode_sql(column, column_sql(watch, column, row))
 
 
 def column_sql(watch: TableWatch, column: CarriedColumn, row: str) -> str:
+    """Return a column's value: that of the row, or a discriminator of the hierarchy's root."""
     if watch.discriminator is not None and column == watch.discriminator.column:
         return _discriminator_sql(watch, row)
     return f"{row}.{quote(column.name)}"
@@ -98,7 +155,8 @@ def _discriminator_sql(watch: TableWatch, row: str) -> str:
     if lookup is None:
         return f"{row}.{quote(column.name)}"
     pairs = " AND ".join(
-        f"watch_root.{quote(above)} = {row}.{quote(own.name)}" for above, own in zip(lookup.key, watch.key, strict=True)
+        f"watch_root.{quote(above)} OPERATOR(pg_catalog.=) {row}.{quote(own.name)}"
+        for above, own in zip(lookup.key, watch.key, strict=True)
     )
     return (
         f"(SELECT watch_root.{quote(column.name)} FROM {qualified(lookup.schema, lookup.table)} AS watch_root "
@@ -106,41 +164,33 @@ def _discriminator_sql(watch: TableWatch, row: str) -> str:
     )
 
 
-def root_check(watch: TableWatch) -> str:
+def root_check(watch: TableWatch) -> list[str]:
     """Return code that raises where the root's name stands for another table, such as a temporary one of the writer's.
 
     The true root is the table that the foreign keys lead to, table by table. Without them nothing is checked.
     """
     lookup = None if watch.discriminator is None else watch.discriminator.lookup
     if lookup is None or lookup.schema is not None:
-        return ""
-    child, hops = "TG_RELID", []
+        return []
+    child, hops = "tg_relid", []
     for n, name in enumerate((*lookup.between, lookup.table)):
+        joined = "FROM" if n == 0 else "CROSS JOIN"
+        hops.append(f"  {joined} pg_catalog.pg_constraint AS f{n} JOIN pg_catalog.pg_class AS t{n}")
         hops.append(
-            f"pg_catalog.pg_constraint AS f{n} JOIN pg_catalog.pg_class AS t{n}\n"
-            f"        ON f{n}.conrelid = {child} AND t{n}.oid = f{n}.confrelid AND t{n}.relname = {literal(name)}"
+            f"    ON f{n}.conrelid OPERATOR(pg_catalog.=) {child} AND t{n}.oid OPERATOR(pg_catalog.=) f{n}.confrelid "
+            f"AND t{n}.relname OPERATOR(pg_catalog.=) {literal(name)}"
         )
         child = f"t{n}.oid"
-    source = "\n      CROSS JOIN ".join(hops)
-    message = literal(
+    found = f"pg_catalog.to_regclass({literal(quote(lookup.table))})"
+    message = (
         f"{lookup.table} is here another table than the one that the foreign keys of {watch.table_key} lead to: "
         f"a temporary one, or one in another schema of the search_path"
     )
-    return f"""\
-    IF NOT (
-      SELECT pg_catalog.bool_or({child} = pg_catalog.to_regclass({literal(quote(lookup.table))}))
-      FROM {source}
-    ) THEN
-      RAISE EXCEPTION USING MESSAGE = {message};
-    END IF;
-"""
-
-
-def transition_tables(watch: TableWatch) -> tuple[str | None, str | None]:
-    """Return the names of the old and the new transition table that the watch's trigger refers to."""
-    if watch.fires_per_row or watch.operation == "truncated":
-        return None, None
-    return (
-        OLD_ROWS if watch.operation == "deleted" or watch.needs_old_rows else None,
-        NEW_ROWS if watch.operation in ("inserted", "updated") else None,
-    )
+    return [
+        "IF NOT (",
+        f"  SELECT pg_catalog.bool_or({child} OPERATOR(pg_catalog.=) {found})",
+        *hops,
+        ") THEN",
+        f"  RAISE EXCEPTION USING MESSAGE = {literal(message)};",
+        "END IF;",
+    ]

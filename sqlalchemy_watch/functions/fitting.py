@@ -1,0 +1,113 @@
+"""Rows put together, as many as fit into a payload, and what is told of a row that does not fit into any."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from .. import wire
+from ..declaring.conditions import STATEMENT_ALIASES
+from ..declaring.spec import TableWatch
+from . import emission, expressions
+from .filling import fill
+from .quoting import literal
+from .values import encode_sql
+
+#: Bytes of a row that goes alone, where rows have no bound.
+LONG_ROW: Final = 1_000
+
+#: The size that it counts for: more than a payload has.
+_APART: Final = 20_000
+
+_TOO_LARGE: Final = literal(f',"rows":[],"resync":"{wire.TOO_LARGE}"}}')
+_LOST: Final = f"pg_catalog.concat(watch_head, {_TOO_LARGE})"
+
+
+def needs_key(watch: TableWatch) -> bool:
+    """Return True if the key is told of alone where a row does not fit."""
+    return (
+        watch.is_notified
+        and expressions.longest_row(watch) is None
+        and expressions.key_values(watch) != expressions.row_values(watch)
+    )
+
+
+def set_context(watch: TableWatch) -> list[str]:
+    """Return the statements that set the context, and the room that it and the head leave for rows."""
+    room = emission.limit(watch) - len(',"rows":[[]]}')
+    used = "pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context))"
+    return [*emission.SET_CONTEXT, f"watch_room := {room} OPERATOR(pg_catalog.-) {used};"]
+
+
+def send_rows(watch: TableWatch) -> list[str]:
+    """Return the statements that send `watch_rows`, by every way of the watch."""
+    if expressions.longest_row(watch) is not None:
+        return [f"PERFORM {call};" for call in emission.calls(watch, _payload("watch_rows"))]
+    lines = []
+    if watch.is_notified:
+        texts = ["watch_rows", "watch_key"] if needs_key(watch) else ["watch_rows"]
+        lines += [*_first_that_fits("watch_room", texts), f"PERFORM {emission.notify(watch, 'watch_payload')};"]
+    if watch.is_durable:
+        fitting = _first_that_fits(str(wire.MAX_MESSAGE_BYTES), ["watch_rows"])
+        lines += [*fitting, f"PERFORM {emission.log(watch, 'watch_payload')};"]
+    return lines
+
+
+def _payload(rows: str) -> str:
+    return f"pg_catalog.concat(watch_head, ',\"rows\":[[', {rows}, ']]', watch_context, '}}')"
+
+
+def _first_that_fits(room: str, texts: list[str]) -> list[str]:
+    cases = [
+        f"WHEN pg_catalog.octet_length({text}) OPERATOR(pg_catalog.<=) {room} THEN {_payload(text)}" for text in texts
+    ]
+    return fill("watch_payload := CASE\n  {cases}\n  ELSE {lost} END;", cases=cases, lost=_LOST)
+
+
+def rows_by_payload(watch: TableWatch) -> list[str]:
+    """Return the query for the rows of each payload, in order: by a running sum of their sizes.
+
+    Without OFFSET 0, a row's text would be made once for each time that it is named.
+    """
+    size, long = "pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3", ""
+    longest = expressions.longest_row(watch)
+    room, key, keys = "watch_room", "", ""
+    if watch.is_notified and longest is not None:
+        room = f"(watch_room OPERATOR(pg_catalog.-) {longest + 3})"
+    elif watch.is_notified:
+        room = f"(watch_room OPERATOR(pg_catalog.-) {LONG_ROW + 3})"
+        long = f"pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) {LONG_ROW}"
+        size = f"CASE WHEN {long} THEN {_APART} ELSE {size} END"
+    if needs_key(watch):  # made into text for long rows alone
+        row = STATEMENT_ALIASES[0]
+        keys = "".join(f", {expressions.column_sql(watch, c, row)} AS k{i}" for i, c in enumerate(watch.always))
+        values = ", ',', ".join(encode_sql(c, f"p.k{i}") for i, c in enumerate(watch.always))
+        key = f"CASE WHEN {long} THEN pg_catalog.concat({values}) END AS k,"
+    return fill(
+        """\
+SELECT pg_catalog.string_agg(q.j, '],['){min_key}
+FROM (
+  SELECT p.j,
+    {key}
+    {apart}
+    pg_catalog.sum({size}) OVER (ROWS UNBOUNDED PRECEDING)
+      OPERATOR(pg_catalog./) {room} AS part
+  FROM (
+    SELECT {row} AS j{keys}
+    {source}
+    OFFSET 0
+  ) AS p
+  {only_told}
+) AS q
+GROUP BY {group} ORDER BY {group}{in_order}""",
+        min_key=", pg_catalog.min(q.k)" if key else "",
+        key=key,
+        apart=f"{long} AS apart," if long else "",
+        size=size,
+        room=room,
+        row=expressions.told_row(watch),
+        keys=keys,
+        source=expressions.source(watch),
+        only_told="WHERE p.j IS NOT NULL" if expressions.condition(watch) else "",
+        group="q.part, q.apart" if long else "q.part",
+        in_order=" DESC" if long else "",  # of the same part, the short rows are behind the long one
+    )
