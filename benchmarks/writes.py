@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from .server import Server
 LEVELS = {WATCHED: "statement level", ONE_ROW_PAYLOADS: "row level", DURABLE: "durable"}
 PACKAGES = (SQLNOTIFY, PGPUBSUB)
 
-#: Statements of a loop that are run before it is measured: functions are compiled then, and plans made.
-WARM = 100
+#: Statements of a loop: so few that the peers of a round find the machine in the same mood.
+LOOPS = 200
 
 
 @dataclass(frozen=True)
 class Write:
-    """A statement that is measured: once, or in a loop within the server, where `i` counts."""
+    """A statement that is measured: one of many rows, or, in a loop within the server where `i` counts, of few."""
 
     title: str
     kind: Kind
@@ -38,7 +39,7 @@ class Write:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds that one measurement took of the server's process, and of the clock on the wall."""
+    """Microseconds of the server's process, and of the clock on the wall."""
 
     cpu: float
     wall: float
@@ -46,24 +47,21 @@ class Cost:
 
 INSERT_ONE = "INSERT INTO {table} VALUES (i, i % 7, 'n')"
 INSERT_MANY = "INSERT INTO {table} SELECT n, n % 7, 'n' FROM generate_series(1, {rows}) AS n"
-UPDATE = "UPDATE {table} SET role_id = role_id + 1"
 INSERT_TEN = "INSERT INTO {table} SELECT i * 10 + n, n, 'n' FROM generate_series(0, 9) AS n"
+UPDATE = "UPDATE {table} SET role_id = role_id + 1"
 COPY = "COPY {table} FROM STDIN"
 
-SINGLE_TRANSACTIONS = Write("INSERT of one row, a transaction each", "inserted", INSERT_ONE, True, True, True)
-SINGLE_STATEMENTS = Write("INSERT of one row, in one transaction", "inserted", INSERT_ONE, True)
-NO_ROW = Write("INSERT of no row", "inserted", "INSERT INTO {table} SELECT i, 1, 'n' WHERE i IS NULL", True)
-TEN_ROWS = Write(
-    "INSERT of 10 rows",
-    "inserted",
-    "INSERT INTO {table} SELECT i * 10 + n, n, 'n' FROM generate_series(0, 9) AS n",
-    True,
+SINGLE_TRANSACTIONS = Write(
+    "INSERT of one row, a transaction each", "inserted", INSERT_ONE, loop=True, commit=True, packages=True
 )
+SINGLE_STATEMENTS = Write("INSERT of one row, in one transaction", "inserted", INSERT_ONE, loop=True)
+NO_ROW = Write("INSERT of no row", "inserted", "INSERT INTO {table} SELECT i, 1, 'n' WHERE i IS NULL", loop=True)
+TEN_ROWS = Write("INSERT of 10 rows", "inserted", INSERT_TEN, loop=True)
 BULK_INSERT = Write("INSERT of {rows}, a row", "inserted", INSERT_MANY, packages=True)
 BULK_COPY = Write("COPY of {rows}, a row", "inserted", COPY, packages=True, own=False)
-BULK_UPDATE = Write("UPDATE of {rows}, a row", "updated", UPDATE, packages=True)
-BULK_DELETE = Write("DELETE of {rows}, a row", "deleted", "DELETE FROM {table}", packages=True)
-SINGLE_CHANGE = Write("UPDATE with trigger columns, one row", "changed", UPDATE + " WHERE id = i", True)
+BULK_UPDATE = Write("UPDATE of {rows}, a row", "updated", UPDATE)
+BULK_DELETE = Write("DELETE of {rows}, a row", "deleted", "DELETE FROM {table}")
+SINGLE_CHANGE = Write("UPDATE with trigger columns, one row", "changed", UPDATE + " WHERE id = i", loop=True)
 BULK_CHANGE = Write("UPDATE with trigger columns of {rows}, a row", "changed", UPDATE, packages=True)
 
 WRITES = (
@@ -91,130 +89,142 @@ AIMS: tuple[tuple[Write, str, float, str], ...] = (
 
 def run(server: Server, quick: bool) -> list[Table]:
     """The tables of added processor time and of added wall time."""
-    rows, loops, bulk_rounds, loop_rounds = (20_000, 1_000, 3, 7) if quick else (100_000, 2_000, 7, 31)
+    rows, rounds, loop_rounds = (10_000, 9, 75) if quick else (100_000, 21, 200)
     of_own = Table(
         "What watching adds to a write",
         "Microseconds of the CPU of the server's process a statement, of the long ones a row, commit included, nobody "
         "listening: first those of the unwatched table, then what each trigger adds, and its share of what the row "
-        "trigger adds. The key and one column are carried. Statements of few rows are made by a loop within the server "
-        f"({loops:,} of them), and so without the round trips of a client. Commits do not wait for the disk, whose "
-        "share is the table's own.",
-        (
-            "statement", UNWATCHED, ROW_TRIGGER, *LEVELS.values(),
-            *(f"{level} / {ROW_TRIGGER}" for level in LEVELS.values()),
-        ),
-    )  # fmt: skip
+        "trigger adds (the median of the shares of all rounds). The key and one column are carried. Statements of few "
+        f"rows are made by a loop within the server, {LOOPS} a round in one transaction where nothing else is said, "
+        "and so without the round trips of a client. Commits do not wait for the disk: the wait is the table's, be it "
+        "watched or not.",
+        ("statement", UNWATCHED, ROW_TRIGGER, *LEVELS.values(), *(f"share, {level}" for level in LEVELS.values())),
+    )
     of_packages = Table(
         "Added write time",
-        "The same in wall time, with the packages beside.",
-        ("statement", UNWATCHED, WATCHED, ROW_TRIGGER, *PACKAGES, f"{WATCHED} / {ROW_TRIGGER}"),
+        "The same in wall time: microseconds, and the packages beside.",
+        ("statement", UNWATCHED, ROW_TRIGGER, WATCHED, *PACKAGES, f"share, {WATCHED}"),
     )
     differences = []
     for write in WRITES:
-        found = _measure(server, write, loops if write.loop else rows, loop_rounds if write.loop else bulk_rounds)
+        found = _measure(server, write, rows, loop_rounds if write.loop else rounds)
         title = write.title.format(rows=f"{rows:,}")
         if write.own:
             cpu = {name: [cost.cpu for cost in costs] for name, costs in found.items()}
-            added = _added(cpu)
-            shares = {level: added[level] / added[ROW_TRIGGER] for level in LEVELS}
-            cells = [f"{added[name]:+.2f}" for name in (ROW_TRIGGER, *LEVELS)]
             # A share of next to nothing says nothing.
-            told = ["-"] * len(shares) if write is NO_ROW else [number(share) for share in shares.values()]
-            of_own.add(title, medians(cpu)[UNWATCHED], *cells, *told)
+            shares = ["-" if write is NO_ROW else number(_share(cpu, level)) for level in LEVELS]
+            of_own.add(title, *_cells(cpu, (ROW_TRIGGER, *LEVELS)), *shares)
             for aimed, level, aim, limit in AIMS:
                 if aimed is write:
-                    of_own.figures.append(
-                        Figure(f"{title}: {LEVELS[level]} / {ROW_TRIGGER}", shares[level], aim, limit)
-                    )
-                    differences.append(_difference(cpu, level))
+                    what = f"{title}: {LEVELS[level]} / {ROW_TRIGGER}"
+                    of_own.figures.append(Figure(what, _share(cpu, level), aim, limit))
+                    even, odd = (_share(cpu, level, slice(first, None, 2)) for first in (0, 1))
+                    differences.append(abs(even - odd) / _share(cpu, level))
         if write.packages:
             wall = {name: [cost.wall for cost in costs] for name, costs in found.items()}
-            added = _added(wall)
-            cells = [f"+{number(added[name])}" for name in (WATCHED, ROW_TRIGGER, *PACKAGES)]
-            of_packages.add(title, medians(wall)[UNWATCHED], *cells, added[WATCHED] / added[ROW_TRIGGER])
+            of_packages.add(title, *_cells(wall, (ROW_TRIGGER, WATCHED, *PACKAGES)), _share(wall, WATCHED))
     of_own.notes.append(
-        f"The shares that are aimed at, taken from every other round alone, differ by {max(differences):.0%} at most "
-        f"from those of the rounds between."
+        f"How far the shares aimed at can be trusted: those of the even rounds and those of the odd ones differ by "
+        f"{statistics.median(differences):.0%}, {max(differences):.0%} at most."
     )
     if not _schedstat("self").exists():
         of_own.notes.append("This system has no `/proc/PID/schedstat`: it is wall time that stands in this table.")
     return [of_own, of_packages]
 
 
-def _added(values: dict[str, list[float]]) -> dict[str, float]:
-    """What each adds to the unwatched table's, which ran in the same round."""
-    base = values[UNWATCHED]
-    return medians({name: [a - b for a, b in zip(own, base, strict=True)] for name, own in values.items()})
+def _cells(values: dict[str, list[float]], names: Iterable[str]) -> list[str]:
+    """The unwatched table's time, and what each of the others adds to it."""
+    found = medians({name: _added(values, name) for name in names})
+    signed = (f"{'-' if added < 0 else '+'}{number(abs(added))}" for added in found.values())
+    return [number(statistics.median(values[UNWATCHED])), *signed]
 
 
-def _difference(values: dict[str, list[float]], level: str) -> float:
-    """How far the shares of even and of odd rounds are apart."""
-
-    def share(rounds: slice) -> float:
-        added = _added({name: own[rounds] for name, own in values.items()})
-        return added[level] / added[ROW_TRIGGER]
-
-    even, odd = share(slice(0, None, 2)), share(slice(1, None, 2))
-    return abs(even - odd) / min(even, odd)
+def _added(values: dict[str, list[float]], name: str) -> list[float]:
+    """What it adds to the unwatched table's in each round: what slows the machine down slows both."""
+    return [own - base for own, base in zip(values[name], values[UNWATCHED], strict=True)]
 
 
-def _measure(server: Server, write: Write, count: int, rounds: int) -> dict[str, list[Cost]]:
-    """Microseconds of each peer in each round: of a statement where they loop, else of a row."""
+def _share(values: dict[str, list[float]], name: str, rounds: slice = slice(None)) -> float:
+    """The share of what the row trigger adds in the same round."""
+    own, row = _added(values, name)[rounds], _added(values, ROW_TRIGGER)[rounds]
+    return statistics.median(a / b for a, b in zip(own, row, strict=True))
+
+
+def _measure(server: Server, write: Write, rows: int, rounds: int) -> dict[str, list[Cost]]:
+    """What each of the peers takes in each round: in a loop for a statement, else for a row."""
     names = [UNWATCHED, ROW_TRIGGER, *(LEVELS if write.own else (WATCHED,)), *(PACKAGES if write.packages else ())]
     tables = {name: create(server, name, write.kind) for name in names}
     with server.connect() as connection:
         # An unlogged table's commit waits for the disk only if a trigger logs something, another table's always.
         connection.execute("SET synchronous_commit = off")
-        for table in tables.values():
-            # A new plan in the middle of a loop would be some peer's bad luck.
-            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
         clock = _processor_clock(connection)
-        runs = {name: partial(_write, connection, clock, tables[name], write, count) for name in names}
-        interleave(runs, 1)  # for the caches
-        found = interleave(runs, rounds)
+        turns = {}
+        for name, table in tables.items():
+            # A new plan in the middle of a loop would be this peer's bad luck.
+            connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+            if write.loop and write.kind != "inserted":
+                _fill(connection, table, LOOPS * (rounds + 1))
+            if write.loop:
+                turns[name] = _loop(connection, clock, table, write)
+            else:
+                turns[name] = _bulk(connection, clock, table, write, rows)
+        interleave(turns, 1)  # functions are compiled then, plans made, and caches filled
+        found = interleave(turns, rounds)
         connection.execute(f"DROP TABLE {', '.join(tables.values())} CASCADE")
-    unit = 1e6 / count
-    return {name: [Cost(cost.cpu * unit, cost.wall * unit) for cost in costs] for name, costs in found.items()}
+    return found
 
 
-def _write(
-    connection: psycopg.Connection[Any], clock: Callable[[], float], table: str, write: Write, count: int
-) -> Cost:
-    if write.kind != "inserted":
-        connection.execute("SET session_replication_role = replica")
-        first = 1 - WARM if write.loop else 1
-        connection.execute(f"INSERT INTO {table} SELECT i, i % 7, 'n' FROM generate_series({first}, {count}) AS i")
-        connection.execute(f"ANALYZE {table}")
-        connection.execute("RESET session_replication_role")
-    if write.loop:
-        connection.execute(_loop(write, table, 1 - WARM, 0))
-    execute = _statement(connection, table, write, count)
+def _loop(
+    connection: psycopg.Connection[Any], clock: Callable[[], float], table: str, write: Write
+) -> Callable[[], Cost]:
+    """Within the server: over a connection the difference gets lost in the noise of the round trips."""
+    firsts = itertools.count(1, LOOPS)
+    commit = "COMMIT;" if write.commit else ""
+    statement = write.sql.format(table=table)
+
+    def turn() -> Cost:
+        first = next(firsts)
+        loop = f"FOR i IN {first}..{first + LOOPS - 1} LOOP {statement}; {commit} END LOOP;"
+        return _cost(clock, LOOPS, lambda: connection.execute(f"DO $$ BEGIN {loop} END $$"))
+
+    return turn
+
+
+def _bulk(
+    connection: psycopg.Connection[Any], clock: Callable[[], float], table: str, write: Write, rows: int
+) -> Callable[[], Cost]:
+    statement = write.sql.format(table=table, rows=rows)
+    data = "".join(f"{n}\t{n % 7}\tn\n" for n in range(1, rows + 1))
+
+    def execute() -> None:
+        if write.sql != COPY:
+            connection.execute(statement)
+            return
+        with connection.cursor() as cursor, cursor.copy(statement) as stream:
+            stream.write(data)
+
+    def turn() -> Cost:
+        if write.kind != "inserted":
+            _fill(connection, table, rows)
+        cost = _cost(clock, rows, execute)
+        connection.execute(f"TRUNCATE {table}")
+        return cost
+
+    return turn
+
+
+def _fill(connection: psycopg.Connection[Any], table: str, rows: int) -> None:
+    connection.execute("SET session_replication_role = replica")
+    connection.execute(INSERT_MANY.format(table=table, rows=rows))
+    connection.execute(f"ANALYZE {table}")
+    connection.execute("RESET session_replication_role")
+
+
+def _cost(clock: Callable[[], float], count: int, execute: Callable[[], object]) -> Cost:
     cpu, wall = clock(), time.perf_counter()
     execute()
     wall = time.perf_counter() - wall
-    cpu = clock() - cpu
-    connection.execute(f"TRUNCATE {table}")
-    return Cost(cpu, wall)
-
-
-def _statement(connection: psycopg.Connection[Any], table: str, write: Write, count: int) -> Callable[[], None]:
-    sql = _loop(write, table, 1, count) if write.loop else write.sql.format(table=table, rows=count)
-    data = "".join(f"{i}\t{i % 7}\tn\n" for i in range(1, count + 1)) if write.sql == COPY else None
-
-    def execute() -> None:
-        if data is None:
-            connection.execute(sql)
-            return
-        with connection.cursor() as cursor, cursor.copy(sql) as stream:
-            stream.write(data)
-
-    return execute
-
-
-def _loop(write: Write, table: str, first: int, last: int) -> str:
-    """Within the server: over a connection the difference gets lost in the noise of the round trips."""
-    commit = "COMMIT;" if write.commit else ""
-    return f"DO $$ BEGIN FOR i IN {first}..{last} LOOP {write.sql.format(table=table)}; {commit} END LOOP; END $$"
+    return Cost((clock() - cpu) / count * 1e6, wall / count * 1e6)
 
 
 def _schedstat(process: int | str) -> Path:
