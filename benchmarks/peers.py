@@ -86,7 +86,9 @@ class WatchedTable(Peer):
         return User
 
     def install(self, server: Server, table: str, kind: Kind) -> None:
-        install(server.engine(), self.model(table, kind))
+        engine = server.engine()
+        install(engine, self.model(table, kind))
+        engine.dispose()  # idle connections are work for those that write
 
     def listen(self, url: str, table: str, kind: Kind, receive: Receive, ready: Callable[[], None]) -> None:
         User = self.model(table, kind)

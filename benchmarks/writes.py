@@ -89,7 +89,7 @@ AIMS: tuple[tuple[Write, str, float, str], ...] = (
 
 def run(server: Server, quick: bool) -> list[Table]:
     """The tables of added processor time and of added wall time."""
-    rows, rounds, loop_rounds = (10_000, 9, 75) if quick else (100_000, 21, 200)
+    rows, rounds, loop_rounds = (10_000, 9, 75) if quick else (100_000, 15, 150)
     of_own = Table(
         "What watching adds to a write",
         "Microseconds of the CPU of the server's process a statement, of the long ones a row, commit included, nobody "
