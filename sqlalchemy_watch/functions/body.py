@@ -7,7 +7,8 @@ a NOTIFY costs several times as much. And nothing of a stranger's may run: every
 pg_catalog's, whatever the writer's search_path says, but for those of the user's own SQL.
 
 What the first block is not made for it leaves to the second one: several rows, rows that do not fit, a table that was
-renamed, and errors. The query there is planned on its own, so that no plan for one row is used for a million.
+renamed, and errors. Its queries for a few rows and for many are planned on their own, so that no plan for one row is
+used for a million.
 
 The first line of a body marks it as ours and names the application. The whole text is compared byte by byte with
 `pg_proc.prosrc`. A changed text is a new `mark.TEMPLATE_VERSION`.
@@ -16,6 +17,7 @@ The first line of a body marks it as ours and names the application. The whole t
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from .. import wire
@@ -25,6 +27,9 @@ from .filling import Part, fill
 from .mark import mark_line
 from .quoting import literal
 from .values import needs_fixed_settings
+
+#: Rows of a statement that are put together at once. More are split by their size.
+SMALL: Final = 50
 
 #: All settings that a function may have.
 FIXED_SETTINGS: Final = (
@@ -51,24 +56,21 @@ DECLARE
   {variables}
 BEGIN
   BEGIN
-    IF {muted} THEN
-      RETURN NULL;
-    END IF;
+    IF {muted} THEN RETURN NULL; END IF;
     {read_row}
     watch_payload := {payload};
     IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) {limit}
-      {or_elsewhere}
-      -- Never so, but the right to send is checked here.
-      {or_never} THEN
-      RAISE data_exception;
-    END IF;
+      OR {is_elsewhere} THEN RAISE data_exception; END IF;
   EXCEPTION
     {no_row}
     WHEN OTHERS OR assert_failure THEN
       BEGIN
         watch_head := {head};
-        {unless_retired}
-        {send_all}
+        IF {is_elsewhere} THEN
+          {unless_retired}
+        END IF;
+        {set_context}
+        {all_rows}
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
           watch_payload := watch_head OPERATOR(pg_catalog.||) {lost};
@@ -81,8 +83,8 @@ BEGIN
             HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
         END;
+        RETURN NULL;
       END;
-      RETURN NULL;
   END;
   RETURN CASE WHEN {is_unsent} THEN '' END;  -- always NULL
 END"""
@@ -98,10 +100,10 @@ def function_body(watch: TableWatch) -> str:
         mark=mark_line(watch),
         muted=emission.MUTED,
         limit=str(emission.limit(watch)),
-        or_elsewhere="" if watch.fires_per_row else f"OR {emission.elsewhere(watch)}",
-        or_never=[f"OR (watch_payload IS NULL AND {call} IS NULL)" for call in emission.calls(watch, "''")],
+        is_elsewhere=emission.is_elsewhere(watch),
         head=emission.concat(emission.head(watch)),
-        unless_retired="" if watch.fires_per_row else _return_if(emission.retired(watch)),
+        unless_retired=_return_if(emission.is_retired(watch)),
+        set_context=emission.SET_CONTEXT,
         undescribed=literal(f"{what} could not be described: "),
         lost=literal(f',"rows":[],"resync":"{wire.BUILD_FAILED}"}}'),
         calls=", ".join(calls),
@@ -112,52 +114,45 @@ def function_body(watch: TableWatch) -> str:
 
 
 def _truncated(watch: TableWatch) -> dict[str, Part]:
-    send_all = fill(
-        """\
-{context}
-watch_payload := pg_catalog.concat(watch_head, {rows}, watch_context, '}');
-PERFORM {calls};""",
-        context=emission.SET_CONTEXT,
-        rows=_NO_ROWS,
-        calls=", ".join(emission.calls(watch, "watch_payload")),
-    )
+    rows = "',\"rows\":[]'"
     return {
         "types": "",
         "variables": _variables("payload", "head", "context"),
         "read_row": "",
-        "payload": _payload(watch, _NO_ROWS),
+        "payload": _payload(watch, rows),
         "no_row": "",
-        "send_all": send_all,
+        "all_rows": f"watch_payload := pg_catalog.concat(watch_head, {rows}, watch_context, '}}');",
     }
 
 
 def _row_level(watch: TableWatch) -> dict[str, Part]:
     condition = expressions.condition(watch)
-    checks = [*expressions.root_check(watch), *_return_if(condition and f"{condition} IS NOT TRUE")]
-    values, has_key = expressions.row_values(watch), fitting.needs_key(watch)
-    send_all = fill(
+    checks = [*expressions.root_check(watch), *_return_if([f"{condition} IS NOT TRUE"] if condition else [])]
+    row, has_key = ", ".join(expressions.row_arguments(watch)), fitting.needs_key(watch)
+    key = ", ".join(expressions.key_arguments(watch))
+    all_rows = fill(
         """\
 {checks}
-{context}
-watch_rows := {row};
-{key}
-{send}""",
+{set_room}
+watch_rows := pg_catalog.concat({row});
+{set_key}
+{make_payload}""",
         checks=checks,
-        context=fitting.set_context(watch),
-        row=expressions.as_text(values),
-        key=f"watch_key := {expressions.as_text(expressions.key_values(watch))};" if has_key else "",
-        send=fitting.send_rows(watch),
+        set_room=fitting.set_room(watch),
+        row=row,
+        set_key=f"watch_key := pg_catalog.concat({key});" if has_key else "",
+        make_payload=fitting.make_payload(watch),
     )
     # Sessions keep the types of NEW and OLD that they saw first, until the function is replaced: so its text has
     # to change with the types.
     columns = {column.name: wire.sql_type(column.type) for column in (*watch.carried, *watch.trigger_columns)}
     return {
         "types": f"-- {json.dumps(columns)}",
-        "variables": _variables(*_TEXTS, "key") if has_key else _variables(*_TEXTS),
+        "variables": [*_variables(*_TEXTS, *(["key"] if has_key else [])), "watch_room integer;"],
         "read_row": checks,
-        "payload": _payload(watch, f"',\"rows\":[[', {', '.join(values)}, ']]'"),
+        "payload": _payload(watch, f"',\"rows\":[[', {row}, ']]'"),
         "no_row": "",
-        "send_all": send_all,
+        "all_rows": all_rows,
     }
 
 
@@ -170,49 +165,59 @@ SELECT {row} INTO STRICT watch_rows
 {source};
 {unless_told}""",
         check=check,
-        row=expressions.told_row(watch),
+        row=expressions.one_row(watch),
         source=expressions.single_source(watch),
-        unless_told=_return_if("watch_rows IS NULL" if expressions.condition(watch) else None),
+        unless_told=_return_if(["watch_rows IS NULL"] if expressions.condition(watch) else []),
     )
     has_key = fitting.needs_key(watch)
-    send_all = fill(
+    all_rows = fill(
         """\
 {check}
-{context}
-FOR {target} IN
-  {parts}
-LOOP
-  {send}
-END LOOP;""",
+{set_room}
+SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
+FROM (SELECT {row} AS j {few}) AS q;
+IF watch_seen OPERATOR(pg_catalog.<=) {small}
+  AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
+  watch_payload := {made};
+ELSE
+  FOR {target} IN
+    {rows_by_payload}
+  LOOP
+    {send}
+  END LOOP;
+  RETURN NULL;
+END IF;""",
         check=check,
-        context=fitting.set_context(watch),
+        set_room=fitting.set_room(watch),
+        row=expressions.each_row(watch),
+        few=expressions.source(watch, SMALL + 1),
+        small=str(SMALL),
+        made=fitting.WHOLE,
         target="watch_rows, watch_key" if has_key else "watch_rows",
-        parts=fitting.rows_by_payload(watch),
+        rows_by_payload=fitting.rows_by_payload(watch),
         send=fitting.send_rows(watch),
     )
     return {
         "types": "",
-        "variables": _variables(*_TEXTS, "key") if has_key else _variables(*_TEXTS),
+        "variables": [*_variables(*_TEXTS, *(["key"] if has_key else [])), "watch_room integer;", "watch_seen bigint;"],
         "read_row": read_row,
         "payload": _payload(watch, "',\"rows\":[[', watch_rows, ']]'"),
         "no_row": "WHEN no_data_found THEN RETURN NULL;",
-        "send_all": send_all,
+        "all_rows": all_rows,
     }
 
-
-_NO_ROWS: Final = "',\"rows\":[]'"
 
 _TEXTS: Final = ("payload", "head", "context", "rows")
 
 
 def _variables(*texts: str) -> list[str]:
-    room = ["watch_room integer;"] if "rows" in texts else []
-    return [*(f"watch_{name} pg_catalog.text;" for name in texts), *room]
+    return [f"watch_{name} pg_catalog.text;" for name in texts]
 
 
 def _payload(watch: TableWatch, rows: str) -> list[str]:
     return emission.concat([*emission.head(watch), rows, emission.CONTEXT, "'}'"])
 
 
-def _return_if(condition: Part | None) -> list[str]:
-    return fill("IF {condition} THEN\n  RETURN NULL;\nEND IF;", condition=condition) if condition else []
+def _return_if(condition: Sequence[str]) -> list[str]:
+    """Return the statement that ends the function where a condition is true; none without one."""
+    return fill("IF {condition} THEN RETURN NULL; END IF;", condition=condition) if condition else []

@@ -76,27 +76,40 @@ def calls(watch: TableWatch, payload: str) -> list[str]:
     return [notify(watch, payload)] * watch.is_notified + [log(watch, payload)] * watch.is_durable
 
 
-def elsewhere(watch: TableWatch) -> str:
-    """Return a condition: the table has another name, or is in another schema, than is declared."""
+def is_elsewhere(watch: TableWatch) -> list[str]:
+    """Return lines of a condition: the table has another name, or another schema, than is declared.
+
+    Of a row-level trigger it says nothing: partitions have names of their own. The last lines are never true: but where
+    the writer has no right to send, they raise, and that has to be within a guard.
+    """
+    rights = [f"(tg_relid IS NULL AND {call} IS NULL)" for call in calls(watch, "''")]
+    return [term if n == 0 else f"OR {term}" for n, term in enumerate([*_elsewhere(watch), *rights])]
+
+
+def _elsewhere(watch: TableWatch) -> list[str]:
+    if watch.fires_per_row:
+        return []
     terms = [f"tg_table_name OPERATOR(pg_catalog.<>) {literal(watch.table)}"]
     if watch.schema is not None:
         terms.append(f"tg_table_schema OPERATOR(pg_catalog.<>) {literal(watch.schema)}")
-    return " OR ".join(terms)
+    return terms
 
 
-def retired(watch: TableWatch) -> list[str]:
-    """Return lines of a condition: another table has taken the place of this one, which keeps its triggers."""
-    named = f"c.relname OPERATOR(pg_catalog.=) {literal(watch.table)}"
+def is_retired(watch: TableWatch) -> list[str]:
+    """Return lines of a condition on a table that is elsewhere: another one has its place, and it keeps its triggers.
+
+    Without another one in its place it was merely renamed.
+    """
+    if watch.fires_per_row:
+        return []
     if watch.schema is None:
         place = "pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace"
-        named += " AND t.oid OPERATOR(pg_catalog.=) tg_relid"
+        named = "t.oid OPERATOR(pg_catalog.=) tg_relid"
     else:
         place = "pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace"
-        named += f" AND n.nspname OPERATOR(pg_catalog.=) {literal(watch.schema)}"
+        named = f"n.nspname OPERATOR(pg_catalog.=) {literal(watch.schema)}"
     return [
-        f"({elsewhere(watch)}) AND EXISTS (",
-        "  SELECT FROM pg_catalog.pg_class AS c",
-        f"  JOIN {place}",
-        f"  WHERE c.relkind OPERATOR(pg_catalog.=) ANY ('{{r,p}}') AND {named}",
-        ")",
+        f"EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN {place}",
+        f"  WHERE c.relname OPERATOR(pg_catalog.=) {literal(watch.table)} AND {named}",
+        "  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'))",
     ]

@@ -5,12 +5,13 @@ No operator and no name in them is looked up on the writer's search_path, but fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from ..declaring.conditions import STATEMENT_ALIASES
 from ..declaring.spec import CarriedColumn, TableWatch
+from . import values
 from .quoting import literal, qualified, quote
-from .values import encode_sql, has_exact_equality, longest
 
 #: The names of the transition tables.
 NEW_ROWS: Final = "watch_new"
@@ -47,15 +48,18 @@ def single_source(watch: TableWatch) -> list[str]:
     return [*lines, f"LEFT JOIN {OLD_ROWS} AS {old} ON true"] if watch.needs_old_rows else lines
 
 
-def source(watch: TableWatch) -> list[str]:
+def source(watch: TableWatch, limit: int | None = None) -> list[str]:
     """Return FROM for any statement. PostgreSQL appends to both transition tables together, so position pairs.
 
     The join is a full one so that no plan for a few rows, a nested loop, is kept for a million.
+
+    :param limit: the rows that are read at most.
     """
     row, old = STATEMENT_ALIASES
+    end = "" if limit is None else f" LIMIT {limit}"
     if not watch.needs_old_rows:
-        return [f"FROM {_rows(watch)} AS {row}"]
-    numbered = f"(SELECT t.*, pg_catalog.row_number() OVER () AS {_NUMBER} FROM {{}} AS t) AS {{}}"
+        return [f"FROM {_rows(watch)} AS {row}{end}"]
+    numbered = f"(SELECT t.*, pg_catalog.row_number() OVER () AS {_NUMBER} FROM {{}} AS t{end}) AS {{}}"
     return [
         f"FROM {numbered.format(NEW_ROWS, row)}",
         f"FULL JOIN {numbered.format(OLD_ROWS, old)}",
@@ -80,7 +84,7 @@ def condition(watch: TableWatch) -> str | None:
 
 def _differ(columns: list[CarriedColumn], row: str, old: str) -> str:
     """Return a condition: the stored bytes of one of these columns differ, whatever its type and its collation."""
-    plain = [column for column in columns if has_exact_equality(column.type)]
+    plain = [column for column in columns if values.has_exact_equality(column.type)]
     terms = [_differs_in_value(column, row, old) for column in plain]
     others = [column for column in columns if column not in plain]
     if others:
@@ -98,48 +102,55 @@ def _differs_in_value(column: CarriedColumn, row: str, old: str) -> str:
     return f"(({differs}) IS NOT FALSE AND ({one} IS NOT NULL OR {other} IS NOT NULL))"
 
 
-def row_values(watch: TableWatch) -> list[str]:
-    """Return the values of a row as JSON, and the commas between them, as arguments of concat()."""
-    row, old = row_names(watch)
-    values = _with_commas([value(watch, column, row) for column in watch.carried])
-    if watch.old and watch.operation == "updated":
-        changed = [f"({_differ([column], row, old)})::integer" for column in watch.compared]
-        previous = _with_commas([value(watch, column, old) for column in watch.compared])
-        values += ["',\"'", *changed, "'\",'", *previous]
-    return values
+#: Makes JSON of a column's value; see `values`.
+Encode = Callable[[CarriedColumn, str], str]
 
 
-def key_values(watch: TableWatch) -> list[str]:
-    """Return the values that are told of a row that does not fit."""
+def row_arguments(watch: TableWatch) -> list[str]:
+    """Return the values of a row as JSON, with commas between them, as arguments of concat()."""
+    return _row(watch, values.argument)
+
+
+def key_arguments(watch: TableWatch) -> list[str]:
+    """Return the values that are told of a row that does not fit, as arguments of concat()."""
     row, _ = row_names(watch)
-    return _with_commas([value(watch, column, row) for column in watch.always])
+    return _with_commas([values.argument(column, column_sql(watch, column, row)) for column in watch.always])
 
 
-def as_text(values: list[str]) -> str:
-    """Return the values as one text."""
-    return f"pg_catalog.concat({', '.join(values)})"
+def one_row(watch: TableWatch) -> str:
+    """Return the values of the only row of a statement as one text; NULL where it is not told of."""
+    return _if_told(watch, f"pg_catalog.concat({', '.join(row_arguments(watch))})")
 
 
-def told_row(watch: TableWatch) -> str:
-    """Return the values of a row as one text; NULL for a row that is not told of."""
-    values, told = as_text(row_values(watch)), condition(watch)
-    return values if told is None else f"CASE WHEN {told} THEN {values} END"
+def each_row(watch: TableWatch) -> str:
+    """Return the same for each of many."""
+    return _if_told(watch, " OPERATOR(pg_catalog.||) ".join(_row(watch, values.text)))
 
 
-def _with_commas(values: list[str]) -> list[str]:
-    return [part for value in values for part in ("','", value)][1:]
+def _if_told(watch: TableWatch, row: str) -> str:
+    told = condition(watch)
+    return row if told is None else f"CASE WHEN {told} THEN {row} END"
+
+
+def _row(watch: TableWatch, encode: Encode) -> list[str]:
+    row, old = row_names(watch)
+    parts = _with_commas([encode(column, column_sql(watch, column, row)) for column in watch.carried])
+    if watch.old and watch.operation == "updated":
+        changed = [f"({_differ([column], row, old)})::integer::pg_catalog.text" for column in watch.compared]
+        previous = [encode(column, f"{old}.{quote(column.name)}") for column in watch.compared]
+        parts += ["',\"'", *changed, "'\",'", *_with_commas(previous)]
+    return parts
+
+
+def _with_commas(parts: list[str]) -> list[str]:
+    return [part for value in parts for part in ("','", value)][1:]
 
 
 def longest_row(watch: TableWatch) -> int | None:
     """Return the bytes of the longest row's JSON, without brackets; None where there is no bound."""
     previous = watch.compared if watch.old and watch.operation == "updated" else ()
-    size = longest((*watch.carried, *previous))
+    size = values.longest((*watch.carried, *previous))
     return size if size is None or not previous else size + len(previous) + len('"",')
-
-
-def value(watch: TableWatch, column: CarriedColumn, row: str) -> str:
-    """Return a column's value as JSON."""
-    return encode_sql(column, column_sql(watch, column, row))
 
 
 def column_sql(watch: TableWatch, column: CarriedColumn, row: str) -> str:

@@ -10,13 +10,21 @@ from ..declaring.spec import TableWatch
 from . import emission, expressions
 from .filling import fill
 from .quoting import literal
-from .values import encode_sql
+from .values import argument
 
 #: Bytes of a row that goes alone, where rows have no bound.
 LONG_ROW: Final = 1_000
 
 #: The size that it counts for: more than a payload has.
 _APART: Final = 20_000
+
+
+def _payload(rows: str) -> str:
+    return f"pg_catalog.concat(watch_head, ',\"rows\":[[', {rows}, ']]', watch_context, '}}')"
+
+
+#: The payload of all rows in `watch_rows`.
+WHOLE: Final = _payload("watch_rows")
 
 _TOO_LARGE: Final = literal(f',"rows":[],"resync":"{wire.TOO_LARGE}"}}')
 _LOST: Final = f"pg_catalog.concat(watch_head, {_TOO_LARGE})"
@@ -27,33 +35,44 @@ def needs_key(watch: TableWatch) -> bool:
     return (
         watch.is_notified
         and expressions.longest_row(watch) is None
-        and expressions.key_values(watch) != expressions.row_values(watch)
+        and expressions.key_arguments(watch) != expressions.row_arguments(watch)
     )
 
 
-def set_context(watch: TableWatch) -> list[str]:
-    """Return the statements that set the context, and the room that it and the head leave for rows."""
+def set_room(watch: TableWatch) -> str:
+    """Return the statement that sets the room that head and context leave for rows."""
     room = emission.limit(watch) - len(',"rows":[[]]}')
     used = "pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context))"
-    return [*emission.SET_CONTEXT, f"watch_room := {room} OPERATOR(pg_catalog.-) {used};"]
+    return f"watch_room := {room} OPERATOR(pg_catalog.-) {used};"
+
+
+def make_payload(watch: TableWatch) -> list[str]:
+    """Return the statements that set `watch_payload`; where the ways of the watch need two, those that send them."""
+    if expressions.longest_row(watch) is not None:
+        return [f"watch_payload := {WHOLE};"]
+    if watch.is_notified and watch.is_durable:
+        return [*send_rows(watch), "RETURN NULL;"]
+    return _to_notify(watch) if watch.is_notified else _to_log()
 
 
 def send_rows(watch: TableWatch) -> list[str]:
     """Return the statements that send `watch_rows`, by every way of the watch."""
     if expressions.longest_row(watch) is not None:
-        return [f"PERFORM {call};" for call in emission.calls(watch, _payload("watch_rows"))]
+        return [f"PERFORM {call};" for call in emission.calls(watch, WHOLE)]
     lines = []
     if watch.is_notified:
-        texts = ["watch_rows", "watch_key"] if needs_key(watch) else ["watch_rows"]
-        lines += [*_first_that_fits("watch_room", texts), f"PERFORM {emission.notify(watch, 'watch_payload')};"]
+        lines += [*_to_notify(watch), f"PERFORM {emission.notify(watch, 'watch_payload')};"]
     if watch.is_durable:
-        fitting = _first_that_fits(str(wire.MAX_MESSAGE_BYTES), ["watch_rows"])
-        lines += [*fitting, f"PERFORM {emission.log(watch, 'watch_payload')};"]
+        lines += [*_to_log(), f"PERFORM {emission.log(watch, 'watch_payload')};"]
     return lines
 
 
-def _payload(rows: str) -> str:
-    return f"pg_catalog.concat(watch_head, ',\"rows\":[[', {rows}, ']]', watch_context, '}}')"
+def _to_notify(watch: TableWatch) -> list[str]:
+    return _first_that_fits("watch_room", ["watch_rows", "watch_key"] if needs_key(watch) else ["watch_rows"])
+
+
+def _to_log() -> list[str]:
+    return _first_that_fits(str(wire.MAX_MESSAGE_BYTES), ["watch_rows"])
 
 
 def _first_that_fits(room: str, texts: list[str]) -> list[str]:
@@ -80,34 +99,27 @@ def rows_by_payload(watch: TableWatch) -> list[str]:
     if needs_key(watch):  # made into text for long rows alone
         row = STATEMENT_ALIASES[0]
         keys = "".join(f", {expressions.column_sql(watch, c, row)} AS k{i}" for i, c in enumerate(watch.always))
-        values = ", ',', ".join(encode_sql(c, f"p.k{i}") for i, c in enumerate(watch.always))
-        key = f"CASE WHEN {long} THEN pg_catalog.concat({values}) END AS k,"
+        key_values = ", ',', ".join(argument(c, f"p.k{i}") for i, c in enumerate(watch.always))
+        key = f"CASE WHEN {long} THEN pg_catalog.concat({key_values}) END AS k,"
     return fill(
         """\
 SELECT pg_catalog.string_agg(q.j, '],['){min_key}
-FROM (
-  SELECT p.j,
+FROM (SELECT p.j,
     {key}
     {apart}
     pg_catalog.sum({size}) OVER (ROWS UNBOUNDED PRECEDING)
       OPERATOR(pg_catalog./) {room} AS part
-  FROM (
-    SELECT {row} AS j{keys}
-    {source}
-    OFFSET 0
-  ) AS p
-  {only_told}
-) AS q
+  FROM (SELECT {row} AS j{keys} {source} OFFSET 0) AS p{only_told}) AS q
 GROUP BY {group} ORDER BY {group}{in_order}""",
         min_key=", pg_catalog.min(q.k)" if key else "",
         key=key,
         apart=f"{long} AS apart," if long else "",
         size=size,
         room=room,
-        row=expressions.told_row(watch),
+        row=expressions.each_row(watch),
         keys=keys,
         source=expressions.source(watch),
-        only_told="WHERE p.j IS NOT NULL" if expressions.condition(watch) else "",
+        only_told=" WHERE p.j IS NOT NULL" if expressions.condition(watch) else "",
         group="q.part, q.apart" if long else "q.part",
         in_order=" DESC" if long else "",  # of the same part, the short rows are behind the long one
     )

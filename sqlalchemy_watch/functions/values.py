@@ -93,16 +93,29 @@ _STABLE = frozenset(_ENCODINGS) | {
 }  # fmt: skip
 
 
-def encode_sql(column: CarriedColumn, sql: str) -> str:
-    """Return a SQL expression for a column's value as JSON, of any type that `concat` writes as it is.
+def argument(column: CarriedColumn, sql: str) -> str:
+    """Return a SQL expression for a column's value as JSON, of any type that concat() writes as it is.
 
     :param sql: the qualified, quoted column.
     """
-    name = wire.sql_type(column.type)
-    encoded = _ENCODINGS.get(name, _escaped)(sql)
     if column.is_primary:  # where it is NULL all the same, the payload is no JSON, which asks for a resync
-        return encoded
-    return f"coalesce({encoded}{'::pg_catalog.text' if name in _INTEGERS else ''}, 'null')"
+        return _encoded(column, sql)
+    return f"coalesce({_encoded(column, sql)}{'::pg_catalog.text' if _is_integer(column) else ''}, 'null')"
+
+
+def text(column: CarriedColumn, sql: str) -> str:
+    """Return the same as text, which is never NULL: in a query over many rows, `||` is faster than concat()."""
+    encoded = _encoded(column, sql)
+    cast = "::pg_catalog.text" if _is_integer(column) or encoded.startswith("pg_catalog.to_json(") else ""
+    return f"coalesce({encoded}{cast}, 'null')"
+
+
+def _encoded(column: CarriedColumn, sql: str) -> str:
+    return _ENCODINGS.get(wire.sql_type(column.type), _escaped)(sql)
+
+
+def _is_integer(column: CarriedColumn) -> bool:
+    return wire.sql_type(column.type) in _INTEGERS
 
 
 def longest(columns: Iterable[CarriedColumn]) -> int | None:
