@@ -54,7 +54,7 @@ def heard_from_root(attribute: str, below: Mapping[str, Column[Any]], spec: Watc
 
 
 def check_old(owner: str, spec: Watch, resolved: Iterable[TableWatch]) -> None:
-    """Raise where `changed` would be empty, whatever changed.
+    """Raise where `changed` would tell of nothing but the key, whatever changed.
 
     :param resolved: the watch on each of its tables.
     """

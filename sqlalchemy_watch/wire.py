@@ -1,20 +1,29 @@
 """The wire format, which the trigger functions write and the listener reads. It is defined here alone.
 
-A payload is one JSON object. Field names come once, rows are arrays, unknown fields are ignored::
+A payload is one JSON object without blanks. Field names come once, rows are arrays, unknown fields are ignored::
 
-    {"v": 1, "table": "users", "label": "updated", "op": "updated",
-     "columns": ["id", "role_id"], "old": ["role_id"],
-     "schema": "public", "txid": 771, "at": 1700000000000000, "wal": "0/1A2B3C", "context": null,
-     "rows": [[7, 3, "1", 2], [8, 4], {"partial": [9]}]}
+    {"v":1,"table":"users","label":"updated","op":"updated","columns":["id","role_id"],"old":["id","role_id"],
+     "oid":16400,"txid":771,"at":"2026-11-26T21:48:50.123456+01:00","context":"{\\"user\\": 1}",
+     "rows":[[7,3,"01",7,2],[9]]}
 
-- `at` is `clock_timestamp()` in microseconds since 1970. With `wal`, the position in the server's log, it
-  makes every notification of a transaction differ: PostgreSQL drops identical ones and keeps the first.
-  Messages that are only logged need no `wal`.
-- A row holds the values of `columns`, then, where the previous row was found, a text with a 1 or a 0 for
-  each name in `old` (changed or not) and the previous values of these.
-- `{"partial": [...]}` has the key (and discriminator) alone: the whole row would not fit.
-- `"resync": reason` says that rows are missing: reload.
-- `context` is a JSON text within the JSON, since any client can set it to anything.
+The head comes first, and is the same byte for byte for a declaration, so that a listener need not parse it: `v`,
+`table`, `label`, `op`, `columns`, `old` (with `Watch("updated", old=True)`), and `schema` where the declaration names
+one. Behind it, in any order:
+
+- `oid` is the table or partition whose trigger fired (`tg_relid`). Of row-level functions always; of others where the
+  schema is not declared and the payload is not for the log, which may be read when the table has long been dropped.
+- `schema` is that of this table or partition, where none is declared and the payload is for the log as well.
+- `txid` and `at`, the time by the server's clock in ISO 8601 with the writer's offset, where it is notified. In the log
+  the transaction's beginning has its number, and the time of its commit.
+- `context` is a JSON text within the JSON, since any client can set it to anything. It is there only where it is set,
+  and of more than `MAX_CONTEXT_BYTES`, as it stands here with its quotes, it counts as not set.
+- `rows`: a row holds the values of `columns`, then, of a row with previous values, a text with a 1 or a 0 for each name
+  in `old` (changed or not) and these values. `old` begins with the key, which may have changed.
+- A row that is shorter than `columns` holds the first so many of them, the key (and discriminator) at least: the whole
+  row would not fit.
+- `resync`, a reason, says that rows are missing: reload.
+
+PostgreSQL drops a notification that equals another one of its transaction: `at` tells them apart.
 
 Integers and booleans travel as JSON numbers and booleans, NULL as null, everything else as a string
 holding PostgreSQL's own text form, which psycopg's loaders read back into the exact Python value; of a
@@ -108,7 +117,7 @@ def is_pickled(type_: TypeEngine[Any]) -> bool:
 
 
 def head_fields(watch: TableWatch) -> dict[str, Any]:
-    """Return the fields of a payload that are known beforehand."""
+    """Return the head of a payload: the fields that are known beforehand."""
     fields: dict[str, Any] = {
         "v": VERSION,
         "table": watch.table,
@@ -118,12 +127,19 @@ def head_fields(watch: TableWatch) -> dict[str, Any]:
     }
     if watch.old and watch.operation == "updated":
         fields["old"] = [column.name for column in watch.compared]
+    if watch.schema is not None:
+        fields["schema"] = watch.schema
     return fields
 
 
 def head_json(watch: TableWatch) -> str:
-    """Return the beginning of a payload, without the closing brace."""
+    """Return the head as it stands in a payload, without the closing brace."""
     return json.dumps(head_fields(watch), ensure_ascii=False, separators=(",", ":"))[:-1]
+
+
+def beginning(watch: TableWatch) -> str:
+    """Return the part of the head that says which watch it is."""
+    return head_json(watch).partition(',"op":')[0]
 
 
 def names_size(watch: TableWatch) -> int:

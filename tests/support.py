@@ -19,6 +19,9 @@ from sqlalchemy_watch import Listener
 #: Seconds; long for what always comes.
 PATIENCE = 20.0
 
+#: The fields of a payload that is made up: of a table in the schema public, at some time.
+MADE_UP: dict[str, Any] = {"schema": "public", "txid": 7, "at": "2023-11-14T22:13:20+00:00"}
+
 Client = psycopg.Connection[Any]
 
 
@@ -27,6 +30,13 @@ def insert(client: Client, table: str, *ids: int | Iterable[int]) -> None:
     statement = sql.SQL("INSERT INTO {} (id) SELECT unnest(%s::int[])").format(sql.Identifier(table))
     for argument in ids:
         client.execute(statement, [[argument] if isinstance(argument, int) else list(argument)])
+
+
+def oid_of(client: Client, table: str) -> int:
+    """Return the oid of a table."""
+    row = client.execute("SELECT %s::regclass::oid", [table]).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def wait_until(

@@ -42,7 +42,7 @@ class Watch:
     :param extra_columns: attributes carried beside the primary key, in `event.values`.
     :param when: a SQL condition as a function of the old and the new row,
         `lambda old, new: new.total > 100`. Inserted rows have no `old`, deleted ones no `new`.
-    :param old: carry in `event.old` the previous values of the carried and trigger columns, and in
+    :param old: carry in `event.old` the previous values of the key, the carried and the trigger columns, and in
         `event.changed` the names of those that differ. For `"updated"` and `"deleted"`.
     :param level: `"statement"` (one call for all rows of a statement, far cheaper for bulk writes) or
         `"row"`. None chooses: statement, but row on a partitioned table, where statement triggers miss
@@ -301,9 +301,9 @@ class TableWatch:
 
     @property
     def compared(self) -> tuple[CarriedColumn, ...]:
-        """The columns whose previous values travel; not the key, which is the same in both rows of a pair."""
-        columns = [c for c in self.carried if c not in self.key and not self._is_looked_up(c)]
-        return (*columns, *(c for c in self.trigger_columns if c not in columns and c not in self.key))
+        """The columns whose previous values travel; the key first, which may have changed."""
+        columns = [c for c in self.carried if not self._is_looked_up(c)]
+        return (*columns, *(c for c in self.trigger_columns if c not in columns))
 
     @property
     def needs_old_rows(self) -> bool:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError, PayloadError
 from .json_scalars import PLAIN, Codec
 from .mappings import FrozenDict, Values
-from .messages import EPOCH
+from .messages import read_time
 from .models import WatchedColumns, find_model, name_of_model, shown, watched
 
 #: The fields, and the types of their values.
@@ -47,7 +47,7 @@ class Parts(NamedTuple):
     partial: bool
     schema: str
     txid: int
-    at: int
+    at: datetime
     context: Mapping[str, Any]
     lsn: int | None
     position: int | None
@@ -159,8 +159,8 @@ def _read_context(context: dict[str, Any]) -> Mapping[str, Any]:
     return FrozenDict(found)
 
 
-def _read_time(text: str) -> int:
+def _read_time(text: str) -> datetime:
     try:
-        return (datetime.fromisoformat(text) - EPOCH) // timedelta(microseconds=1)
-    except (ValueError, TypeError, OverflowError):  # no time, or one without an offset
+        return read_time(text)
+    except ValueError:
         raise PayloadError("field 'emitted_at' is no time with an offset") from None

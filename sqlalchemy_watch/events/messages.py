@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Generic, NamedTuple, TypeVar
+from datetime import UTC, datetime
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 from ..declaring.spec import Operation
 from .mappings import EMPTY, NO_VALUES, PartialValues, Values
 
 T_co = TypeVar("T_co", covariant=True)
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: The number of a transaction, and a time with an offset.
+Stamp: TypeAlias = tuple[int, datetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,14 @@ class Message:
         self,
         kind: EventKind,
         txid: int,
-        at: int,
+        at: datetime,
         context: Mapping[str, Any] = EMPTY,
         schema: str = "",
     ) -> None:
         self.kind: EventKind = kind
         self.txid: int = txid
-        #: Microseconds since 1970.
-        self.at: int = at
+        #: With any offset.
+        self.at: datetime = at
         self.context: Mapping[str, Any] = context
         self.schema: str = schema
         #: The listener that heard it.
@@ -130,23 +131,29 @@ class ChangedRow(Generic[T_co]):
 
     @property
     def old(self) -> Mapping[str, Any] | None:
-        """The previous values by attribute name; None without `Watch(old=True)`, and where the key itself changed."""
+        """The previous values by attribute name, those of the key included, which may have been another.
+
+        None without `Watch(old=True)`, and where an `updated` row was left out in part (`partial`).
+        """
         return None if self._extras is None else self._extras.old
 
     @property
     def changed(self) -> frozenset[str] | None:
-        """The names of the attributes in `old` whose value differs; None where `old` is None."""
+        """The names of the attributes in `old` whose value differs, those of the key included; None where `old` is."""
         return None if self._extras is None else self._extras.changed
 
     @property
     def txid(self) -> int:
-        """The transaction's id (`pg_current_xact_id`)."""
+        """The transaction's number, in 64 bits (`pg_current_xact_id()`)."""
         return self._message.txid
 
     @property
     def emitted_at(self) -> datetime:
-        """The time at which the trigger ran, by the server's clock: an aware datetime in UTC."""
-        return EPOCH + timedelta(microseconds=self._message.at)
+        """The time at which the trigger ran; with durable delivery, that of the commit.
+
+        By the server's clock: an aware datetime in UTC.
+        """
+        return self._message.at.astimezone(UTC)
 
     @property
     def context(self) -> Mapping[str, Any]:
@@ -210,6 +217,18 @@ def _are_same(one: Any, other: Any) -> bool:
     if isinstance(one, (list, tuple)) and type(one) is type(other):
         return len(one) == len(other) and all(map(_are_same, one, other))
     return bool(one == other or (one != one and other != other))
+
+
+def read_time(text: Any) -> datetime:
+    """Return a time in ISO 8601, which has an offset and exists in UTC.
+
+    :raises ValueError: for any other text.
+    :raises TypeError: for what is no text.
+    """
+    found = datetime.fromisoformat(text)
+    if found.tzinfo is None or not 1 < found.year < 9999:
+        raise ValueError("no offset, or too far out")
+    return found
 
 
 def parts_of(event: ChangedRow[Any]) -> tuple[Message, tuple[Any, ...], Extras | None, int]:

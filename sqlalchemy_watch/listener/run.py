@@ -244,11 +244,14 @@ class Run:
         busy_since, now = self._dispatcher.busy_since, time.monotonic()
         if not health.is_hearing(self._source.state, self._options, busy_since, now):
             return False
-        return max_lag is None or health.lag(self._queue, self._stats, self._options, busy_since, now) <= max_lag
+        return (
+            max_lag is None or health.lag(self._queue, self._dispatcher.lag, self._options, busy_since, now) <= max_lag
+        )
 
     def stats(self) -> Stats:
         """Return a copy of the counters."""
-        return dataclasses.replace(self._stats, queue_depth=len(self._queue), dropped=self._queue.dropped)
+        queue = self._queue
+        return dataclasses.replace(self._stats, lag=self._dispatcher.lag, queue_depth=len(queue), dropped=queue.dropped)
 
     def _look_at_triggers(self, connection: psycopg.Connection[Any]) -> None:
         seconds = min(TRIGGERS_SECONDS, self._options.heartbeat_timeout * TRIGGERS_SHARE)

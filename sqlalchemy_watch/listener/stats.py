@@ -45,9 +45,6 @@ class DispatchStats:
     failed_receivers: int = 0
     #: `resync` signals sent.
     resyncs: int = 0
-    #: Seconds between `emitted_at` and dispatch, of the newest event; None before the first. It compares
-    #: the server's clock with this machine's.
-    lag: float | None = None
 
     # With durable delivery:
     #: Calls of receivers that were tried again.
@@ -72,7 +69,10 @@ class SlotStats:
 class Stats(ReadingStats, DispatchStats, SlotStats):
     """Counters since `start`; `Listener.stats()` gives a copy."""
 
-    # Counted by the queue between the threads, and filled in when the copy is made.
+    # Filled in when the copy is made.
+    #: Seconds between `emitted_at` and dispatch, of the newest event; None before the first. It compares
+    #: the server's clock with this machine's.
+    lag: float | None = None
     #: Notifications dropped because the queue was full, or at `stop()`.
     dropped: int = 0
     #: Notifications waiting for the dispatch thread.

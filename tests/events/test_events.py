@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,10 @@ ID = uuid.UUID(int=7)
 ROW = (ID, Decimal("12.50"), {"a": [1, 0.5, None]})
 
 
+#: By the clock of a writer whose time zone has seconds.
+AT = datetime(2023, 11, 15, 4, 6, 48, 1, timezone(timedelta(hours=5, minutes=53, seconds=28)))
+
+
 def make(
     model: Any = Order,
     row: tuple[Any, ...] = ROW,
@@ -63,7 +67,7 @@ def make(
 ) -> Event[Any]:
     kind = EventKind(operation, operation, key_length, attributes)
     made = Message(
-        kind, message.pop("txid", 771), 1_700_000_000_000_001, FrozenDict(message.pop("context", {})), "shop"
+        kind, message.pop("txid", 771), message.pop("at", AT), FrozenDict(message.pop("context", {})), "shop"
     )
     made.listener = object()
     made.lsn, made.first_position = message.pop("lsn", None), message.pop("position", None)

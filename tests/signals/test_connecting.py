@@ -6,6 +6,7 @@ import functools
 import gc
 import weakref
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import blinker
@@ -19,7 +20,7 @@ from sqlalchemy_watch.events.messages import EventKind, Message
 from sqlalchemy_watch.signals.receivers import name_of
 from sqlalchemy_watch.signals.watch_signals import feed_of
 
-MESSAGE = Message(EventKind("updated", "updated", 1, ("id", "amount")), 1, 0)
+MESSAGE = Message(EventKind("updated", "updated", 1, ("id", "amount")), 1, datetime.now(UTC))
 
 LIFECYCLE = ("connected", "disconnected", "resync", "receiver_failed", "dead_lettered")
 

@@ -8,6 +8,7 @@ import inspect
 import threading
 import weakref
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -22,7 +23,7 @@ from sqlalchemy_watch.events.messages import EventKind, Message
 from sqlalchemy_watch.signals.watch_signals import feed_of
 
 ATTRIBUTES = ("id", "amount", "numbers")
-MESSAGE = Message(EventKind("updated", "updated", 1, ATTRIBUTES), 1, 0)
+MESSAGE = Message(EventKind("updated", "updated", 1, ATTRIBUTES), 1, datetime.now(UTC))
 
 
 @pytest.fixture

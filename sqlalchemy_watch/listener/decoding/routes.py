@@ -14,10 +14,12 @@ from ...declaring.filing import Endpoint, endpoints_of, original_of
 from ...declaring.spec import TableWatch
 from ...declaring.targets import watches_of_table
 from ...declaring.translating import NO_MAP, SchemaMap, translated
+from ...errors import PayloadError
+from ...events.messages import Stamp
 from ...signals.feeds import Feed
 from ...signals.watch_signals import feed_of
 from ...watched import signals_of
-from .payload import Decoded, PayloadDecoder, read_fields
+from .payload import Decoded, PayloadDecoder, read_fields, read_place, read_stamp
 from .values import ValueDecoders
 
 #: The most discriminator values whose destinations a route remembers.
@@ -37,8 +39,12 @@ class Route:
     endpoints: Sequence[Endpoint]
 
     def __post_init__(self) -> None:
-        #: The schemas whose payloads are this table's; None for any.
-        self.schemas: frozenset[str] | None = None if self.watch.schema is None else frozenset([self.watch.schema])
+        #: The declared schema. (A Table has its name as a kind of str of its own.)
+        self.schema: str | None = None if self.watch.schema is None else str(self.watch.schema)
+        #: The schemas whose payloads are this table's, of those that have no oid; None for any.
+        self.schemas: frozenset[str] | None = None if self.schema is None else frozenset([self.schema])
+        #: The schemas of this table and its partitions, by the oids that are known to be theirs.
+        self.known: dict[int, str] = {}
         #: For debugging all watches, or one: a logger below `sqlalchemy_watch.watch`.
         self.log: logging.Logger = logging.getLogger(
             f"sqlalchemy_watch.watch.{self.watch.table_key}.{self.watch.label}"
@@ -51,6 +57,13 @@ class Route:
     def signals(self) -> Iterable[Feed]:
         """The signals declared on this table. Those that a subclass inherits belong to the tables of its ancestors."""
         return (feed_of(endpoint.signal) for endpoint in self.endpoints)
+
+    def place(self, oid: int | None, schema: str | None) -> str | None:
+        """Return the schema of what a payload is of, where that is known to be this table or a partition; or None."""
+        if oid is None:
+            return schema if self.schemas is None or schema in self.schemas else None
+        found = self.known.get(oid)
+        return found if schema is None or schema == self.schema or schema == found else None
 
     def names(self, fields: Mapping[str, Any]) -> bool:
         """Return True if a payload names this watch, of whatever schema: other names may make the same channel."""
@@ -101,15 +114,15 @@ class Route:
 
 
 class Elsewhere(NamedTuple):
-    """A payload that names a watch, and a schema that is not known to be the table's."""
+    """A payload that names a watch, and is not known to be of its table."""
 
     route: Route
     fields: Mapping[str, Any]
-
-    @property
-    def schema(self) -> str:
-        """The schema, as the payload says."""
-        return str(self.fields["schema"])
+    stamp: Stamp
+    #: The table or partition that it is of; None where the payload does not say.
+    oid: int | None
+    #: The schema of that when the payload was written, or the declared one; None where the payload does not say.
+    schema: str | None
 
 
 #: A payload decoded, and the watch that it is of.
@@ -144,39 +157,51 @@ class Router:
                 self.routes.append(route)
                 self.by_channel.setdefault(watch.channel, []).append(route)
 
-    def decode(self, channel: str, payload: bytes) -> Found | Elsewhere | None:
+    def decode(self, channel: str, payload: bytes, stamp: Stamp | None = None) -> Found | Elsewhere | None:
         """Return the watch that a payload is of, and the payload decoded; None where it is of no watch here.
 
-        :returns: `Elsewhere` where the schema has to be looked up.
+        :param stamp: its transaction's number, and its time; None where the payload has them.
+        :returns: `Elsewhere` where it has to be looked up whose it is.
         :raises PayloadError: where the payload can't be read.
         """
-        found = self._decode(channel, payload)
+        try:
+            found = self._decode(channel, payload, stamp)
+        except PayloadError as error:  # such as a column that somebody retyped, so that the payload is no JSON
+            error.tells_of_rows |= any(route.decoder.begins(payload) for route in self.by_channel.get(channel, ()))
+            raise
         if found is not None and not isinstance(found, Elsewhere):
             found[1].message.listener = self._listener
         return found
 
-    def decode_as_ours(self, elsewhere: Elsewhere) -> Found:
-        """Return the watch and the payload decoded: the schema is the table's.
+    def decode_as_ours(self, elsewhere: Elsewhere, schema: str) -> Found:
+        """Return the watch and the payload decoded.
 
+        :param schema: of the watch's table, or of the partition.
         :raises PayloadError: where the payload can't be read.
         """
-        route, fields = elsewhere
-        decoded = route.decoder.decode(fields)
+        decoded = elsewhere.route.decoder.decode(elsewhere.fields, schema, elsewhere.stamp)
         decoded.message.listener = self._listener
-        return route, decoded
+        return elsewhere.route, decoded
 
-    def _decode(self, channel: str, payload: bytes) -> Found | Elsewhere | None:
+    def _decode(self, channel: str, payload: bytes, stamp: Stamp | None) -> Found | Elsewhere | None:
         routes = self.by_channel.get(channel, ())
         for route in routes:
-            decoded = route.decoder.decode_declared(payload, route.schemas)
-            if decoded is not None:
-                return route, decoded
+            fields = route.decoder.read_declared(payload)
+            if fields is not None:
+                schema = route.place(*read_place(fields, route.schema))
+                if schema is not None:
+                    return route, route.decoder.decode_declared(fields, schema, stamp or read_stamp(fields))
         fields = read_fields(payload)
         named = [route for route in routes if route.names(fields)]
+        if not named:
+            return None
+        oid, schema = read_place(fields)
+        stamp = stamp or read_stamp(fields)
         for route in named:
-            if route.schemas is None or fields["schema"] in route.schemas:
-                return route, route.decoder.decode(fields)
-        return Elsewhere(named[0], fields) if named else None
+            placed = route.place(oid, schema)
+            if placed is not None:
+                return route, route.decoder.decode(fields, placed, stamp)
+        return Elsewhere(named[0], fields, stamp, oid, schema)
 
     @property
     def signals(self) -> set[Feed]:

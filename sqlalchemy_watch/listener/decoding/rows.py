@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby, repeat
 from types import NoneType
 from typing import Any, NamedTuple, TypeAlias
@@ -61,8 +61,8 @@ class RowLayout:
     """The order of the values in the rows of one payload.
 
     :param columns: of the declaration, by name.
-    :param carried: their names, in the order of the event's values; the first `always` stand in partial rows too.
-    :param names: the columns of the payload's rows.
+    :param carried: their names, in the order of the event's values; no row is without the first `always`.
+    :param names: the columns of the payload's rows. A row that is shorter holds the first so many of them.
     :param old: the columns whose previous values follow.
     """
 
@@ -76,10 +76,13 @@ class RowLayout:
         self._columns = [(indexes[name], columns[name]) for name in known]
         self._always = always
         self._width = len(names)
+        #: The length of the shortest row that has the key.
+        self._shortest = max((indexes[name] + 1 for name in carried[:always]), default=0)
         #: A column that an earlier trigger did not carry yet is missing, as one that was left out is.
         self._extras = _INCOMPLETE if len(known) < len(carried) else None
         self._old = [(index, columns[name]) for index, name in enumerate(old) if name in columns]
         self._old_width = len(old)
+        self._old_attributes = [column.attribute for _, column in self._old]
         self.attributes: tuple[str, ...] = tuple(column.attribute for _, column in self._columns)
         #: The types of a row all of whose values are taken as they are; None where some are to be decoded.
         plain = known == names and all(column.decode is None for _, column in self._columns)
@@ -87,7 +90,7 @@ class RowLayout:
 
     def decode(self, rows: list[Any]) -> tuple[list[Row], list[int]]:
         """Return the rows, in order, and the numbers of those that could not be decoded."""
-        if len(rows) == 1 and type(rows[0]) is list and len(rows[0]) == self._width:
+        if len(rows) == 1:
             try:
                 return [self._decode_single(rows[0])], []
             except PayloadError:
@@ -106,7 +109,7 @@ class RowLayout:
         for shape, run in groupby(rows, self._shape):
             same = list(run)
             try:
-                decoded.extend(self._decode_run(shape, same))
+                decoded += list(self._decode_run(shape, same))
             except PayloadError:
                 # Decode them one by one, and without the extra columns if need be.
                 for row in same:
@@ -117,11 +120,20 @@ class RowLayout:
                         decoded.append(found)
         return decoded, lost
 
-    def _decode_single(self, row: list[Any]) -> Row:
+    def _decode_single(self, row: Any) -> Row:
         """Decode the one row of a payload: for a single one, column by column would take longer."""
+        if type(row) is list and len(row) == self._width:
+            return self._decode_values(row), self._extras
+        if self._shape(row) != "paired":
+            raise PayloadError("it is no whole row")
+        before = self._width + 1
+        values = [column.decode_one(row[before + index]) for index, column in self._old]
+        return self._decode_values(row), self._paired(row[self._width], values)
+
+    def _decode_values(self, row: list[Any]) -> tuple[Any, ...]:
         if list(map(type, row)) == self._plain_types:
-            return tuple(row), self._extras
-        return tuple([column.decode_one(row[index]) for index, column in self._columns]), self._extras
+            return tuple(row)
+        return tuple([column.decode_one(row[index]) for index, column in self._columns])
 
     def _shape(self, row: Any) -> str:
         if type(row) is list:
@@ -129,49 +141,52 @@ class RowLayout:
                 return "whole"
             if len(row) == self._width + 1 + self._old_width:
                 return "paired"
-        elif type(row) is dict and type(row.get("partial")) is list and len(row["partial"]) == self._always:
-            return "partial"
-        raise PayloadError("a row does not fit the columns")
+            if self._shortest <= len(row) < self._width:
+                return "partial"
+        return "unfit"
 
     def _decode_run(self, shape: str, rows: list[Any]) -> Iterator[Row]:
         if shape == "partial":
-            return self._decode_partial([row["partial"] for row in rows])
+            return self._decode_partial(rows)
+        if shape == "unfit":
+            raise PayloadError("a row does not fit the columns")
         by_column = list(zip(*rows, strict=True))
         values = [column.decode_all(by_column[index]) for index, column in self._columns]
         whole = zip(*values, strict=True) if values else repeat((), len(rows))
         if shape == "whole":
             return zip(whole, repeat(self._extras), strict=False)
-        return self._decode_paired(whole, by_column[self._width :])
+        return self._decode_paired(whole, by_column[self._width :], len(rows))
 
     def _decode_partial(self, rows: list[list[Any]]) -> Iterator[Row]:
-        by_column = list(zip(*rows, strict=True))
-        try:
-            values = [column.decode_all(by_column[index]) for index, column in self._columns[: self._always]]
-        except IndexError:
-            raise PayloadError("a partial row lacks a column of the key") from None
-        return zip(zip(*values, strict=True), repeat(_INCOMPLETE), strict=False)
+        """Decode the key alone, and the discriminator."""
+        values = [column.decode_all([row[index] for row in rows]) for index, column in self._columns[: self._always]]
+        keys = zip(*values, strict=True) if values else repeat((), len(rows))
+        return zip(keys, repeat(_INCOMPLETE), strict=False)
 
-    def _decode_paired(self, whole: Iterator[tuple[Any, ...]], previous: Sequence[Sequence[Any]]) -> Iterator[Row]:
+    def _decode_paired(
+        self, whole: Iterator[tuple[Any, ...]], previous: Sequence[Sequence[Any]], count: int
+    ) -> Iterator[Row]:
         masks, by_column = previous[0], previous[1:]
-        if not all(type(mask) is str and len(mask) == self._old_width for mask in masks):
-            raise PayloadError("a mask of changes does not fit")
-        names = [column.attribute for _, column in self._old]
         olds = list(zip(*(column.decode_all(by_column[index]) for index, column in self._old), strict=True))
-        olds = olds or [()] * len(masks)
-        key = self.attributes[: self._always]
-        partial = self._extras is not None
-        for row, mask, values in zip(whole, masks, olds, strict=True):
-            # Old and new rows are paired by their key, so the old one had the same key.
-            old = Values({**dict(zip(key, row, strict=False)), **dict(zip(names, values, strict=True))})
-            changed = frozenset(column.attribute for index, column in self._old if mask[index] == "1")
-            yield row, Extras(old, changed, partial)
+        for row, mask, values in zip(whole, masks, olds or [()] * count, strict=True):
+            yield row, self._paired(mask, values)
+
+    def _paired(self, mask: Any, values: Iterable[Any]) -> Extras:
+        """Return the previous values of a row, and the names of those that changed."""
+        if type(mask) is not str or len(mask) != self._old_width:
+            raise PayloadError("a mask of changes does not fit")
+        old = Values(zip(self._old_attributes, values, strict=True))
+        changed = frozenset([column.attribute for index, column in self._old if mask[index] == "1"])
+        return Extras(old, changed, self._extras is not None)
 
     def _decode_one(self, shape: str, row: Any) -> Row | None:
+        if shape == "unfit":
+            return None
         try:
-            return next(iter(list(self._decode_run(shape, [row]))))
+            return next(self._decode_run(shape, [row]))
         except PayloadError:
             pass
         try:
-            return next(self._decode_partial([row["partial"] if shape == "partial" else row]), None)
+            return next(self._decode_partial([row]), None)
         except PayloadError:
             return None

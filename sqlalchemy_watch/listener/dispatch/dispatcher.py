@@ -8,6 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 from ...errors import PayloadError
@@ -79,6 +80,8 @@ class Dispatcher:
         #: The number of the first row of the present notification that has not been dispatched yet.
         self._next_row = 0
         self._garbage = GarbageLog()
+        #: The time of the newest event, and when it was dispatched.
+        self._newest: tuple[datetime, float] | None = None
         self.placing: Placing = Placing(router, queue, stats, self._ask_to_resync, lambda: self._waiting.stopped)
         #: The time of the last resync that messages asked for, by reason.
         self._resynced: dict[str, float] = {}
@@ -87,6 +90,12 @@ class Dispatcher:
         self.thread: threading.Thread = threading.Thread(
             target=self._run, name="sqlalchemy-watch-dispatch", daemon=True
         )
+
+    @property
+    def lag(self) -> float | None:
+        """Seconds between `emitted_at` and dispatch, of the newest event; None before the first."""
+        newest = self._newest
+        return None if newest is None else newest[1] - newest[0].timestamp()
 
     def stop(self) -> None:
         """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
@@ -152,6 +161,8 @@ class Dispatcher:
             assert isinstance(item, (Resync, Connected, Disconnected))
             self.placing.forget()
             self._tell(item)
+            if isinstance(item, Connected):
+                self.placing.prepare()
 
     def _tell(self, item: Resync | Connected | Disconnected) -> None:
         """Tell of the connection, or of a gap: in the order of events, and so behind what has been gathered."""
@@ -162,7 +173,7 @@ class Dispatcher:
 
     def _handle_notification(self, notification: Notification) -> None:
         try:
-            found = self.placing.decode(notification.channel, notification.payload)
+            found = self.placing.decode(notification)
         except PayloadError as error:
             self._stats.garbage += 1
             self._garbage.note(notification, error)
@@ -194,7 +205,7 @@ class Dispatcher:
     def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
         message, rows, stats, queue = decoded.message, decoded.rows, self._stats, self._queue
         if rows:
-            stats.lag = time.time() - message.at / 1e6
+            self._newest = message.at, time.time()
         uniform = route.destinations(()) if route.is_uniform else None
         undecided, bugs = False, list[BaseException]()
         for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):

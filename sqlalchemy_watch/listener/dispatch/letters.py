@@ -202,7 +202,7 @@ class Letters:
         if found is None:
             raise PayloadError("it is of no watch that there is here")
         if isinstance(found, Elsewhere):  # its table was known to be ours when the letter was written
-            found = self._router.decode_as_ours(found)
+            found = self._router.decode_as_ours(found, found.schema or "")
         route, decoded = found
         message = decoded.message
         message.lsn, message.first_position = notification.lsn, position
@@ -228,6 +228,9 @@ def _origin_of(event: Event[Any]) -> tuple[str, str]:
     notification: Notification = message.origin
     fields = json.loads(notification.payload)
     fields["rows"] = fields["rows"][number : number + 1]
+    # In place of what is to be looked up, and of what stands in the log.
+    fields |= {"schema": message.schema, "txid": message.txid, "at": message.at.isoformat()}
+    fields.pop("oid", None)
     fields.pop("resync", None)
     text = json.dumps(fields, ensure_ascii=False)
     try:

@@ -1,8 +1,10 @@
-"""The answers to look-ups, and what follows from them for the schemas of events.
+"""The answers to look-ups, and what follows from them for events.
 
-No answer is trusted for longer than it can be: one counts for the events that had been received before it was asked
-for, and schemas that are another's are looked at again now and then. Whoever makes up names of schemas causes a few
-look-ups a second, however many names there are: each one serves all that waits.
+An event is placed by the oid of its table or partition; one without by the schema that it names. What is known to be
+ours stays so until the connection is another one, or a later answer says otherwise. No other answer is trusted for
+longer than it can be: one counts for the events that had been received before it was asked for, and what is another's
+is looked at again now and then. Whoever makes up oids, or names of schemas, causes a few look-ups a second, however
+many there are: each one serves all that waits.
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from dataclasses import dataclass, field
 
 from ...catalog.reading import Fetch
 from ...errors import one_line
-from ..decoding.routes import Route
+from ..decoding.routes import Elsewhere, Route
 from ..handover.queue import EventQueue
 from ..server.asking import Asker, Reply
-from ..server.schemas import Wanted, read_answer, read_session
+from ..server.schemas import Answer, Relation, Wanted, read_answer, read_session
 from .unplaced import Bucket, UnplacedLog
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -28,8 +30,8 @@ log: logging.Logger = logging.getLogger(__name__)
 #: Look-ups that may follow one another at once, and seconds until there may be one more.
 LOOK_UPS, LOOK_UP_SECONDS = 10, 0.2
 
-#: Seconds after which another tenant's schema is looked at again; the second, where it may well become ours: it is on
-#: the search_path itself, or the engine has no table of its own.
+#: Seconds after which what is another's is looked at again; the second, where it may well become ours: it is on the
+#: search_path itself, or the engine has no table of its own.
 OTHERS_SECONDS, SHAKY_SECONDS = 30.0, 1.0
 
 #: Seconds until the next look-up after one that failed, and at the most.
@@ -48,48 +50,59 @@ class Verdict(enum.Enum):
     EARLY = enum.auto()
 
 
+#: The fate of an event, and where it is ours the schema of what it is of.
+Judgement = tuple[Verdict, str]
+
+_ANOTHERS: Judgement = (Verdict.ANOTHERS, "")
+
+
 @dataclass(slots=True)
-class _Table:
-    """A table that is declared without a schema, and what is known of it."""
+class WatchedTable:
+    """A watched table as it is declared, and what is known of it."""
 
     wanted: Wanted
     routes: Sequence[Route]
+    #: The schemas of what is known to be ours, by oid: the very mapping that its routes have.
+    known: dict[int, str]
+    #: All that has been ours: an event may be older than the end of its table.
+    past: dict[int, str] = field(default_factory=dict)
     #: All schemas that have been its home: an event may be older than its table's move.
-    past: set[str] = field(default_factory=set)
-    #: The schemas with triggers of a table of that name, and whether the role may use them.
-    others: Mapping[str, bool] = field(default_factory=dict)
+    past_homes: set[str] = field(default_factory=set)
+    #: What else has triggers of such a table.
+    others: Mapping[int, Relation] = field(default_factory=dict)
+    #: The schemas of these, and whether the role may use them.
+    other_schemas: Mapping[str, bool] = field(default_factory=dict)
     #: The events that this counts for, up to this number of `EventQueue.received`; None where it counts no more.
     received: int | None = None
     asked_at: float = 0.0
-    #: The schemas passed over since the last look-up because of an earlier one.
-    passed: set[str] = field(default_factory=set)
+    #: The oids and schemas passed over since the last look-up because of an earlier one.
+    passed: set[int | str] = field(default_factory=set)
+
+    @property
+    def is_named(self) -> bool:
+        """True if no search_path decides where it is ours."""
+        return self.wanted.schemas is not None
 
 
 class LookUps:
     """Looks tables up, in the dispatch thread.
 
-    :param routes: those whose schema is not declared, by table.
-    :param homes: the schemas to hear; None for those where the search_path leads.
+    :param tables: all that are watched.
     :param stopped: gives what is done once nothing is to be waited for any more.
     """
 
     def __init__(
         self,
-        routes: Mapping[str, Sequence[Route]],
-        homes: tuple[str, ...] | None,
+        tables: Sequence[WatchedTable],
         asker: Asker,
         queue: EventQueue,
         stopped: Callable[[], concurrent.futures.Future[None]],
     ) -> None:
         self._asker, self._queue, self._stopped = asker, queue, stopped
-        self._is_named = homes is not None
-        self._tables = {
-            name: _Table(Wanted(name, homes, tuple({route.watch.function_name for route in of_table})), of_table)
-            for name, of_table in routes.items()
-        }
+        self._tables = {table.wanted.key: table for table in tables}
         self._reply: Reply | None = None
-        #: The schemas by table as the listener's own connection sees them; another thread sets it.
-        self._guess: Mapping[str, frozenset[str]] = {}
+        #: What the listener's own connection sees; another thread sets it.
+        self._guess: Answer | None = None
         #: When what was passed over is to be looked at again; infinite where nothing was.
         self.due_at: float = math.inf
         #: True once it turned out that an event was passed over that may be ours.
@@ -99,99 +112,177 @@ class LookUps:
         self._retry_at = -math.inf
         self._log = UnplacedLog()
 
-    def place(self, route: Route, schema: str, txid: int | None = None) -> Verdict:
-        """Decide about an event of a schema that is not among the route's.
+    def place(self, event: Elsewhere, *, may_be_early: bool = False) -> Judgement:
+        """Decide about an event that is not known to be ours.
 
-        :param txid: its transaction, where that may not be seen yet.
+        :param may_be_early: True if its transaction may not be seen yet.
         """
-        if route.watch.schema is not None:
-            self._log.note_foreign(route.watch.table_key, schema)
-            return Verdict.UNPLACED
-        table = self._tables[route.watch.table]
+        declared = event.route.schema
+        if declared is not None and event.schema != declared:
+            self._log.note_foreign(event.route.watch.table_key, event.schema or "")
+            return Verdict.UNPLACED, ""
+        table = self._table_of(event)
         is_answered = table.received is not None and self._queue.taken <= table.received
-        verdict = None if is_answered or table.received is None else self._judge_again(table, schema, time.monotonic())
-        if verdict is None:
-            if not is_answered and not self._look_up(table):
-                return Verdict.UNKNOWN
-            verdict = self._judge(table, schema)
-            if verdict is not Verdict.OURS and txid is not None and not self._has_seen(txid):
+        found = None if is_answered or table.received is None else self._judge_again(table, event, time.monotonic())
+        if found is None:
+            if not is_answered and not self._look_up(table, event.oid):
+                return Verdict.UNKNOWN, ""
+            found = self._judge(table, event)
+            if found[0] is not Verdict.OURS and may_be_early and not self._has_seen(event.stamp[0]):
                 table.received = None
-                return Verdict.EARLY
-        if verdict is Verdict.UNPLACED:
-            assert self._reply is not None
-            self._log.note(table.wanted.name, schema, self._reply, table.others.get(schema))
-        return verdict
+                return Verdict.EARLY, ""
+        if found[0] is Verdict.UNPLACED:
+            self._note(table, event)
+        return found
+
+    def prepare(self) -> None:
+        """Look all tables up: the usual event is of one that is known, and waits for nothing."""
+        tables = list(self._tables.values())
+        if any(not table.is_named or route.watch.fires_per_row for table in tables for route in table.routes):
+            self._look_up(None, None)
 
     def guess(self, fetch: Fetch) -> None:
         """Ask over a connection of the listener's own, in the source's thread."""
-        wanted = [table.wanted for table in self._tables.values()]
-        self._guess = read_answer(fetch, read_session(fetch), wanted, ()).homes
+        self._guess = read_answer(fetch, read_session(fetch), [table.wanted for table in self._tables.values()])
 
-    def may_be_ours(self, route: Route, schema: str) -> bool:
-        """Return True where there has been no answer yet, and the listener's own connection sees the table there."""
-        return self._reply is None and schema in self._guess.get(route.watch.table, ())
+    def schema_by_guess(self, event: Elsewhere) -> str | None:
+        """Return the schema of what the listener's own connection takes for ours; None once there was an answer."""
+        if self._reply is not None or self._guess is None:
+            return None
+        key = self._table_of(event).wanted.key
+        if event.oid is not None:
+            return self._guess.known[key].get(event.oid)
+        return event.schema if event.schema in self._guess.homes[key] else None
 
     def retry_in(self) -> float:
         """Return the seconds until a look-up may be tried again."""
         return max(0.0, self._retry_at - time.monotonic())
 
     def forget(self) -> None:
-        """Trust no answer any more."""
+        """Trust no answer any more, but for what is ours."""
         for table in self._tables.values():
             table.received = None
+
+    def forget_oids(self) -> None:
+        """Forget what is ours as well: the server may be another one."""
+        for table in self._tables.values():
+            table.known.clear()
+            table.past.clear()
 
     def look_again(self) -> None:
         """Look at what was passed over because of an earlier answer."""
         table = next((table for table in self._tables.values() if table.passed), None)
-        if table is not None and not self._look_up(table):
+        if table is not None and not self._look_up(table, None):
             self.due_at = time.monotonic() + OTHERS_SECONDS
+
+    def _table_of(self, event: Elsewhere) -> WatchedTable:
+        return self._tables[event.route.schema, event.route.watch.table]
 
     def _has_seen(self, txid: int) -> bool:
         assert self._reply is not None
         return self._reply.answer.session.sees(txid)
 
-    def _judge_again(self, table: _Table, schema: str, now: float) -> Verdict | None:
+    def _judge_again(self, table: WatchedTable, event: Elsewhere, now: float) -> Judgement | None:
         """Decide by an earlier answer; None where that is none. What is passed over is looked at again later."""
-        verdict = self._judge(table, schema)
-        if schema not in table.others or verdict not in (Verdict.ANOTHERS, Verdict.UNPLACED):
-            return None
         assert self._reply is not None
-        is_shaky = verdict is Verdict.UNPLACED or schema in self._reply.answer.session.path
-        seconds = SHAKY_SECONDS if is_shaky else OTHERS_SECONDS
-        if now >= table.asked_at + seconds:
+        other = None if event.oid is None else table.others.get(event.oid)
+        schema = event.schema if other is None else other.root_schema
+        if other is None and (event.oid is not None or schema not in table.other_schemas):
             return None
-        if verdict is Verdict.ANOTHERS:
-            table.passed.add(schema)
-            self.due_at = min(self.due_at, now + seconds)
-        return verdict
+        found = self._judge(table, event)
+        verdict = found[0]
+        if other is None and verdict is Verdict.OURS:
+            return None
+        if verdict is Verdict.ANOTHERS or verdict is Verdict.UNPLACED:
+            is_shaky = verdict is Verdict.UNPLACED or schema in self._reply.answer.session.path
+            seconds = SHAKY_SECONDS if is_shaky else OTHERS_SECONDS
+            if now >= table.asked_at + seconds:
+                return None
+            if verdict is Verdict.ANOTHERS:
+                table.passed.add(event.oid or event.schema or "")
+                self.due_at = min(self.due_at, now + seconds)
+        return None if verdict is Verdict.UNKNOWN else found
 
-    def _judge(self, table: _Table, schema: str) -> Verdict:
+    def _judge(self, table: WatchedTable, event: Elsewhere) -> Judgement:
+        if event.oid is None:
+            return self._judge_schema(table, event.schema or "")
+        #: The one at the time of the write is told where none is declared, and the payload is for the log as well.
+        written_in = event.schema if table.wanted.key[0] is None else None
+        if (schema := table.known.get(event.oid)) is not None:
+            return Verdict.OURS, written_in or schema
+        if (other := table.others.get(event.oid)) is not None:
+            return self._judge_other(table, other, event.stamp[0], written_in)
+        # It is gone. (Or it has no trigger any more, and another one was asked for.)
+        if (schema := table.past.get(event.oid)) is not None:
+            return Verdict.OURS, written_in or schema
+        if event.schema is not None:
+            return (Verdict.OURS, event.schema) if written_in is None else self._judge_schema(table, written_in)
+        return self._uncertain
+
+    def _judge_other(self, table: WatchedTable, other: Relation, txid: int, written_in: str | None) -> Judgement:
+        """Decide about an event of a table that is not under its declared name where it would be ours, or a partition.
+
+        :param written_in: the schema that it was in when the event was written, if that is known.
+        """
         assert self._reply is not None
-        answer, is_certain, is_temporary = self._reply
-        name = table.wanted.name
-        if schema in answer.homes[name]:
-            return Verdict.OURS
-        if schema in table.others:
-            if self._is_named or (is_certain and name in answer.found):
-                return Verdict.ANOTHERS
-        elif (not self._is_named and schema in answer.session.path) or schema in table.past:
-            return Verdict.OURS  # it was there, and has been moved or dropped since
-        return Verdict.UNKNOWN if is_temporary else Verdict.UNPLACED
+        answer, key = self._reply.answer, table.wanted.key
+        is_home = key[0] is not None or table.wanted.schemas == "*" or other.root_schema in answer.roots[key]
+        if is_home or (not table.is_named and key not in answer.found and other.root_schema in answer.session.path):
+            if not other.has_namesake:  # it was renamed, or moved
+                return Verdict.OURS, written_in or other.schema
+            # Another table has taken its place, or a partition was detached. An older event was written before that.
+            return (Verdict.OURS, written_in or other.schema) if txid < other.altered_by else _ANOTHERS
+        if written_in is not None and written_in != other.schema:  # it has been moved since
+            return self._judge_schema(table, written_in)
+        return _ANOTHERS if self._has_own(table) else self._uncertain
 
-    def _look_up(self, table: _Table) -> bool:
-        """Ask where all tables are, and which schemas have triggers of this one; return False where that fails."""
+    def _judge_schema(self, table: WatchedTable, schema: str) -> Judgement:
+        """Decide about an event of the table that had the declared name in this schema, or of a partition there."""
+        assert self._reply is not None
+        answer = self._reply.answer
+        if schema in answer.homes[table.wanted.key] or table.wanted.schemas == "*":
+            return Verdict.OURS, schema
+        if schema in table.other_schemas:
+            if self._has_own(table):
+                return _ANOTHERS
+        elif (not table.is_named and schema in answer.session.path) or schema in table.past_homes:
+            return Verdict.OURS, schema  # it was there, and has been moved or dropped since
+        return self._uncertain
+
+    def _has_own(self, table: WatchedTable) -> bool:
+        """Return True if it is known where the table is that is ours, so that others are not."""
+        assert self._reply is not None
+        return table.is_named or (self._reply.is_certain and table.wanted.key in self._reply.answer.found)
+
+    @property
+    def _uncertain(self) -> Judgement:
+        assert self._reply is not None
+        return (Verdict.UNKNOWN if self._reply.is_temporary else Verdict.UNPLACED), ""
+
+    def _note(self, table: WatchedTable, event: Elsewhere) -> None:
+        assert self._reply is not None
+        name = table.wanted.key[1]
+        other = None if event.oid is None else table.others.get(event.oid)
+        if other is not None:
+            self._log.note(name, other.root_schema, self._reply, other.usable)
+        elif event.schema is not None:
+            self._log.note(name, event.schema, self._reply, table.other_schemas.get(event.schema))
+        else:
+            self._log.note_gone(name, event.oid or 0)
+
+    def _look_up(self, table: WatchedTable | None, oid: int | None) -> bool:
+        """Ask where all tables are, and what else has triggers of this one; return False where that fails."""
         if self.retry_in() > 0:
             return False
         concurrent.futures.wait({self._stopped()}, self._bucket.take(time.monotonic()))
         received, now = self._queue.received, time.monotonic()
+        asked = None if table is None else table.wanted
         try:
-            reply = self._asker.ask(
-                [each.wanted for each in self._tables.values()], table.wanted.functions, self._stopped()
-            )
+            reply = self._asker.ask([each.wanted for each in self._tables.values()], asked, oid, self._stopped())
         except Exception as error:
             self._failures += 1
             self._retry_at = time.monotonic() + min(RETRY_FIRST * 2.0 ** min(self._failures - 1, 10), RETRY_MAX)
-            log.warning("can't look up whose the rows of table %r are (%s)", table.wanted.name, one_line(error))
+            log.warning("can't look up whose the rows of the tables are (%s)", one_line(error))
             return False
         self._failures = 0
         if reply.is_temporary and self._reply is not None and self._reply.is_certain:
@@ -199,20 +290,26 @@ class LookUps:
             return False
         if reply.is_temporary:  # it will do for what is ours, and for nothing else
             received, self._retry_at = -1, now + RETRY_MAX
-        table.others, table.received, table.asked_at = reply.answer.others, received, now
+        if table is not None:
+            table.others, table.received, table.asked_at = reply.answer.others, received, now
+            table.other_schemas = {other.schema: other.usable for other in table.others.values()}
         self._take(reply)
         return True
 
     def _take(self, reply: Reply) -> None:
         self._reply, answer = reply, reply.answer
-        for name, table in self._tables.items():
-            homes = answer.homes[name]
-            table.past.update(homes)
-            for route in table.routes:
-                route.schemas = homes
-            if (schema := answer.unusable.get(name)) is not None:
-                self._log.note_unusable(name, schema, answer.session.role)
-            is_lost = bool(table.passed) and not self._is_named and name not in answer.found
-            self.has_erred |= is_lost or not table.passed.isdisjoint(homes)
+        for key, table in self._tables.items():
+            homes, known = answer.homes[key], answer.known[key]
+            table.past_homes.update(homes)
+            table.past.update(known)
+            table.known.clear()
+            table.known.update(known)
+            if key[0] is None and table.wanted.schemas != "*":
+                for route in table.routes:
+                    route.schemas = homes
+            if (schema := answer.unusable.get(key)) is not None:
+                self._log.note_unusable(key[1], schema, answer.session.role)
+            is_lost = bool(table.passed) and not table.is_named and key not in answer.found
+            self.has_erred |= is_lost or any(passed in known or passed in homes for passed in table.passed)
             table.passed = set()
         self.due_at = math.inf

@@ -1,4 +1,4 @@
-"""Whose event is it? Decided for each schema that is not known to be the table's, by looking it up.
+"""Whose event is it? Decided by looking up what its table or partition is, unless that is known to be ours.
 
 An event that names a watch of ours ends in one of three ways: it is delivered; it is known to be of another tenant's
 table; or there are a warning and a resync.
@@ -17,12 +17,14 @@ import psycopg
 
 from ...catalog.reading import psycopg_fetcher
 from ..decoding.routes import Elsewhere, Found, Route, Router
+from ..handover.items import Notification
 from ..handover.queue import EventQueue
 from ..options import Schemas
 from ..server.asking import Asker
 from ..server.deadline import Unanswered
+from ..server.schemas import Key, Wanted
 from ..stats import DispatchStats
-from .lookups import LookUps, Verdict
+from .lookups import Judgement, LookUps, Verdict, WatchedTable
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -30,10 +32,10 @@ log: logging.Logger = logging.getLogger(__name__)
 #: for a synchronous standby; and seconds between looks at it.
 EARLY_SECONDS, EARLY_PAUSE = 2.0, 0.05
 
-#: Seconds for which no event waits so, after one whose transaction was never seen: somebody has made it up.
+#: Seconds for which no event waits so, after one whose transaction was not seen in that time.
 DISTRUST_SECONDS = 60.0
 
-UNPLACED: Final = "a watched table has rows in a schema where the engine's search_path does not lead: see the log"
+UNPLACED: Final = "a watched table has rows in a place where it is not known to be: see the log"
 NO_ANSWER: Final = "it could not be looked up whose table an event is of"
 TAKEN_FOR_ANOTHERS: Final = "a table was another tenant's when it was last looked up"
 
@@ -70,26 +72,30 @@ class Placing:
         """
         if schemas is None and (home := asker.renamed_schemas.get(None)) is not None:
             schemas = frozenset([home])
-        unplaced: dict[str, list[Route]] = {}
+        homes = schemas if schemas is None or schemas == "*" else tuple(sorted(schemas))
+        of_table: dict[Key, list[Route]] = {}
         for route in self._router.routes:
-            declared = route.watch.schema
-            if declared is not None:
-                route.schemas = frozenset([declared])
-            elif schemas == "*":
-                route.schemas = None
-            else:
-                route.schemas = frozenset(schemas or ())
-                unplaced.setdefault(route.watch.table, []).append(route)
-        homes = None if schemas is None else tuple(sorted(schemas))
-        self._lookups = LookUps(unplaced, homes, asker, self._queue, self._stopped)
+            of_table.setdefault((route.schema, route.watch.table), []).append(route)
+        tables = []
+        for key, routes in of_table.items():
+            declared = key[0]
+            known: dict[int, str] = {}
+            for route in routes:
+                route.known = known
+                route.schemas = _schemas_of(declared, schemas)
+            functions = tuple({route.watch.function_name for route in routes})
+            tables.append(
+                WatchedTable(Wanted(key, homes if declared is None else (declared,), functions), routes, known)
+            )
+        self._lookups = LookUps(tables, asker, self._queue, self._stopped)
 
-    def decode(self, channel: str, payload: bytes) -> Found | None:
+    def decode(self, notification: Notification) -> Found | None:
         """Return the watch that a payload is of, and the payload decoded.
 
         :returns: None where it is not to be heard; that is counted.
         :raises PayloadError: where the payload can't be read.
         """
-        found = self._router.decode(channel, payload)
+        found = self._router.decode(notification.channel, notification.payload, notification.stamp)
         if isinstance(found, Elsewhere):
             return self._settle(found)
         if found is None:
@@ -98,9 +104,10 @@ class Placing:
 
     def _settle(self, elsewhere: Elsewhere) -> Found | None:
         """Return the event where it is ours; otherwise count it, and tell of it where it may be."""
-        verdict = Verdict.ANOTHERS if self._lookups is None else self._place(self._lookups, elsewhere)
+        lookups = self._lookups
+        verdict, schema = (Verdict.ANOTHERS, "") if lookups is None else self._place(lookups, elsewhere)
         if verdict is Verdict.OURS:
-            return self._router.decode_as_ours(elsewhere)
+            return self._router.decode_as_ours(elsewhere, schema)
         if verdict is Verdict.ANOTHERS:
             self._stats.ignored += 1
         elif verdict is Verdict.UNPLACED or not self._stopped().done():
@@ -108,36 +115,47 @@ class Placing:
             self._ask_to_resync(UNPLACED if verdict is Verdict.UNPLACED else NO_ANSWER)
         return None
 
-    def _place(self, lookups: LookUps, elsewhere: Elsewhere) -> Verdict:
-        route, schema = elsewhere.route, elsewhere.schema
+    def _place(self, lookups: LookUps, elsewhere: Elsewhere) -> Judgement:
         if self.wait is None:
-            verdict = lookups.place(route, schema)
+            found = lookups.place(elsewhere)
         else:
-            verdict = self._place_patiently(lookups, elsewhere, self.wait)
+            found = self._place_patiently(lookups, elsewhere, self.wait)
         self._note_errors(lookups)
-        if verdict is Verdict.UNKNOWN and lookups.may_be_ours(route, schema) and not self._stopped().done():
-            return Verdict.OURS
-        return verdict
+        if found[0] is Verdict.UNKNOWN and not self._stopped().done():
+            schema = lookups.schema_by_guess(elsewhere)
+            return found if schema is None else (Verdict.OURS, schema)
+        return found
 
-    def _place_patiently(self, lookups: LookUps, elsewhere: Elsewhere, wait: Callable[[float], bool]) -> Verdict:
+    def _place_patiently(self, lookups: LookUps, elsewhere: Elsewhere, wait: Callable[[float], bool]) -> Judgement:
         """Decide about an event that can wait: until there is an answer, or a while for its transaction to be seen."""
-        route, fields = elsewhere
-        txid = fields["txid"] if time.monotonic() >= self._trusts_from else None
+        may_be_early = time.monotonic() >= self._trusts_from
         gives_up_at: float | None = None
         while True:
-            verdict = lookups.place(route, elsewhere.schema, txid)
-            if verdict is Verdict.UNKNOWN:
-                seconds = lookups.retry_in()
-                log.warning("can't tell whose the rows of table %r are: looking it up again", route.watch.table)
-            elif verdict is Verdict.EARLY:
+            found = lookups.place(elsewhere, may_be_early=may_be_early)
+            if found[0] is Verdict.UNKNOWN:
+                seconds, table = lookups.retry_in(), elsewhere.route.watch.table
+                log.warning("can't tell whose the rows of table %r are: looking it up again", table)
+            elif found[0] is Verdict.EARLY:
                 now, seconds = time.monotonic(), EARLY_PAUSE
                 gives_up_at = gives_up_at or now + EARLY_SECONDS
                 if now >= gives_up_at:
-                    txid, self._trusts_from = None, now + DISTRUST_SECONDS
+                    may_be_early, self._trusts_from = False, now + DISTRUST_SECONDS
             else:
-                return verdict
+                return found
             if not wait(seconds):
-                return Verdict.UNKNOWN
+                return Verdict.UNKNOWN, ""
+
+    def prepare(self) -> None:
+        """Look at once where all tables are: the connection is another one.
+
+        With durable delivery an event waits for that, however long it takes.
+        """
+        if self._lookups is None:
+            return
+        if self.wait is None:
+            self._lookups.prepare()
+        else:
+            self._lookups.forget_oids()
 
     def guess(self, connection: psycopg.Connection[Any]) -> None:
         """Look tables up in the source's thread, for the case that no answer is to be had when the first event comes.
@@ -154,7 +172,7 @@ class Placing:
             log.debug("can't look at the schemas of tables: %s", error)
 
     def forget(self) -> None:
-        """Trust no answer any more: the connection is another one, or events come again."""
+        """Trust no answer any more, but for what is ours: the connection is another one, or events come again."""
         if self._lookups is not None:
             self._lookups.forget()
 
@@ -169,3 +187,10 @@ class Placing:
         if lookups.has_erred:
             lookups.has_erred = False
             self._ask_to_resync(TAKEN_FOR_ANOTHERS)
+
+
+def _schemas_of(declared: str | None, schemas: Schemas) -> frozenset[str] | None:
+    """Return the schemas whose payloads without an oid are a table's, as far as that need not be looked up."""
+    if declared is not None:
+        return frozenset([declared])
+    return None if schemas == "*" else frozenset(schemas or ())

@@ -1,4 +1,4 @@
-"""The log of events whose schema is not known to be the table's. The names in them may be anybody's invention."""
+"""The log of events that are not known to be of the table. The names in them may be anybody's invention."""
 
 from __future__ import annotations
 
@@ -64,6 +64,14 @@ class UnplacedLog:
             "unplaced", table, schema,
             f"events of table {table!r} in schema {shown} are not heard, {why}: to hear them, have the engine's "
             f"search_path lead there{grant}, or pass schemas=({shown},) or schemas='*' to the Listener",
+        )  # fmt: skip
+
+    def note_gone(self, table: str, oid: int) -> None:
+        """Note an event of something that is not there any more, and was not known."""
+        self._warn(
+            "gone", table, str(oid),
+            f"events of table {table!r} are not heard whose table or partition (oid {oid}) was dropped before anybody "
+            f"looked whose it is, or that somebody made up",
         )  # fmt: skip
 
     def note_foreign(self, table: str, schema: str) -> None:

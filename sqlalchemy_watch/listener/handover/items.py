@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeAlias
 
+from ...events.messages import Stamp
+
 
 class Notification(NamedTuple):
     """A payload that came on a channel. Nothing in it can be trusted."""
@@ -16,6 +18,8 @@ class Notification(NamedTuple):
     #: The number of rows between the notification before and this one, in the same transaction, that nobody watches
     #: here.
     skipped_rows: int = 0
+    #: The number of its transaction, and the time of the commit; None without durable delivery.
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True)

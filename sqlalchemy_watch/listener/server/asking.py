@@ -90,10 +90,15 @@ class Asker:
         return dict(map_of(self._engine))
 
     def ask(
-        self, wanted: Sequence[Wanted], functions: Sequence[str], stopped: concurrent.futures.Future[None]
+        self,
+        wanted: Sequence[Wanted],
+        asked: Wanted | None,
+        oid: int | None,
+        stopped: concurrent.futures.Future[None],
     ) -> Reply:
         """Look tables up.
 
+        :param asked: the table for which `others` is to be filled in, with this oid among them if there is one.
         :param stopped: where it is done, nothing is waited for any more.
         :raises Exception: where the server can't be reached, or has not answered in time.
         """
@@ -101,7 +106,7 @@ class Asker:
         def question(fetch: Fetch) -> tuple[Session, Answer | None]:
             session = read_session(fetch)
             # A standby may not know yet what the event tells of.
-            return session, None if session.in_recovery else read_answer(fetch, session, wanted, functions)
+            return session, None if session.in_recovery else read_answer(fetch, session, wanted, asked, oid)
 
         session: Session | None = None
         failure: BaseException | None = None
@@ -119,7 +124,7 @@ class Asker:
         with contextlib.closing(self._connect()) as connection:
             fetch = psycopg_fetcher(connection)
             fetch(_LIMIT_OWN, {"lock": f"{LOCK_SECONDS:g}s"})
-            answer = read_answer(fetch, session or read_session(fetch), wanted, functions)
+            answer = read_answer(fetch, session or read_session(fetch), wanted, asked, oid)
         if failure is not None:
             self._warn(failure)
         is_temporary = isinstance(failure, (DBAPIError, psycopg.Error, OSError))

@@ -7,7 +7,7 @@ Replication Message Formats" (chapter 54 of its manual), from libpq's COPY data.
 from __future__ import annotations
 
 import struct
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple, TypeAlias
 
 from ...errors import PayloadError
@@ -28,7 +28,7 @@ HEAD_BYTES: Final = 1_024
 
 #: The useful part behind the letter of each kind, or behind the "k" of a keepalive.
 _KEEPALIVE = struct.Struct("!Q8x?")
-_BEGIN = struct.Struct("!Q8xI")
+_BEGIN = struct.Struct("!QqI")
 _COMMIT = struct.Struct("!xQQ8x")
 _LENGTH = struct.Struct("!I")
 _STATUS = struct.Struct("!cQQQqB")
@@ -41,7 +41,10 @@ class Begin(NamedTuple):
     """A transaction begins; they come whole, in commit order."""
 
     commit_lsn: int
-    txid: int
+    #: The time of the commit, in microseconds since 2000.
+    committed_at: int
+    #: The lower 32 bits of its number.
+    xid: int
 
 
 class LogicalMessage(NamedTuple):
@@ -157,6 +160,11 @@ def status_update(received: int, acknowledged: int, *, reply_wanted: bool) -> by
     """
     now = int((datetime.now(UTC) - _POSTGRES_EPOCH).total_seconds() * 1_000_000)
     return _STATUS.pack(b"r", received, acknowledged, acknowledged, now, reply_wanted)
+
+
+def time_of(microseconds: int) -> datetime:
+    """Return a time that is told in microseconds since 2000."""
+    return _POSTGRES_EPOCH + timedelta(microseconds=microseconds)
 
 
 def format_lsn(lsn: int) -> str:

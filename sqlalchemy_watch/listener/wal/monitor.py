@@ -15,6 +15,7 @@ from ..handover.queue import WaitingQueue
 from ..options import Options
 from ..server.connect import Connect
 from ..stats import Stats
+from ..xids import Xids
 from . import slots
 from .liveness import Seen
 
@@ -37,6 +38,15 @@ FROM (SELECT) AS one
 LEFT JOIN pg_catalog.pg_replication_slots AS s ON s.slot_name = %(group)s AND s.active_pid = %(pid)s
 LEFT JOIN pg_catalog.pg_stat_activity AS a ON a.pid = s.active_pid
 """
+
+_NEXT_TXID = "SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::pg_catalog.text"
+
+
+def next_txid(connection: psycopg.Connection[Any]) -> int:
+    """Return the number of the transaction that is the next to begin."""
+    row = connection.execute(_NEXT_TXID).fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 class Look:
@@ -72,6 +82,8 @@ class SlotMonitor:
         interval = options.heartbeat_interval
         self._interval = min(interval, RETRY_INTERVAL) if options.retry.needs_table else interval
         self._on_look = on_look
+        #: The numbers of the server's transactions, whose newest is noted at each look.
+        self.xids: Xids = Xids()
         self._stopping: threading.Event = threading.Event()
         #: Set to have it look at once, or end.
         self._woken = threading.Event()
@@ -160,6 +172,7 @@ class SlotMonitor:
 
     def _look(self, connection: psycopg.Connection[Any]) -> bool:
         """Return True if there is the slot; one that is being made has no position yet."""
+        self.xids.note(next_txid(connection))
         found = [slot for slot in slots.read_slots(connection, self._group) if slot.acknowledged is not None]
         for slot in found:
             stats = self._stats

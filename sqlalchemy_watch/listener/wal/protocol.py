@@ -12,9 +12,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from ...events.messages import Stamp
 from ...wire import DURABLE_PREFIX
 from ..handover.items import CaughtUp, Committed, Item, Notification, Resync, Settable
 from ..stats import ReadingStats
+from ..xids import Xids
 from .liveness import Liveness
 from .messages import (
     RESYNC_PREFIX,
@@ -27,6 +29,7 @@ from .messages import (
     parse,
     prefix_of,
     status_update,
+    time_of,
 )
 from .skipped import SkippedRows
 
@@ -108,12 +111,23 @@ class WalCore:
 
     :param position: of the process, which outlives the connection.
     :param status_interval: seconds between status updates at the most, or the server ends the connection.
+    :param xids: the numbers of the server's transactions.
     """
 
     def __init__(
-        self, contents: Contents, position: Position, liveness: Liveness, status_interval: float, stats: ReadingStats
+        self,
+        contents: Contents,
+        position: Position,
+        liveness: Liveness,
+        status_interval: float,
+        stats: ReadingStats,
+        xids: Xids,
     ) -> None:
         self._contents, self._position, self._stats = contents, position, stats
+        self._xids = xids
+        #: The transaction that is read; and its number and the time of its commit, once that is asked for.
+        self._begun = Begin(0, 0, 0)
+        self._stamp: Stamp | None = None
         self.liveness: Liveness = liveness
         self._status_interval = status_interval
         self._tokens: list[Settable] = []
@@ -138,6 +152,7 @@ class WalCore:
             return self._take_message(received) if received.transactional else ()
         if isinstance(received, Begin):
             self._position.begin(received.commit_lsn)
+            self._begun, self._stamp = received, None
             self._tokens = []
             self._skipped.forget()
         elif isinstance(received, Commit):
@@ -174,7 +189,8 @@ class WalCore:
             payload = bytes(message.content)
             if contents.convert is not None:
                 payload = contents.convert(payload)
-            return (Notification(channel, payload, position.commit_lsn, skipped.take()),)
+            stamp = self._stamp or self._make_stamp()
+            return (Notification(channel, payload, position.commit_lsn, skipped.take(), stamp),)
         if message.prefix == _TOKEN:
             if isinstance(message.content, bytes):  # a token is short
                 done = contents.find_token(message.content.decode(errors="replace"))
@@ -186,6 +202,10 @@ class WalCore:
         elif message.prefix.startswith(_PREFIX):
             self._skipped.add(message.content)
         return ()
+
+    def _make_stamp(self) -> Stamp:
+        self._stamp = self._xids.widen(self._begun.xid), time_of(self._begun.committed_at)
+        return self._stamp
 
     def acknowledge(self, lsn: int) -> None:
         """Note that everything up to there has been dispatched."""

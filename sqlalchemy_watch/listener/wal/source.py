@@ -36,7 +36,7 @@ from ..stats import ReadingStats
 from . import slots
 from .liveness import Liveness
 from .messages import TOKEN_PREFIX, parse_lsn
-from .monitor import SlotMonitor
+from .monitor import SlotMonitor, next_txid
 from .preparing import Preparation, Prepared
 from .protocol import Contents, Position, WalCore
 from .session import WalSession, read_log, start_replication
@@ -237,6 +237,7 @@ class WalSource:
                 [self._options.slot],
             ).fetchone()
             assert row is not None
+            self._monitor.xids.begin(next_txid(connection))
             self._know(newest=self._position.newest)
             decision = take_up(self._before, log_now, parse_lsn(row[0]))
             if not decision.goes_on:
@@ -259,6 +260,7 @@ class WalSource:
             Liveness(Heartbeat(interval, timeout, time.monotonic()), interval + timeout + sender_timeout),
             min(interval, sender_timeout / 4),
             self._stats,
+            self._monitor.xids,
         )
 
     def _know(self, **changes: Any) -> None:

@@ -7,6 +7,8 @@ import enum
 import json
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 import psycopg
@@ -22,8 +24,9 @@ from sqlalchemy.orm import DeclarativeBase, mapped_column
 
 from sqlalchemy_watch import Listener, Watch, Watched, wire
 from sqlalchemy_watch.errors import PayloadError
+from sqlalchemy_watch.events.messages import Extras
 from sqlalchemy_watch.listener.decoding.payload import Decoded
-from sqlalchemy_watch.listener.decoding.routes import MAX_CLASSES, Router
+from sqlalchemy_watch.listener.decoding.routes import MAX_CLASSES, Elsewhere, Router
 from sqlalchemy_watch.listener.decoding.values import ValueDecoders
 
 
@@ -65,6 +68,9 @@ BASE, ITEM = make_base()
 ROUTER = Router(BASE.metadata.tables.values(), ValueDecoders(create_engine("postgresql+asyncpg://")))
 ROUTES = {route.watch.label: route for route in ROUTER.routes}
 CHANNELS = {label: route.watch.channel for label, route in ROUTES.items()}
+OID = 4_294_967_295
+for each in ROUTER.routes:
+    each.known = {OID: "public"}
 
 _VALUES: list[Any] = [
     1, "a", "large", "1.50", "2024-01-01T00:00:00", True, '{"a": 1}', "{1,2}", "00ff", "10.0.0.1",
@@ -76,10 +82,12 @@ def genuine(label: str) -> dict[str, Any]:
     """A payload as the trigger function makes it."""
     watch = ROUTES[label].watch
     row = _VALUES[: len(watch.carried)]
-    rows: list[Any] = [[]] if label == "truncated" else [row, row, {"partial": row[:2]}]
+    rows: list[Any] = [[]] if label == "truncated" else [row, row]
+    if label in ("inserted", "updated"):
+        rows.append(row[:2])
     if label == "updated":
-        rows.append([*row, "0" * len(watch.compared), *_VALUES[2:]])
-    fields = {"schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "wal": "0/1", "context": '{"a": 1}'}
+        rows.append([*row, "0" * len(watch.compared), *_VALUES])
+    fields = {"oid": OID, "txid": 7, "at": "2024-02-29T13:45:01.5+05:53:28", "context": '{"a": 1}'}
     return {**wire.head_fields(watch), **fields, "rows": rows}
 
 
@@ -93,11 +101,13 @@ def decode(fields: dict[str, Any]) -> Decoded:
     compact, spaced = (
         ROUTER.decode(CHANNELS[fields["label"]], payload) for payload in (encode(fields), json.dumps(fields).encode())
     )
-    assert compact is not None
-    assert spaced is not None
-    assert compact[0] is spaced[0] is ROUTES[fields["label"]]
-    assert repr(compact[1].rows) == repr(spaced[1].rows)
-    return compact[1]
+    assert isinstance(compact, tuple)
+    assert isinstance(spaced, tuple)
+    (route, decoded), (other_route, other) = compact, spaced
+    assert route is other_route is ROUTES[fields["label"]]
+    assert (repr(decoded.rows), decoded.message.schema) == (repr(other.rows), other.message.schema)
+    assert isinstance(decoded, Decoded)
+    return decoded
 
 
 def read(payload: bytes) -> None:
@@ -109,7 +119,7 @@ def read(payload: bytes) -> None:
         except PayloadError as error:
             refused.append(str(error))
             continue
-        if found is not None:
+        if found is not None and not isinstance(found, Elsewhere):
             route, decoded = found
             for values, _ in decoded.rows:
                 route.destinations(values)
@@ -124,7 +134,10 @@ def test_genuine_payload_is_read(label: str) -> None:
     assert [extras is not None and extras.partial for _, extras in decoded.rows] == {
         "truncated": [False],
         "updated": [False, False, True, False],
+        "deleted": [False, False],
     }.get(label, [False, False, True])
+    assert (decoded.message.schema, decoded.message.txid, decoded.message.context) == ("public", 7, {"a": 1})
+    assert decoded.message.at.astimezone(UTC) == datetime(2024, 2, 29, 7, 51, 33, 500_000, UTC)
 
 
 _strings = st.text(max_size=12) | st.sampled_from(["\\ud800", "NaN", "infinity", "{", "9" * 5000, "\x00", "{{1},2}"])
@@ -164,7 +177,7 @@ def test_mutated_payload_is_read_or_refused(data: st.DataObject, label: str) -> 
 
 
 @pytest.mark.parametrize("label", [*ROUTES])
-@pytest.mark.parametrize("row", [[None], ["1"], {"partial": []}, {"partial": [None]}, [[]], {}])
+@pytest.mark.parametrize("row", [[None], ["1"], [], [1], [1, None], {"partial": []}, [[]], {}, 7, None, "[1,"])
 def test_row_that_does_not_fit_is_refused_or_lost(label: str, row: Any) -> None:
     read(encode({**genuine(label), "rows": [row]}))
 
@@ -190,10 +203,105 @@ def test_deep_nesting_is_read_or_refused(field: str, depth: int) -> None:
         read(encode(fields))
 
 
-@pytest.mark.parametrize("at", [10**30, -(10**30), 10**17 * 9, -(10**17), 10**4000])
-def test_impossible_time_is_refused(at: int) -> None:
-    with pytest.raises(PayloadError):
+NO_TIMES = [
+    None, True, 7, 10**4000, [], {}, "", "now", "2024-02-29", "2024-02-29T13:45:01", "2023-02-29T13:45:01+00:00",
+    "2024-02-29T13:45:01+24:00", "10000-01-01T00:00:00+00:00", "0001-01-01T00:00:00+14:00", "-1-01-01T00:00:00+00:00",
+    "9999-12-31T23:59:59.999999-12:00", "2024-02-29T13:45:01+00:00 BC", "infinity", "9" * 5000,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("at", NO_TIMES, ids=lambda at: ascii(at)[:30])
+def test_time_that_is_none_is_refused(at: Any) -> None:
+    with pytest.raises(PayloadError, match="'at'|not JSON"):
         decode({**genuine("inserted"), "at": at})
+
+
+@pytest.mark.parametrize("missing", ["at", "txid", "rows", "oid"])
+def test_payload_that_lacks_a_field_is_refused_and_tells_of_rows(missing: str) -> None:
+    fields = genuine("inserted")
+    del fields[missing]
+    with pytest.raises(PayloadError, match="'schema'" if missing == "oid" else f"'{missing}'") as refused:
+        ROUTER.decode(CHANNELS["inserted"], encode(fields))
+    assert refused.value.tells_of_rows
+
+
+@pytest.mark.parametrize("oid", [0, -1, 2**32, 10**30, True, False, "16400", 16400.0, [], {}])
+def test_oid_that_is_none_is_refused(oid: Any) -> None:
+    for others in ({}, {"schema": "public"}):
+        with pytest.raises(PayloadError, match="'oid'"):
+            decode({**genuine("inserted"), **others, "oid": oid})
+
+
+@pytest.mark.parametrize("schema", [7, True, [], {}])
+def test_schema_that_is_no_name_is_refused(schema: Any) -> None:
+    for others in ({}, {"oid": None}):
+        with pytest.raises(PayloadError, match="'schema'"):
+            decode({**genuine("inserted"), **others, "schema": schema})
+
+
+@pytest.mark.parametrize(
+    ("place", "schema"),
+    [
+        ({"schema": "public"}, "public"),  # of a statement-level function, for the log as well
+        ({"schema": "anything"}, "anything"),  # nothing says here whose that is
+        ({"oid": OID}, "public"),
+        ({"oid": OID, "schema": "public"}, "public"),
+        ({"oid": None, "schema": "public"}, "public"),
+        ({"oid": OID, "schema": None}, "public"),
+        ({"oid": OID, "schema": "moved"}, None),
+        ({"oid": OID - 1}, None),
+        ({"oid": OID - 1, "schema": "public"}, None),
+    ],
+)
+def test_payload_is_of_the_table_whose_oid_is_known_or_else_of_that_schema(place: Any, schema: str | None) -> None:
+    fields = {**genuine("inserted"), "oid": None, **place}
+    for payload in (encode(fields), json.dumps(fields).encode()):
+        found = ROUTER.decode(CHANNELS["inserted"], payload)
+        if schema is None:
+            assert isinstance(found, Elsewhere)
+            assert (found.oid, found.schema, found.stamp[0]) == (place.get("oid"), place.get("schema"), 7)
+        else:
+            assert isinstance(found, tuple)
+            assert found[1].message.schema == schema
+
+
+@pytest.mark.parametrize("broken", ["[[abc]]", "[[1]", "[[NaN]]", "[[1],,[2]]", "[[1]]}{", ""])
+def test_payload_that_begins_as_ours_and_is_no_json_tells_of_rows(broken: str) -> None:
+    # A column that somebody retyped: its text is no number.
+    fields = genuine("inserted")
+    for head in (fields, {**fields, "columns": ["id", "another"]}):
+        payload = encode({**head, "rows": "@"}).replace(b'"@"', broken.encode())
+        with pytest.raises(PayloadError, match="not JSON") as refused:
+            ROUTER.decode(CHANNELS["inserted"], payload)
+        assert refused.value.tells_of_rows
+    with pytest.raises(PayloadError) as refused:
+        ROUTER.decode(CHANNELS["inserted"], encode({**fields, "table": "another"})[:-9])
+    assert not refused.value.tells_of_rows
+
+
+def test_transaction_and_time_of_the_log_count_for_more_than_those_of_a_payload() -> None:
+    at = datetime(2020, 1, 1, tzinfo=UTC)
+    for odd in ({"txid": 2**62}, {"txid": "x", "at": 7}):
+        found = ROUTER.decode(CHANNELS["inserted"], encode({**genuine("inserted"), **odd}), (771, at))
+        assert isinstance(found, tuple)
+        assert (found[1].message.txid, found[1].message.at) == (771, at)
+
+
+@pytest.mark.parametrize(
+    "text", ['{"a":"%s"}', '{"ä🙂":"%s"}', r'{"\n":"%s"}', r'{"\ud800":"%s"}', '{"a":\n"%s"}'], ids=ascii
+)
+def test_context_counts_as_not_set_where_it_is_longer_than_context_allows(text: str) -> None:
+    # It has as many bytes as it takes in the payload, with its quotes: what `context()` counts.
+    for total in (wire.MAX_CONTEXT_BYTES, wire.MAX_CONTEXT_BYTES + 1):
+        context = text % ("x" * (total - len(json.dumps(text % "", ensure_ascii=False).encode())))
+        assert len(json.dumps(context, ensure_ascii=False).encode()) == total
+        found = decode({**genuine("inserted"), "context": context}).message.context
+        assert found == (json.loads(context) if total == wire.MAX_CONTEXT_BYTES else {})
+
+
+@pytest.mark.parametrize("context", ["", " ", "7", "[]", "{", '{"a":NaN}', '{"a":"\1"}', 7, [], {"a": 1}, True, None])
+def test_context_that_is_no_json_object_counts_as_not_set(context: Any) -> None:
+    assert decode({**genuine("inserted"), "context": context}).message.context == {}
 
 
 @pytest.mark.parametrize(
@@ -224,18 +332,35 @@ def test_unknown_field_is_ignored_and_unknown_version_refused() -> None:
 
 def test_columns_of_an_earlier_and_a_later_declaration_are_understood() -> None:
     fields = genuine("updated")
-    fields["columns"], fields["old"] = ["new", "name", "id", "number"], ["number", "dropped"]
-    fields["rows"] = [["x", "a", 1, "1.50", "10", "2.50", 7], ["x", "a", 1, None]]
+    fields["columns"], fields["old"] = ["new", "name", "id", "number"], ["id", "number", "dropped"]
+    fields["rows"] = [["x", "a", 1, "1.50", "110", 2, "2.50", 7], ["x", "a", 1, None], ["x", "a", 3], ["x", "a"]]
     decoded = decode(fields)
-    (first, first_extras), (second, second_extras) = decoded.rows
+    (first, first_extras), (second, second_extras), (third, third_extras) = decoded.rows
     assert decoded.message.kind.attributes == ("id", "name", "number")
     assert [str(value) for value in first] == ["1", "a", "1.50"]
     assert first_extras is not None
-    assert first_extras.changed == frozenset(["number"])
+    assert first_extras.old == {"id": 2, "number": Decimal("2.50")}
+    assert first_extras.changed == frozenset(["id", "number"])
     assert second == (1, "a", None)
     assert first_extras.partial
     assert second_extras is not None
     assert second_extras.partial
+    assert (third, third_extras) == ((3, "a"), Extras(None, None, True))
+    assert decoded.lost == [3]  # without a column of the key
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_row_that_can_not_be_read_takes_no_other_with_it(number: int) -> None:
+    fields, good = genuine("updated"), [*_VALUES, "1" + "0" * 11, 2, *_VALUES[1:]]
+    for bad in ([*_VALUES, "1", *_VALUES], [*good[:12], 7, *good[13:]], good[:13], [*good, 1], [], [1], ["x", "a"], {}):
+        fields["rows"] = [*[good] * number, bad, *[good] * (3 - number)]
+        decoded = decode(fields)
+        assert len(decoded.rows) + len(decoded.lost) == 4
+        assert decoded.lost in ([number], [])  # such as a row whose previous values can't be read
+        for index, (values, extras) in enumerate(decoded.rows):
+            if index != number or decoded.lost:
+                assert extras is not None
+                assert (values[0], extras.old and extras.old["id"], extras.changed) == (1, 2, {"id"})
 
 
 def test_reason_of_a_resync_is_not_taken_from_a_stranger() -> None:
@@ -308,7 +433,7 @@ def test_garbage_is_counted_and_logged_without_contents(
     assert [event.label for event in recorder.events] == ["inserted", "deleted"]
 
 
-@pytest.mark.parametrize("forged", [[None, "a"], [1, None], {"partial": [1, None]}])
+@pytest.mark.parametrize("forged", [[None, "a"], [1, None], [1], [], {"partial": [1, "a"]}])
 @pytest.mark.parametrize("honest", [[], [[1, "a"]]], ids=["alone", "with another"])
 def test_a_row_without_a_key_is_no_event_and_lost_like_any_other_that_can_not_be_read(
     listening: Any, forged: Any, honest: list[Any]
@@ -316,7 +441,7 @@ def test_a_row_without_a_key_is_no_event_and_lost_like_any_other_that_can_not_be
     _, listener, recorder, stranger = listening
     recorder.events.clear()
     before = listener.stats()
-    fields = {**genuine("deleted"), "rows": [*honest, forged]}
+    fields = {**genuine("deleted"), "oid": None, "schema": "public", "rows": [*honest, forged]}
     stranger.execute("SELECT pg_notify(%s, %s)", [ROUTES["deleted"].watch.channel, encode(fields).decode()])
     listener.catch_up()
     after = listener.stats()

@@ -189,7 +189,7 @@ def test_a_letter_is_written_whatever_the_context_of_its_event_holds(
             insert(client, "orders", 1)
         forged = {
             "v": 1, "table": "orders", "label": "inserted", "op": "inserted", "columns": ["id"], "schema": "public",
-            "txid": 1, "at": 1, "context": context, odd: odd, "rows": [[2]],
+            "context": context, odd: odd, "rows": [[2]],
         }  # fmt: skip
         prefix = f"sqlalchemy_watch/{Order.watch.inserted.details.channel}"
         client.execute("SELECT pg_logical_emit_message(true, %s, %s)", [prefix, json.dumps(forged)])

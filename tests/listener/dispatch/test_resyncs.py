@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from models import declare_base, declare_user
 from sqlalchemy import create_engine
+from support import MADE_UP
 
 from sqlalchemy_watch import wire
 from sqlalchemy_watch.listener.decoding.routes import Router
@@ -68,7 +69,7 @@ def dispatching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatching]:
 def test_the_last_payload_that_asks_to_resync_is_followed_by_a_resync(
     dispatching: Dispatching, changes: dict[str, Any], reason: str
 ) -> None:
-    fields = {**wire.head_fields(ROUTE.watch), "schema": "public", "txid": 7, "at": 1_700_000_000_000_000, "rows": []}
+    fields = {**wire.head_fields(ROUTE.watch), **MADE_UP, "rows": []}
     asks = Notification(ROUTE.watch.channel, json.dumps({**fields, **changes}).encode())
     dispatching.queue.put([asks, asks])
     told = [dispatching.told.get(timeout=10) for _ in range(2)]  # the second by itself, with nothing behind it

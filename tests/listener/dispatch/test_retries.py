@@ -105,7 +105,7 @@ def test_a_dead_letter_is_its_own_row_whatever_could_not_be_read_before_it(
     (watch,) = (watch for watch in watches_of_table(Order.__table__) if watch.label == "inserted")
     empty = [None] * (len(watch.carried) - 1)
     rows = [[number, *empty] for number in ("none", 2, "neither", 3, 4)]
-    fields = {**wire.head_fields(watch), "schema": "public", "txid": 1, "at": 0, "rows": rows}
+    fields = {**wire.head_fields(watch), "schema": "public", "rows": rows}
     with durable(max_attempts=1) as listener:
         client.execute(
             "SELECT pg_logical_emit_message(true, %s, %s)",

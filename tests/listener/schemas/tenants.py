@@ -115,10 +115,13 @@ def warnings_in(caplog: pytest.LogCaptureFixture, words: str) -> list[str]:
     return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING and words in r.getMessage()]
 
 
-def forge(client: Client, channel: str, schema: str, count: int, *, txid: int = 1, durable: bool = False) -> None:
-    """Tell what a trigger would, of so many schemas that there are not."""
-    head = '{"v":1,"table":"accounts","label":"inserted","op":"inserted","columns":["id"],"schema":"'
-    rest = f'","txid":{txid},"at":1,"context":null,"rows":[[1]]}}'
+def forge(client: Client, channel: str, place: str, count: int, *, durable: bool = False) -> None:
+    """Tell what a trigger would, so many times.
+
+    :param place: the fields that say whose it is; with an `@` in the place of a running number.
+    """
+    head = '{"v":1,"table":"accounts","label":"inserted","op":"inserted","columns":["id"],'
+    rest = ',"txid":1,"at":"2023-11-14T22:13:20+00:00","rows":[[1]]}'
     call = "pg_logical_emit_message(true, 'sqlalchemy_watch/' || %s," if durable else "pg_notify(%s,"
-    statement = f"SELECT {call} %s || n || %s) FROM generate_series(1, %s) AS n"
-    client.execute(statement.encode(), [channel, head + schema, rest, count])
+    statement = f"SELECT {call} replace(%s, '@', n::text)) FROM generate_series(1, %s) AS n"
+    client.execute(statement.encode(), [channel, head + place + rest, count])

@@ -6,6 +6,7 @@ import math
 import struct
 import threading
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -23,8 +24,12 @@ from sqlalchemy_watch.listener.wal.protocol import (
     Position,
     WalCore,
 )
+from sqlalchemy_watch.listener.xids import Xids
 
 INTERVAL, TIMEOUT = 30.0, 10.0
+
+#: The number and the time of the transactions here.
+STAMP = 5 * 2**32 + 7, datetime(2000, 1, 1, tzinfo=UTC)
 CHANNEL = b"sqlalchemy_watch/orders"
 
 
@@ -32,8 +37,8 @@ def plugin(kind: bytes) -> bytes:
     return b"w" + struct.pack("!QQQ", 0, 0, 0) + kind
 
 
-def begin(lsn: int) -> bytes:
-    return plugin(b"B") + struct.pack("!QqI", lsn, 0, 7)
+def begin(lsn: int, committed_at: int = 0, xid: int = 7) -> bytes:
+    return plugin(b"B") + struct.pack("!QqI", lsn, committed_at, xid)
 
 
 def commit(lsn: int, end: int) -> bytes:
@@ -60,12 +65,14 @@ class Connection:
         self.tokens: dict[str, threading.Event] = {}
         contents = {"find_token": self.tokens.get, **contents}
         self.stats = ReadingStats()
+        self.xids = Xids(5 * 2**32)
         self.core = WalCore(
             Contents(b"a_group", {CHANNEL: "orders"}, **contents),
             position or Position(),
             Liveness(Heartbeat(INTERVAL, TIMEOUT, 0.0), longest_silence=100.0),
             15.0,
             self.stats,
+            self.xids,
         )
 
     def feed(self, *pieces: bytes, now: float = 0.0) -> list[Item]:
@@ -102,15 +109,34 @@ def payloads(items: list[Item]) -> list[bytes]:
 
 def test_a_transaction_is_its_messages_and_its_end(connection: Connection) -> None:
     assert connection.feed(*transaction(100, b"x", b"y")) == [
-        Notification("orders", b"x", 100), Notification("orders", b"y", 100), Committed(110),
+        Notification("orders", b"x", 100, 0, STAMP), Notification("orders", b"y", 100, 0, STAMP), Committed(110),
     ]  # fmt: skip
     assert connection.stats.notifications == 2
+
+
+def test_the_messages_of_a_transaction_have_its_number_and_the_time_of_its_commit(connection: Connection) -> None:
+    connection.xids.begin(5 * 2**32)
+    begins = [begin(100, 0, 2**32 - 5), begin(120, 1_500_000, 9), begin(140, -1_000_000, 2**32 - 6)]
+    items: list[Item] = []
+    for lsn, begun in zip((100, 120, 140), begins, strict=True):
+        items += connection.feed(begun, message(b"x"), message(b"y"), commit(lsn, lsn + 10))
+    stamps = [item.stamp for item in items if isinstance(item, Notification)]
+    at = datetime(2000, 1, 1, tzinfo=UTC)
+    assert (
+        stamps[::2]
+        == stamps[1::2]
+        == [
+            (5 * 2**32 - 5, at),
+            (5 * 2**32 + 9, at + timedelta(seconds=1.5)),
+            (5 * 2**32 - 6, at - timedelta(seconds=1)),  # begun before the others
+        ]
+    )
 
 
 @pytest.mark.parametrize(
     ("piece", "items"),
     [
-        (message(b"x"), [Notification("orders", b"x", 100)]),
+        (message(b"x"), [Notification("orders", b"x", 100, 0, STAMP)]),
         (message(b"x", b"sqlalchemy_watch/other"), []),
         (message(b"x", b"another program's"), []),
         (message(b"x", flags=0), []),  # not transactional: written though its transaction may have failed
@@ -198,7 +224,7 @@ def test_what_was_dispatched_by_another_process_is_passed_over() -> None:
     # A commit record may begin exactly where the one before ends.
     connection = Connection(Position(begins=110))
     items = connection.feed(*transaction(100, b"old"), *transaction(110, b"new"))
-    assert items == [Notification("orders", b"new", 110), Committed(120)]
+    assert items == [Notification("orders", b"new", 110, 0, STAMP), Committed(120)]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import example, given
@@ -20,6 +21,7 @@ from sqlalchemy_watch.listener.wal.messages import (
     parse,
     parse_lsn,
     status_update,
+    time_of,
 )
 
 LSNS = st.integers(0, 2**64 - 1)
@@ -56,9 +58,9 @@ def test_a_message_comes_out_as_it_was_sent(prefix: str, content: bytes) -> None
     assert parse(memoryview(message(prefix.encode(), content))) == LogicalMessage(prefix.encode(), content, True)
 
 
-@given(LSNS, LSNS, st.integers(0, 2**32 - 1))
-def test_the_ends_of_a_transaction_come_out_as_they_were_sent(commit_lsn: int, end_lsn: int, txid: int) -> None:
-    assert parse(xlog(b"B" + struct.pack("!QqI", commit_lsn, 0, txid))) == Begin(commit_lsn, txid)
+@given(LSNS, LSNS, st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**32 - 1))
+def test_the_ends_of_a_transaction_come_out_as_they_were_sent(commit_lsn: int, end_lsn: int, at: int, xid: int) -> None:
+    assert parse(xlog(b"B" + struct.pack("!QqI", commit_lsn, at, xid))) == Begin(commit_lsn, at, xid)
     assert parse(xlog(b"C" + struct.pack("!BQQq", 0, commit_lsn, end_lsn, 0))) == Commit(commit_lsn, end_lsn)
     assert parse(b"k" + struct.pack("!QqB", end_lsn, 0, 1)) == Keepalive(end_lsn, True)
 
@@ -82,6 +84,11 @@ def test_a_message_that_is_cut_off_is_refused(whole: bytes) -> None:
 def test_other_messages_are_passed_over() -> None:
     assert parse(xlog(b"R" + b"relation")) == Other("R")
     assert parse(b"z") == Other("z")
+
+
+@given(st.datetimes(datetime(1900, 1, 1), datetime(9000, 1, 1), timezones=st.just(UTC)))
+def test_times_are_microseconds_since_2000(at: datetime) -> None:
+    assert time_of((at - datetime(2000, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)) == at
 
 
 @given(LSNS)
