@@ -37,9 +37,11 @@ class DispatchStats:
     #: Notifications that were no payload of ours.
     garbage: int = 0
     #: Notifications of another tenant's table: one of the same name, in a schema where the engine's search_path does
-    #: not lead, or which `Listener(schemas=...)` does not name. With them those that name no watch of this listener.
+    #: not lead, or which `Listener(schemas=...)` does not name; and of a table that another one has replaced under its
+    #: name. With them those that name no watch of this listener.
     ignored: int = 0
-    #: Notifications of a table of ours in a schema that could not be placed. There were a warning and a `resync`.
+    #: Notifications of a table of ours that could not be placed: in another schema, or of a partition that was gone
+    #: before anybody knew it. There were a warning and a `resync`.
     unplaced: int = 0
     #: Calls of receivers that raised.
     failed_receivers: int = 0

@@ -15,6 +15,14 @@ def widened(xid: int, near: int) -> int:
     return found if found >= 0 else found + _EPOCH  # there is none before the first one
 
 
+def widened_before(xid: int, end: int) -> int:
+    """Return the highest number below `end` that has these lower 32 bits.
+
+    Of a row that is seen, however old: that is not begun after those that are seen.
+    """
+    return end - 1 - (end - 1 - xid) % _EPOCH
+
+
 class Xids:
     """The numbers of one server's transactions. Those in its log are near to the newest that is known."""
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sqlalchemy_watch.listener.xids import Xids, widened
+from sqlalchemy_watch.listener.xids import Xids, widened, widened_before
 
 EPOCH = 2**32
 HALF = 2**31
@@ -31,6 +31,11 @@ def test_a_number_that_is_less_than_half_an_epoch_away_is_found(near: int, away:
 )
 def test_numbers_near_the_end_of_an_epoch(xid: int, near: int, txid: int) -> None:
     assert widened(xid, near) == txid
+
+
+@given(st.integers(0, 2**40), st.integers(1, EPOCH))
+def test_a_row_that_is_seen_was_written_before(txid: int, later: int) -> None:
+    assert widened_before(txid % EPOCH, txid + later) == txid
 
 
 @given(st.integers(HALF, 2**40), st.lists(st.integers(-1000, 2**29), max_size=100))

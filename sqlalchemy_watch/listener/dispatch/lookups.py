@@ -206,35 +206,39 @@ class LookUps:
     def _judge(self, table: WatchedTable, event: Elsewhere) -> Judgement:
         if event.oid is None:
             return self._judge_schema(table, event.schema or "")
-        #: The one at the time of the write is told where none is declared, and the payload is for the log as well.
+        # A payload that is for the log as well says in which schema it was written, where none is declared.
         written_in = event.schema if table.wanted.key[0] is None else None
         if (schema := table.known.get(event.oid)) is not None:
             return Verdict.OURS, written_in or schema
         if (other := table.others.get(event.oid)) is not None:
-            return self._judge_other(table, other, event.stamp[0], written_in)
+            return self._judge_other(table, other, event, written_in)
         # It is gone. (Or it has no trigger any more, and another one was asked for.)
-        if (schema := table.past.get(event.oid)) is not None:
-            return Verdict.OURS, written_in or schema
-        if event.schema is not None:
-            return (Verdict.OURS, event.schema) if written_in is None else self._judge_schema(table, written_in)
-        return self._uncertain
+        return self._judge_gone(table, event, written_in)
 
-    def _judge_other(self, table: WatchedTable, other: Relation, txid: int, written_in: str | None) -> Judgement:
+    def _judge_other(self, table: WatchedTable, other: Relation, event: Elsewhere, written_in: str | None) -> Judgement:
         """Decide about an event of a table that is not under its declared name where it would be ours, or a partition.
 
         :param written_in: the schema that it was in when the event was written, if that is known.
         """
         assert self._reply is not None
         answer, key = self._reply.answer, table.wanted.key
+        is_older = event.stamp[0] < other.altered_by
         is_home = key[0] is not None or table.wanted.schemas == "*" or other.root_schema in answer.roots[key]
         if is_home or (not table.is_named and key not in answer.found and other.root_schema in answer.session.path):
-            if not other.has_namesake:  # it was renamed, or moved
-                return Verdict.OURS, written_in or other.schema
-            # Another table has taken its place, or a partition was detached. An older event was written before that.
-            return (Verdict.OURS, written_in or other.schema) if txid < other.altered_by else _ANOTHERS
-        if written_in is not None and written_in != other.schema:  # it has been moved since
-            return self._judge_schema(table, written_in)
+            # It was renamed or moved. Or another one has its name now, or it was detached: until then it was ours.
+            return (Verdict.OURS, written_in or other.schema) if is_older or not other.has_namesake else _ANOTHERS
+        is_moved = written_in is not None and written_in != other.schema
+        if is_moved or (is_older and not other.has_name):  # a partition that was detached
+            return self._judge_gone(table, event, written_in)
         return _ANOTHERS if self._has_own(table) else self._uncertain
+
+    def _judge_gone(self, table: WatchedTable, event: Elsewhere, written_in: str | None) -> Judgement:
+        """Decide about an event of what is not there any more, or of which the catalog does not tell what it was."""
+        if (schema := table.past.get(event.oid or 0)) is not None:
+            return Verdict.OURS, written_in or schema
+        if written_in is not None:
+            return self._judge_schema(table, written_in)
+        return self._uncertain if event.schema is None else (Verdict.OURS, event.schema)
 
     def _judge_schema(self, table: WatchedTable, schema: str) -> Judgement:
         """Decide about an event of the table that had the declared name in this schema, or of a partition there."""
@@ -242,11 +246,11 @@ class LookUps:
         answer = self._reply.answer
         if schema in answer.homes[table.wanted.key] or table.wanted.schemas == "*":
             return Verdict.OURS, schema
-        if schema in table.other_schemas:
-            if self._has_own(table):
-                return _ANOTHERS
-        elif (not table.is_named and schema in answer.session.path) or schema in table.past_homes:
-            return Verdict.OURS, schema  # it was there, and has been moved or dropped since
+        is_found = table.wanted.key in answer.found
+        if schema in table.other_schemas and (is_found or schema not in answer.session.path):
+            return _ANOTHERS if self._has_own(table) else self._uncertain
+        if (not table.is_named and schema in answer.session.path) or schema in table.past_homes:
+            return Verdict.OURS, schema  # it was there, and has been renamed, moved or dropped since
         return self._uncertain
 
     def _has_own(self, table: WatchedTable) -> bool:

@@ -34,6 +34,9 @@ log: logging.Logger = logging.getLogger(__name__)
 #: Seconds for an answer over the engine's own connection, connecting included.
 ANSWER_SECONDS = 10.0
 
+#: Seconds for which `stop()` waits for a connection to be closed that is about to ask.
+STOP_SECONDS = 0.5
+
 #: Seconds to wait for a lock on the catalog, which is somebody's maintenance.
 LOCK_SECONDS = 2.0
 
@@ -158,6 +161,7 @@ class Asker:
         either: set[concurrent.futures.Future[Any]] = {answered, stopped}
         concurrent.futures.wait(either, ANSWER_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED)
         if not answered.done():
+            self._asking.join(STOP_SECONDS if stopped.done() else 0.0)
             raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")
         self._asking.join()
         return answered.result()

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from ...catalog.reading import Fetch
-from ..xids import widened
+from ..xids import widened_before
 
 #: Tables with triggers of one table's watches that an answer tells of, at the most.
 MAX_OTHERS = 100_000
@@ -39,7 +39,7 @@ WITH RECURSIVE member AS (
   JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid AND c.relispartition
 )
 SELECT m.number, m.root, m.usable, CAST(m.oid AS bigint), CAST(n.nspname AS text), CAST(NULL AS boolean),
-  CAST(NULL AS text)
+  CAST(NULL AS boolean), CAST(NULL AS text), CAST(NULL AS text)
 FROM member AS m
 JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -51,12 +51,13 @@ _WITH_OTHERS = f"""{_PLACES}
 UNION ALL
 SELECT CAST(NULL AS bigint), CAST(rn.nspname AS text),
   pg_catalog.has_schema_privilege(CAST(:role AS name), rn.oid, 'USAGE'), CAST(c.oid AS bigint), CAST(n.nspname AS text),
+  r.relname = CAST(:name AS name),
   EXISTS (
     SELECT FROM pg_catalog.pg_class AS x JOIN pg_catalog.pg_namespace AS xn ON xn.oid = x.relnamespace
     WHERE x.relname = CAST(:name AS name) AND x.relkind IN ('r', 'p', 'f') AND x.oid <> r.oid
       AND xn.nspname = CASE WHEN CAST(:declared AS text) = '' THEN rn.nspname ELSE CAST(:declared AS name) END
   ),
-  CAST(r.xmin AS text)
+  CAST(r.xmin AS text), CAST(pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) AS text)
 FROM (
   SELECT CAST(CAST(:oid AS text) AS pg_catalog.oid) AS oid
   UNION
@@ -93,11 +94,6 @@ class Session(NamedTuple):
         lowest, next_one, running = self.snapshot.split(":")
         return txid < int(lowest) or (txid < int(next_one) and str(txid) not in running.split(","))
 
-    @property
-    def next_txid(self) -> int:
-        """The number of the next transaction."""
-        return int(self.snapshot.split(":")[1])
-
 
 #: A table as it is declared: its schema, if that names one, and its name.
 Key = tuple[str | None, str]
@@ -124,6 +120,8 @@ class Relation(NamedTuple):
     root_schema: str
     #: True if the role has USAGE there.
     usable: bool
+    #: True if the root has the declared name.
+    has_name: bool
     #: True if another table has the declared name, in the declared schema or, without one, in that of the root.
     has_namesake: bool
     #: The transaction that last altered the root. Until then it may have been the declared table, or this a partition.
@@ -186,9 +184,9 @@ def read_answer(
         _PLACES if asked is None else _WITH_OTHERS, parameters
     ):
         if number is None:
-            has_namesake, xmin = of_other
-            altered_by = widened(int(xmin), session.next_txid)
-            others[found_oid] = Relation(schema, root, may_use, has_namesake, altered_by)
+            has_name, has_namesake, xmin, next_txid = of_other
+            altered_by = widened_before(int(xmin), int(next_txid))
+            others[found_oid] = Relation(schema, root, may_use, has_name, has_namesake, altered_by)
         else:
             place = places[number - 1][0].key, root
             members.setdefault(place, {})[found_oid] = schema

@@ -17,10 +17,10 @@ from .tenants import (
 )  # fmt: skip
 
 
-@pytest.fixture
-def Account(Base: type[DeclarativeBase]) -> Any:
-    """A model heard by both routes, whose table does not exist yet."""
-    return declare(Base)
+@pytest.fixture(params=["both", "notify"])
+def Account(Base: type[DeclarativeBase], request: pytest.FixtureRequest) -> Any:
+    """A model whose table does not exist yet: heard by both routes and the schema, or by NOTIFY and the oid."""
+    return declare(Base, delivery=request.param)
 
 
 @pytest.fixture

@@ -15,47 +15,55 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import resync_reasons
 
 from sqlalchemy_watch import Listener, Watch, Watched
+from sqlalchemy_watch.declaring.targets import watches_of_table
 
 Client = psycopg.Connection[Any]
 
 LEVELS = ["statement", "row"]
+
+#: For tests of what the schema in a payload says, or of durable delivery.
+by_both = pytest.mark.parametrize("Account", ["both"], indirect=True)
 DRIVERS = ["psycopg", "psycopg2", "pg8000", "asyncpg", "psycopg_async"]
 
 
-def declare(Base: type[DeclarativeBase], level: Any = "statement", **options: Any) -> Any:
+def declare(Base: type[DeclarativeBase], level: Any = "statement", delivery: Any = "both", **options: Any) -> Any:
     class Account(Watched, Base):  # type: ignore[misc,valid-type]
         __tablename__ = "accounts"
         __table_args__ = options
-        __watch__ = [Watch(operation, delivery="both", level=level) for operation in ("inserted", "deleted")]
+        __watch__ = [Watch(operation, delivery=delivery, level=level) for operation in ("inserted", "deleted")]
         id: Mapped[int] = mapped_column(primary_key=True)
 
     return Account
 
 
 class Ears:
-    """Two listeners, one of either route, that have to hear the same; before PostgreSQL 14 there is no second route."""
+    """Listeners, one for each route of the watches, that have to hear the same; before PostgreSQL 14 there is one."""
 
     def __init__(self, engine: Any, Account: Any, group: str, **options: Any) -> None:
-        self.listeners = [
-            Listener(engine, Account, durable=durable, **options) for durable in (None, group)[: 1 + (VERSION >= 14)]
-        ]
+        watch = next(iter(watches_of_table(Account.__table__)))
+        routes: list[str | None] = [None] if watch.is_notified else []
+        routes += [group] if watch.is_durable and VERSION >= 14 else []
+        self.listeners = [Listener(engine, Account, durable=durable, **options) for durable in routes]
         self.reasons = [resync_reasons(listener) for listener in self.listeners]
-        self._heard: list[tuple[Any, tuple[str, int]]] = []
+        self._heard: dict[Any, list[tuple[str, int]]] = {listener: [] for listener in self.listeners}
         for signal in Account.watch:
             signal.connect(self._hear, weak=False)
 
     def _hear(self, sender: Any, event: Any) -> None:
         sign = 1 if event.operation == "inserted" else -1
-        self._heard.append((event.listener, (event.schema, sign * event.identity[0])))
+        self._heard[event.listener].append((event.schema, sign * event.identity[0]))
 
     def heard(self) -> list[tuple[str, int]]:
         """What came since the last call; a deleted row has a negative id."""
-        for listener in self.listeners:
-            listener.catch_up()
-        live, *safe = ([row for heard_by, row in self._heard if heard_by is each] for each in self.listeners)
-        self._heard.clear()
-        assert all(rows == live for rows in safe)
-        return live
+        first, *others = map(self.heard_by, self.listeners)
+        assert all(rows == first for rows in others)
+        return first
+
+    def heard_by(self, listener: Listener) -> list[tuple[str, int]]:
+        """What one of them has heard since the last call."""
+        listener.catch_up()
+        rows, self._heard[listener] = self._heard[listener], []
+        return rows
 
     def resyncs(self) -> set[str]:
         """The reasons that both have given since the last call."""
@@ -120,8 +128,8 @@ def forge(client: Client, channel: str, place: str, count: int, *, durable: bool
 
     :param place: the fields that say whose it is; with an `@` in the place of a running number.
     """
-    head = '{"v":1,"table":"accounts","label":"inserted","op":"inserted","columns":["id"],'
-    rest = ',"txid":1,"at":"2023-11-14T22:13:20+00:00","rows":[[1]]}'
+    head = '{"v":1,"table":"accounts","label":"inserted","op":"inserted","columns":["id"],"txid":1,'
+    rest = ',"at":"2023-11-14T22:13:20+00:00","rows":[[1]]}'
     call = "pg_logical_emit_message(true, 'sqlalchemy_watch/' || %s," if durable else "pg_notify(%s,"
     statement = f"SELECT {call} replace(%s, '@', n::text)) FROM generate_series(1, %s) AS n"
     client.execute(statement.encode(), [channel, head + place + rest, count])

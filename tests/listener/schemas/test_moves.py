@@ -15,6 +15,7 @@ from .tenants import (
     LEVELS,
     Client,
     OpenEars,
+    by_both,
     declare,
     insert,
     make_tenant,
@@ -68,6 +69,7 @@ def test_table_made_or_moved_while_listening_is_heard(
     assert ears.resyncs() == set()
 
 
+@by_both
 def test_events_older_than_the_move_of_their_table_are_delivered(
     client: Client, engine: Engine, Account: Any, group: str
 ) -> None:
@@ -85,6 +87,7 @@ def test_events_older_than_the_move_of_their_table_are_delivered(
         assert heard == [("public", 1), ("app", 2)]
 
 
+@by_both
 def test_table_moved_off_the_search_path_causes_one_warning_and_a_resync(
     client: Client, engine: Engine, Account: Any, open_ears: OpenEars, caplog: pytest.LogCaptureFixture
 ) -> None:
