@@ -15,10 +15,10 @@ import psycopg
 import pytest
 from postgres import Cluster, needs_logical_messages
 from sqlalchemy import Engine, event
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import insert, wait_until
 
-from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy
+from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, Watched, context
 from sqlalchemy_watch.listener.dispatch import dead_letters
 
 from ..conftest import MakeListener
@@ -373,3 +373,39 @@ def test_anything_but_a_policy_is_refused(engine: Engine, Base: type[Declarative
 def test_a_policy_of_wrong_types_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         RetryPolicy(**options)
+
+
+@pytest.mark.parametrize("schema", [None, "app"])
+def test_a_letter_says_whose_it_is_after_the_partition_is_gone(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], group: str, schema: str | None
+) -> None:
+    class Order(Watched, Base):
+        __tablename__ = "orders"
+        __table_args__ = {"postgresql_partition_by": "RANGE (id)", "schema": schema}
+        __watch__ = (Watch("inserted", delivery="both"),)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    client.execute("CREATE SCHEMA app; CREATE SCHEMA parts")
+    Base.metadata.create_all(engine)
+    root = "public.orders" if schema is None else "app.orders"
+    client.execute(f"CREATE TABLE parts.p PARTITION OF {root} DEFAULT".encode())
+    heard: list[Any] = []
+
+    def send_receipt(sender: Any, event: Any) -> None:
+        heard.append(event)
+        if len(heard) == 1:
+            raise ConnectionError("down")
+
+    Order.watch.inserted.connect(send_receipt, name="receipt")
+    with Listener(engine, Base, durable=group, retry=GIVEN_UP_AT_ONCE) as listener:
+        with engine.begin() as connection, context(connection, user=7):
+            connection.exec_driver_sql(f"INSERT INTO {root} VALUES (1)")
+        listener.catch_up()
+    client.execute("DROP TABLE parts.p")
+    with Listener(engine, Base, durable=group, heartbeat_interval=0.2) as listener:
+        assert dead_letters.retry(client, group, None) == 1
+        wait_until(client, NO_LETTERS)
+    first, again = heard
+    assert first == again
+    assert (again.schema, again.txid, again.emitted_at) == ("parts", first.txid, first.emitted_at)
+    assert again.context == {"user": 7}
