@@ -21,7 +21,7 @@ server      connections as the engine makes them, questions to the catalog, chec
 decoding    payloads to values (payload and rows are pure), routes, encodings
 handover    the items and queues between reading and dispatching
 waiting     the dispatch thread's waiting for coroutine receivers, and for time to pass
-options, heartbeat (pure), stats, processes, naming, foreground
+options, heartbeat and xids (pure), stats, processes, naming, foreground
 
 The threads of a running listener, what each owns, and the only objects that two of them touch:
 
@@ -49,6 +49,8 @@ SourceState         the source writes, callers read         `ready` is an event;
 Keeper.stopping     callers set, the source waits           an event
 Look                wal asks, slot answers                  one lock; `seen` is a single assignment
 Stats               each part has one writing thread        single assignments; `stats()` copies
+Xids                wal widens, slot notes the newest       single assignments
+Dispatcher._newest  dispatch writes, callers read           a single assignment
 LookUps._guess      the source writes, dispatch reads       a single assignment
 a signal's          whoever connects writes,                the lock of `signals.guard`; dispatch reads tuples
 receivers           dispatch reads                          that are replaced and never changed

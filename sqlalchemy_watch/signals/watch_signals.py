@@ -91,8 +91,7 @@ class WatchSignal(EventSignal[T], ReceiverSignal):  # type: ignore[misc, overrid
 
         A row is told once, whether it has the values, had them, or both. Of several values either all are those of
         the row, or all are those of the row before. A deleted row has its last values alone, so that it is the same as
-        `filter_by()` there. Of a row whose primary key was changed the previous values are not known: there is a
-        resync.
+        `filter_by()` there. Of a `partial` row the previous values are not known: there is a resync.
 
         :param values: as for `filter_by`.
         :raises ConfigurationError: as `filter_by` does; for `updated` without `Watch(old=True)`; and for `inserted`
