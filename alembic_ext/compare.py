@@ -72,7 +72,7 @@ def add_operations(
             continue
         schema, table = _place(item, matching.declared_schemas)
         old = installed_state(item, schema, table)
-        new = declared_state(item.watch) if item.watch is not None else NOTHING
+        new = declared_state(item.watch, item.wanted_mode) if item.watch is not None else NOTHING
         steps_aside = item.watch is not None and old.trigger is not None and asides.add(item, schema, table, new)
         if item.state != "installed":
             operation = WatchOp(item.table, item.label, old, new, reason="; ".join(item.problems))

@@ -10,13 +10,12 @@ import re
 from dataclasses import dataclass, replace
 
 from sqlalchemy_watch.catalog.installed import InstalledFunction, InstalledTrigger
+from sqlalchemy_watch.catalog.modes import DEFAULT, declared_mode, has_odd_copies
 from sqlalchemy_watch.catalog.ownership import may_be_made_again
 from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.spec import TableWatch
 from sqlalchemy_watch.functions.quoting import qualified, quote
 from sqlalchemy_watch.triggers import ddl
-
-_MODES = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 
 _NEW = ("CREATE OR REPLACE FUNCTION", "CREATE FUNCTION")
 
@@ -56,18 +55,22 @@ class Trigger:
     name: str
     table: str
     create: str | None
-    mode: str = "O"
+    mode: str = DEFAULT
+    #: True if its copy on a partition is in a mode in which it should not be.
+    has_odd_copies: bool = False
 
     def switch(self) -> str:
-        """Return the statement that brings it into its mode."""
-        return f"ALTER TABLE {self.table} {_MODES[self.mode]} TRIGGER {quote(self.name)}"
+        """Return the statement that brings it into its mode, with its copies on partitions."""
+        return ddl.switch_trigger(self.name, self.table, self.mode)
 
     @property
     def drop(self) -> str:
         return f"DROP TRIGGER IF EXISTS {quote(self.name)} ON {self.table}"
 
     def differs_in_mode_alone(self, other: Trigger | None) -> bool:
-        return other is not None and self != other and replace(self, mode=other.mode) == other
+        if other is None or self == other:
+            return False
+        return replace(self, mode=other.mode, has_odd_copies=other.has_odd_copies) == other
 
 
 @dataclass(frozen=True)
@@ -101,17 +104,21 @@ class State:
             return lines
         if trigger.differs_in_mode_alone(old.trigger):
             return [*lines, trigger.switch()]
-        return [*lines, trigger.create, *([trigger.switch()] if trigger.mode != "O" else [])]
+        return [*lines, trigger.create, *([trigger.switch()] if trigger.mode != DEFAULT else [])]
 
 
 NOTHING = State()
 
 
-def declared_state(watch: TableWatch) -> State:
-    """Return the state that the declaration asks for."""
+def declared_state(watch: TableWatch, mode: str | None = None) -> State:
+    """Return the state that the declaration asks for.
+
+    :param mode: that of the trigger, where somebody chose it by hand.
+    """
+    table, mode = qualified(watch.schema, watch.table), mode or declared_mode(watch)
     return State(
         (Function(qualified(watch.schema, watch.function_name), ddl.create_function(watch)),),
-        Trigger(watch.trigger_name, qualified(watch.schema, watch.table), ddl.create_trigger(watch)),
+        Trigger(watch.trigger_name, table, ddl.create_trigger(watch), mode),
     )
 
 
@@ -133,7 +140,8 @@ def installed_state(item: WatchStatus, schema: str | None, table: str) -> State:
     if found.trigger is not None:
         trigger = _trigger(found, found.trigger, schema)
         if declared.trigger is not None and not item.trigger_has_other_shape:
-            trigger = replace(declared.trigger, mode=trigger.mode)
+            odd = item.watch is not None and has_odd_copies(item.watch, found)
+            trigger = replace(declared.trigger, mode=trigger.mode, has_odd_copies=odd)
         if found.name != item.function_name and not may_be_made_again(found):  # what it calls is not made again
             trigger = replace(trigger, create=None)
     else:

@@ -13,7 +13,7 @@ from . import wire
 from .declaring import conditions
 from .declaring.dialect import POSTGRESQL
 from .declaring.filing import DELIVERY_KEY, application_of
-from .declaring.spec import CarriedColumn, Delivery, Discriminator, TableWatch, Watch, check_delivery
+from .declaring.spec import CarriedColumn, Delivery, Discriminator, Level, TableWatch, Watch, check_delivery
 from .errors import ConfigurationError
 
 
@@ -102,10 +102,11 @@ def resolve(
         if spec.when is not None
         else None,
         old=spec.old,
-        level=spec.level or ("row" if _is_partitioned(table) and spec.operation != "truncated" else "statement"),
+        level=_level(table, spec),
         application=application_of(table.metadata),
         delivery=_delivery(owner, table, spec, default_delivery),
         level_is_given=spec.level is not None,
+        fires=spec.fires,
     )
     _check_table_watch(owner, spec, table, result)
     return result
@@ -152,6 +153,12 @@ def _without(column: CarriedColumn, filed: TableWatch) -> str:
     if column in filed.extra:
         return "leave it out of extra_columns and load the row (event.load(session))"
     return "leave out old=True, or leave it out of trigger_columns"
+
+
+def _level(table: Table, spec: Watch) -> Level:
+    if spec.level is not None or spec.operation == "truncated":
+        return spec.level or "statement"
+    return "row" if spec.fires == "always" or _is_partitioned(table) else "statement"
 
 
 def _delivery(owner: str, table: Table, spec: Watch, default: object) -> Delivery:

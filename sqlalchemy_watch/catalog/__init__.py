@@ -8,6 +8,7 @@ comparing   differences of function and trigger, in words
 reading     the queries
 installed   tables, triggers and functions as they exist
 virtual     columns that have no value in a trigger
+modes       the sessions in which a trigger fires
 levels      the level that a table needs, and the writes that a trigger misses
 claims      whose a function is that has the name a watch needs
 """

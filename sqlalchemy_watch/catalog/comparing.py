@@ -14,6 +14,7 @@ from ..functions.body import function_body, settings
 from ..functions.expressions import TRIGGER_EVENTS, transition_tables
 from ..functions.mark import TEMPLATE_VERSION, options
 from .installed import InstalledFunction, InstalledTrigger
+from .modes import mode_problem
 
 
 def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
@@ -49,7 +50,7 @@ def changed_options(watch: TableWatch, installed: Mapping[str, Any]) -> list[str
     if declared.get("when") != installed.get("when"):
         was = "there was none" if not installed.get("when") else "it was another"
         changes.append(f"when: {was}" if declared.get("when") else "when: there is none any more")
-    for name, default in (("old", False), ("level", "statement"), ("delivery", "notify")):
+    for name, default in (("old", False), ("level", "statement"), ("delivery", "notify"), ("fires", None)):
         now, was = declared.get(name, default), installed.get(name, default)
         if now != was:
             changes.append(f"{name}: {now!r}, and it was {was!r}")
@@ -78,10 +79,8 @@ def trigger_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
     if trigger is None:
         return ["there is no trigger"]
     problems = []
-    if trigger.enabled != "O":
-        problems.append(
-            "the trigger is disabled" if trigger.enabled == "D" else "the trigger's mode is not the default"
-        )
+    if (problem := mode_problem(watch, found)) is not None:
+        problems.append(problem)
     problems += _trigger_options(watch, trigger)
     if found.name != watch.function_name:
         problems.append("the trigger calls another function")
@@ -96,7 +95,8 @@ def _trigger_options(watch: TableWatch, trigger: InstalledTrigger) -> list[str]:
     if trigger.fires_per_row != watch.fires_per_row:
         levels = ("each row", "each statement")
         is_row = watch.fires_per_row
-        why = ", which misses what is written straight to a partition" if is_row and not watch.level_is_given else ""
+        missed = "a subscription writes" if watch.fires == "always" else "is written straight to a partition"
+        why = f", which misses what {missed}" if is_row and not watch.level_is_given else ""
         problems.append(f"the trigger fires for {levels[is_row]}, not for {levels[not is_row]}{why}")
     elif trigger.transition_tables != transition_tables(watch):
         problems.append("the trigger's transition tables differ")

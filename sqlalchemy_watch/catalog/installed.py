@@ -43,12 +43,15 @@ class InstalledTrigger:
     name: str
     relation: Relation
     type_bits: int
+    #: The mode: the sessions in which it fires.
     enabled: str
     transition_tables: tuple[str | None, str | None]
     #: True without WHEN, column list and arguments, and where it is no constraint trigger.
     plain: bool
     #: The whole statement, from `pg_get_triggerdef`.
     definition: str
+    #: The modes of its copies on partitions, each once.
+    copies: tuple[str, ...] = ()
 
     @property
     def is_constraint(self) -> bool:

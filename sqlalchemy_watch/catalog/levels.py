@@ -1,6 +1,7 @@
-"""The level that a table needs in the database: statement triggers fire on the table that a statement names alone.
+"""The level that a watch needs on its table, and the writes that a trigger misses.
 
-A declaration does not always tell: tables are partitioned by hand-written migrations, and no reflection says so.
+Statement triggers fire on the table that a statement names alone, and not for the rows that a subscription writes. A
+declaration does not always tell: tables are partitioned by hand-written migrations, and no reflection says so.
 """
 
 from __future__ import annotations
@@ -21,19 +22,41 @@ UNWATCHABLE: Final[Mapping[str, str]] = {
 
 
 def at_needed_level(watch: TableWatch, relation: Relation | None) -> TableWatch:
-    """Return the watch at the level that its table needs, unless the declaration names one."""
+    """Return the watch at the level that it needs on its table, unless the declaration names one."""
     if relation is None or watch.level_is_given or watch.operation == "truncated":
         return watch
-    return replace(watch, level="row" if relation.needs_row_level else "statement")
+    by_row = relation.needs_row_level or watch.fires == "always"
+    return replace(watch, level="row" if by_row else "statement")
 
 
 def missed_writes(watch: TableWatch, relation: Relation, heard: Collection[str]) -> tuple[str, ...]:
-    """Describe the writes that a trigger misses because of the table's kind.
+    """Describe the writes that a trigger misses because of its level, and of the table's kind.
 
     :param heard: the tables, as `schema.name`, that have a watch of the same operation.
     """
     if watch.operation == "truncated":
         return ()
+    return (*_missed_of_subscriptions(watch), *_missed_of_other_tables(watch, relation, heard))
+
+
+def _missed_of_subscriptions(watch: TableWatch) -> tuple[str, ...]:
+    if watch.fires != "always":
+        return ()
+    if not watch.fires_per_row:
+        return (
+            "triggers at statement level miss what a subscription writes after its initial copy: leave out level=, or "
+            "write level='row'",
+        )
+    lookup = watch.discriminator.lookup if watch.discriminator is not None else None
+    if lookup is None or lookup.schema is not None:
+        return ()
+    return (
+        f"a subscription writes with an empty search_path, which does not lead to {lookup.table!r}, where the class of "
+        f"a row stands, so that there is a resync in place of each event: declare the tables with schema=",
+    )
+
+
+def _missed_of_other_tables(watch: TableWatch, relation: Relation, heard: Collection[str]) -> tuple[str, ...]:
     if relation.needs_row_level and not watch.fires_per_row:
         kind, ways = ("partitioned", "to a partition") if relation.kind == "p" else ("a partition", "to its parent")
         return (

@@ -88,6 +88,7 @@ WITH tables AS MATERIALIZED (
 )
 """
 
+#: Partitions are found in pg_inherits: pg_partition_tree() would wait for a lock on each of them.
 _FUNCTIONS = f"""{_FOUND}
 SELECT j.nspname, p.proname, CASE WHEN j.fits AND j.is_known THEN p.prosrc ELSE '' END, l.lanname, p.prosecdef,
   CASE WHEN j.fits AND j.is_known THEN coalesce(p.proconfig, '{{}}') ELSE '{{}}' END,
@@ -109,7 +110,16 @@ SELECT j.nspname, p.proname, CASE WHEN j.fits AND j.is_known THEN p.prosrc ELSE 
   t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
   t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable
     AND t.tgconstraint = CAST(0 AS pg_catalog.oid),
-  CASE WHEN j.is_known THEN pg_catalog.pg_get_triggerdef(t.oid) ELSE '' END
+  CASE WHEN j.is_known THEN pg_catalog.pg_get_triggerdef(t.oid) ELSE '' END,
+  CASE WHEN c.relkind = 'p' THEN ARRAY(
+    WITH RECURSIVE partitions AS (
+      SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = t.tgrelid
+      UNION ALL
+      SELECT i.inhrelid FROM partitions AS p JOIN pg_catalog.pg_inherits AS i ON i.inhparent = p.inhrelid
+    )
+    SELECT DISTINCT CAST(e.tgenabled AS text)
+    FROM partitions AS p JOIN pg_catalog.pg_trigger AS e ON e.tgrelid = p.inhrelid
+    WHERE e.tgname = t.tgname AND e.tgparentid <> CAST(0 AS pg_catalog.oid) ORDER BY 1) ELSE '{{}}' END
 FROM judged AS j
 JOIN pg_catalog.pg_proc AS p ON p.oid = j.oid
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
@@ -223,12 +233,14 @@ def _function(row: Sequence[Any]) -> InstalledFunction:
 
 def _trigger(
     name: str | None, oid: int, schema: str, table: str, type_bits: int, enabled: Any, old_table: str | None,
-    new_table: str | None, plain: bool, definition: str,
+    new_table: str | None, plain: bool, definition: str, copies: Sequence[str],
 ) -> InstalledTrigger | None:  # fmt: skip
     if name is None:
         return None
     relation = Relation(oid, schema, table)
-    return InstalledTrigger(name, relation, type_bits, _char(enabled), (old_table, new_table), plain, definition)
+    return InstalledTrigger(
+        name, relation, type_bits, _char(enabled), (old_table, new_table), plain, definition, tuple(copies)
+    )
 
 
 def _char(value: Any) -> str:

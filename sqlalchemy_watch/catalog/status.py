@@ -9,6 +9,7 @@ from ..declaring.spec import TableWatch
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction, Relation
 from .levels import UNWATCHABLE
+from .modes import DEFAULT, declared_mode, wanted_mode
 
 WatchState = Literal["installed", "outdated", "missing", "orphaned"]
 
@@ -72,8 +73,16 @@ class WatchStatus:
 
     @property
     def trigger_has_other_shape(self) -> bool:
-        """True if the trigger has to be created anew: switching it on is not enough."""
+        """True if the trigger has to be created anew: to switch its mode is not enough."""
         trigger = self.installed.trigger if self.installed is not None else None
         if self.watch is None or self.installed is None or trigger is None:
             return True
-        return bool(trigger_problems(self.watch, replace(self.installed, trigger=replace(trigger, enabled="O"))))
+        in_its_mode = replace(trigger, enabled=self.wanted_mode, copies=())
+        return bool(trigger_problems(self.watch, replace(self.installed, trigger=in_its_mode)))
+
+    @property
+    def wanted_mode(self) -> str:
+        """The mode in which its trigger should be, as in `pg_trigger.tgenabled`."""
+        if self.watch is None:
+            return DEFAULT
+        return declared_mode(self.watch) if self.installed is None else wanted_mode(self.watch, self.installed)

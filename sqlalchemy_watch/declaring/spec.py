@@ -21,10 +21,12 @@ from .ordering import is_unordered
 Operation: TypeAlias = Literal["inserted", "updated", "deleted", "truncated"]
 Level: TypeAlias = Literal["statement", "row"]
 Delivery: TypeAlias = Literal["notify", "durable", "both"]
+Fires: TypeAlias = Literal["always"]
 
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 LEVELS: tuple[Level, ...] = get_args(Level)
 DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
+FIRES: tuple[Fires, ...] = get_args(Fires)
 
 #: Attributes of the collection `Model.watch`, which a label must not hide.
 RESERVED_LABELS = frozenset({"connect", "disconnect", "connected_to"})
@@ -50,6 +52,10 @@ class Watch:
     :param delivery: `"notify"` (to who listens at the moment), `"durable"` (through the server's own log,
         kept until acknowledged; see `Listener(durable=...)`) or `"both"`. None takes the default of the
         model (`__watch_delivery__`) or of its MetaData (`info["sqlalchemy_watch_delivery"]`), else notify.
+    :param fires: `"always"`: also for what a subscription of logical replication writes, and in sessions with
+        `session_replication_role = replica` (it is PostgreSQL's `ALTER TABLE ... ENABLE ALWAYS TRIGGER`). The
+        level is then `"row"` unless it is given, since a subscription fires no statement triggers but those of
+        TRUNCATE. None: PostgreSQL's default, or what somebody chose for the trigger by hand.
     :raises ConfigurationError: at once, where an option is wrong or does not go with the operation.
 
     Columns are given as names of mapped attributes, or as the attributes themselves (`User.role_id`);
@@ -64,6 +70,7 @@ class Watch:
     old: bool = field(default=False, kw_only=True)
     level: Level | None = field(default=None, kw_only=True)
     delivery: Delivery | None = field(default=None, kw_only=True)
+    fires: Fires | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:
@@ -117,6 +124,8 @@ class Watch:
             raise self._refusal("level must be 'statement', 'row' or None")
         if self.delivery is not None:
             check_delivery(f"Watch({self.operation!r})", self.delivery)
+        if self.fires is not None and self.fires not in FIRES:
+            raise self._refusal("fires must be 'always' or None")
         if self.operation == "truncated" and self.level == "row":
             raise self._refusal("TRUNCATE fires once a statement: remove level='row'")
 
@@ -126,7 +135,7 @@ class Watch:
     def __repr__(self) -> str:
         options = {
             "label": None, "trigger_columns": (), "extra_columns": (), "when": None, "old": False, "level": None,
-            "delivery": None,
+            "delivery": None, "fires": None,
         }  # fmt: skip
         given = [f"{k}={_spelled(getattr(self, k))}" for k, default in options.items() if getattr(self, k) != default]
         return f"Watch({', '.join([repr(self.operation), *given])})"
@@ -242,6 +251,7 @@ class TableWatch:
     delivery: Delivery = "notify"
     #: True if the declaration names the level; otherwise the table in the database decides.
     level_is_given: bool = field(default=False, compare=False)
+    fires: Fires | None = None
     #: The schema that a `schema_translate_map` leads to, for a table declared without one.
     translated_schema: str | None = None
 

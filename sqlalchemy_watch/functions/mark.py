@@ -38,6 +38,8 @@ def options(watch: TableWatch) -> dict[str, Any]:
         "old": watch.old,
         "level": "row" if watch.fires_per_row else None,
         "delivery": None if watch.delivery == "notify" else watch.delivery,
+        # Of the trigger, not of the text: here it tells what was declared from what somebody chose by hand.
+        "fires": watch.fires,
     }
     return {name: value for name, value in named.items() if value}
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.schema import ExecutableDDLElement
 
+from ..catalog.modes import DEFAULT, declared_mode
 from ..declaring.spec import TableWatch
 from ..functions.body import function_body, settings
 from ..functions.expressions import TRIGGER_EVENTS, transition_tables
 from ..functions.quoting import qualified, quote
+
+#: By the mode that a trigger is to be in.
+_SWITCHES: Final = {"O": "ENABLE", "D": "DISABLE", "R": "ENABLE REPLICA", "A": "ENABLE ALWAYS"}
 
 
 class WatchDDL(ExecutableDDLElement):
@@ -37,6 +41,17 @@ class ReplaceTrigger(WatchDDL):
     """`CREATE OR REPLACE TRIGGER` (PostgreSQL 14), which takes no more than the right TRIGGER; it also enables it."""
 
 
+class SwitchTrigger(WatchDDL):
+    """`ALTER TABLE ... ENABLE ... TRIGGER`, which takes the table's owner; its copies on partitions follow.
+
+    :param mode: as in `pg_trigger.tgenabled`.
+    """
+
+    def __init__(self, watch: TableWatch, mode: str) -> None:
+        super().__init__(watch)
+        self.mode = mode
+
+
 class DropTrigger(WatchDDL):
     """`DROP TRIGGER IF EXISTS`."""
 
@@ -47,7 +62,13 @@ class DropFunction(WatchDDL):
 
 def create_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
     """Return the statements that create a watch, in order."""
-    return CreateFunction(watch), RevokeExecute(watch), CreateTrigger(watch)
+    return CreateFunction(watch), RevokeExecute(watch), *create_trigger_statements(watch, declared_mode(watch))
+
+
+def create_trigger_statements(watch: TableWatch, mode: str, *, replaces: bool = False) -> tuple[WatchDDL, ...]:
+    """Return the statements that create a trigger in a mode, in order."""
+    create = (ReplaceTrigger if replaces else CreateTrigger)(watch)
+    return (create,) if mode == DEFAULT else (create, SwitchTrigger(watch, mode))
 
 
 def drop_statements(watch: TableWatch) -> tuple[WatchDDL, ...]:
@@ -112,6 +133,11 @@ def replace_trigger(watch: TableWatch) -> str:
     return create_trigger(watch).replace("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1)
 
 
+def switch_trigger(name: str, table: str, mode: str) -> str:
+    """Return `ALTER TABLE ... TRIGGER`; the table is quoted already."""
+    return f"ALTER TABLE {table} {_SWITCHES[mode]} TRIGGER {quote(name)}"
+
+
 def drop_trigger(watch: TableWatch) -> str:
     return f"DROP TRIGGER IF EXISTS {quote(watch.trigger_name)} ON {_table(watch)}"
 
@@ -123,9 +149,18 @@ def drop_function(watch: TableWatch) -> str:
 def _register(element: type[WatchDDL], text: Callable[[TableWatch], str]) -> None:
     @compiles(element, "postgresql")
     def compile_(element: WatchDDL, compiler: Any, **kw: Any) -> str:
-        statement = text(element.watch)
-        # Some drivers read percent signs even in a statement without parameters; the compiler knows which.
-        return str(compiler.sql_compiler.post_process_text(statement))
+        return _as_drivers_read_it(text(element.watch), compiler)
+
+
+def _as_drivers_read_it(statement: str, compiler: Any) -> str:
+    # Some read percent signs even in a statement without parameters; the compiler knows which.
+    return str(compiler.sql_compiler.post_process_text(statement))
+
+
+@compiles(SwitchTrigger, "postgresql")
+def _compile_switch(element: SwitchTrigger, compiler: Any, **kw: Any) -> str:
+    watch = element.watch
+    return _as_drivers_read_it(switch_trigger(watch.trigger_name, _table(watch), element.mode), compiler)
 
 
 _register(CreateFunction, create_function)

@@ -23,11 +23,11 @@ from ..functions.quoting import qualified, quote
 from .checking import refuse_broken_conditions
 from .ddl import (
     CreateFunction,
-    CreateTrigger,
-    ReplaceTrigger,
     RevokeExecute,
+    SwitchTrigger,
     WatchDDL,
     create_statements,
+    create_trigger_statements,
     drop_statements,
 )
 from .roles import naming_the_role, owners_of
@@ -158,16 +158,16 @@ def _read(connection: Connection, tables: Iterable[Table], *, finds_leftovers: b
 
 
 def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -> None:
-    trigger = item.installed.trigger if item.installed is not None else None
     statements: list[WatchDDL] = [CreateFunction(watch), RevokeExecute(watch)] if item.function_differs else []
     if item.trigger_differs:
-        if trigger is None:
-            statements.append(CreateTrigger(watch))
-        elif _can_replace(connection, item, trigger):
-            statements.append(ReplaceTrigger(watch))
+        trigger = item.installed.trigger if item.installed is not None else None
+        replaces = trigger is not None and _can_replace(connection, item, trigger)
+        if not (replaces or item.trigger_has_other_shape):
+            statements.append(SwitchTrigger(watch, item.wanted_mode))
         else:
-            connection.execute(text(drop_trigger_sql(trigger)))
-            statements.append(CreateTrigger(watch))
+            if trigger is not None and not replaces:
+                connection.execute(text(drop_trigger_sql(trigger)))
+            statements += create_trigger_statements(watch, item.wanted_mode, replaces=replaces)
     for statement in statements:
         connection.execute(statement)
 

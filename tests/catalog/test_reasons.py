@@ -50,6 +50,11 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "old": ({"extra_columns": ("total",)}, {"extra_columns": ("total",), "old": True}, "old: True, and it was False"),
     "level": ({}, {"level": "row"}, "level: 'row', and it was 'statement'"),
     "delivery": ({"delivery": "both"}, {}, "delivery: 'notify', and it was 'both'"),
+    "fires": ({"level": "row"}, {"level": "row", "fires": "always"}, "fires: 'always', and it was None"),
+    "fires no more": ({"level": "row", "fires": "always"}, {"level": "row"}, "fires: None, and it was 'always'"),
+    "fires, and so for each row": (
+        {}, {"fires": "always"}, "level: 'row', and it was 'statement'; fires: 'always', and it was None"
+    ),
     "all at once": (
         {"trigger_columns": ("total",), "delivery": "durable"},
         {"extra_columns": ("total",), "level": "row"},

@@ -149,6 +149,9 @@ def test_wrong_watch_is_refused_in_the_class_statement(specs: Any, words: list[s
         (lambda: W("updated", old="yes"), ["old must be True or False"]),  # type: ignore[arg-type]
         (lambda: W("truncated", extra_columns=("a",)), ["TRUNCATE names no rows"]),
         (lambda: W("truncated", level="row"), ["TRUNCATE fires once a statement"]),
+        (lambda: W("updated", fires="replica"), ["fires must be 'always' or None", "Watch('updated', fires='rep"]),  # type: ignore[arg-type]
+        (lambda: W("inserted", fires=True), ["fires must be 'always' or None", "fires=True"]),  # type: ignore[arg-type]
+        (lambda: W("deleted", fires=["always"]), ["fires must be 'always' or None"]),  # type: ignore[arg-type]
         (lambda: W("updated", level="table"), ["level must be"]),  # type: ignore[arg-type]
         (lambda: W("updated", delivery="mail"), ["'mail'", "'notify', 'durable', 'both'"]),  # type: ignore[arg-type]
         (lambda: W("updated", extra_columns="email"), ["write extra_columns=('email',)"]),

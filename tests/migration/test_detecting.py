@@ -49,7 +49,6 @@ TAMPERING = {
            END $do$"""
     ],
     "trigger disabled": ["ALTER TABLE users DISABLE TRIGGER watch_users_updated"],
-    "trigger always enabled": ["ALTER TABLE users ENABLE ALWAYS TRIGGER watch_users_updated"],
     "settings added": ["ALTER FUNCTION watch_users_updated() SET search_path = pg_temp, \"odd: %name\""],
     "recreated for each row": [
         "DROP TRIGGER watch_users_updated ON users",
