@@ -50,7 +50,7 @@ def declarations(draw: st.DrawFn) -> tuple[str, list[tuple[str, Any]]]:
 def watches(draw: st.DrawFn, columns: list[str]) -> list[Watch]:
     chosen: dict[str, Watch] = {}
     for operation in draw(st.lists(st.sampled_from(OPERATIONS), max_size=3)):
-        options: dict[str, Any] = {}
+        options: dict[str, Any] = {"fires": draw(st.sampled_from([None, "always"]))}
         if operation != "truncated":
             options["extra_columns"] = draw(st.lists(st.sampled_from(columns), unique=True, max_size=2))
             options["level"] = draw(st.sampled_from([None, "statement", "row"]))
@@ -58,7 +58,8 @@ def watches(draw: st.DrawFn, columns: list[str]) -> list[Watch]:
                 options["when"] = _condition(operation, columns[0], literal)
         if operation == "updated" and draw(st.booleans()):
             options["trigger_columns"] = draw(st.lists(st.sampled_from(columns), unique=True, max_size=2))
-        if operation in ("updated", "deleted"):
+        named = {*options.get("extra_columns", ()), *options.get("trigger_columns", ())}
+        if operation == "deleted" or (operation == "updated" and not named <= {columns[0]}):
             options["old"] = draw(st.booleans())
         if options.get("when") or options.get("trigger_columns"):
             options["label"] = draw(labels)
