@@ -163,10 +163,19 @@ def test_whoever_is_not_in_the_recipe_can_neither_emit_nor_make_anything(roles: 
 
 
 @needs_logical_messages
-def test_a_writer_needs_the_right_to_emit(roles: Roles, client: Client, Base: Any, Salary: Any) -> None:
+def test_a_writer_without_the_right_to_emit_is_not_heard_and_told_so(
+    roles: Roles, client: Client, Base: Any, Salary: Any
+) -> None:
     # The functions run with the writer's rights.
     prepare(roles, Base)
     client.execute(f"GRANT INSERT ON salaries TO {roles.name('stranger')}")
-    with roles.connect("stranger") as stranger, pytest.raises(psycopg.errors.InsufficientPrivilege):
+    warnings: list[str] = []
+    with roles.connect("stranger") as stranger:
+        stranger.add_notice_handler(lambda diagnostic: warnings.append(diagnostic.message_primary or ""))
         stranger.execute("INSERT INTO salaries VALUES (1, 100)")
-    assert client.execute("SELECT count(*) FROM salaries").fetchone() == (0,)
+        stranger.execute("INSERT INTO salaries SELECT i, 100 FROM generate_series(2, 100) AS i")
+    assert client.execute("SELECT count(*) FROM salaries").fetchone() == (100,)
+    assert len(warnings) == 2
+    assert all("permission denied for function pg_logical_emit_message" in warning for warning in warnings)
+    (problem,) = {problem for item in status(roles.engine("shop_owner"), Base) for problem in item.problems}
+    assert f"{roles.name('stranger')!r} may write to it, and not execute pg_logical_emit_message" in problem

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,27 @@ from .status import NO_TABLE, WatchStatus
 
 _SERVER = """
 SELECT CAST(pg_catalog.current_setting('server_version_num') AS int) / 10000, pg_catalog.current_setting('wal_level')
+"""
+
+#: The functions that send.
+_NOTIFIES, _LOGS = "pg_notify", "pg_logical_emit_message"
+
+#: By table, the roles that may write to it, and not send. Triggers run as the writer.
+_MUTE_WRITERS = """
+SELECT DISTINCT CAST(c.oid AS text), CAST(p.proname AS text), w.name
+FROM pg_catalog.pg_class AS c
+CROSS JOIN LATERAL pg_catalog.aclexplode(coalesce(c.relacl, pg_catalog.acldefault('r', c.relowner))) AS a
+CROSS JOIN LATERAL (
+  SELECT CASE WHEN a.grantee = CAST(0 AS pg_catalog.oid) THEN 'public'
+    ELSE CAST(pg_catalog.pg_get_userbyid(a.grantee) AS text) END
+) AS w(name)
+JOIN pg_catalog.pg_proc AS p ON p.proname = ANY (CAST(:functions AS pg_catalog.name[]))
+JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace AND n.nspname = CAST('pg_catalog' AS pg_catalog.name)
+WHERE c.oid = ANY (CAST(CAST(:tables AS text[]) AS pg_catalog.oid[]))
+  AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+  AND pg_catalog.pg_get_function_arguments(p.oid) NOT LIKE '%bytea%'
+  AND NOT pg_catalog.has_function_privilege(CAST(w.name AS pg_catalog.name), p.oid, 'EXECUTE')
+ORDER BY 1, 2, 3
 """
 
 #: Schemas of one table that are named.
@@ -83,6 +104,29 @@ def with_hidden_tables(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStat
         else item
         for item in items
     ]
+
+
+def with_mute_writers(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
+    """Return the items; they say which roles may write to the table, and not send what its triggers would."""
+    tables = {str(item.relation.oid) for item in items if item.watch is not None and item.relation is not None}
+    if not tables:
+        return items
+    mute: dict[tuple[str, str], list[str]] = {}
+    for table, function, role in fetch(_MUTE_WRITERS, {"tables": sorted(tables), "functions": [_NOTIFIES, _LOGS]}):
+        mute.setdefault((table, function), []).append(repr(role))
+    return [replace(item, problems=(*item.problems, *_mute_writers(item, mute))) for item in items]
+
+
+def _mute_writers(item: WatchStatus, mute: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[str]:
+    if item.watch is None or item.relation is None:
+        return
+    for function, is_called in ((_NOTIFIES, item.watch.is_notified), (_LOGS, item.watch.is_durable)):
+        roles = mute.get((str(item.relation.oid), function), ())
+        if is_called and roles:
+            yield (
+                f"{', '.join(roles)} may write to it, and not execute {function}, so such writes are not heard: "
+                f"GRANT EXECUTE ON FUNCTION pg_catalog.{function}"
+            )
 
 
 def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:

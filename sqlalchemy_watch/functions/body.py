@@ -114,7 +114,7 @@ def function_body(watch: TableWatch) -> str:
 
 
 def _truncated(watch: TableWatch) -> dict[str, Part]:
-    rows = "',\"rows\":[]'"
+    rows = "',\"rows\":[[]]'"
     return {
         "types": "",
         "variables": _variables("payload", "head", "context"),

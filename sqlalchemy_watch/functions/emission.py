@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Final
 
 from .. import wire
@@ -48,8 +47,6 @@ def head(watch: TableWatch) -> list[str]:
         variable.append((',"txid":', "pg_catalog.pg_current_xact_id()"))
         variable.append((',"at":', "pg_catalog.to_json(pg_catalog.clock_timestamp())"))
     constant = wire.head_json(watch)
-    if watch.schema is not None:
-        constant += f',"schema":{json.dumps(watch.schema, ensure_ascii=False)}'
     if not variable:
         return [literal(constant)]
     (first, sql), *others = variable

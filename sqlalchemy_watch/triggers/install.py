@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from ..aio import is_async
 from ..catalog.installed import InstalledTrigger
 from ..catalog.matching import read_status
-from ..catalog.problems import with_hidden_tables, with_server_problems
+from ..catalog.problems import with_hidden_tables, with_mute_writers, with_server_problems
 from ..catalog.reading import Scope, fetcher, read_functions
 from ..catalog.status import NO_TABLE, WatchStatus
 from ..declaring.spec import TableWatch
@@ -45,7 +45,8 @@ def status(bind: Engine | Connection, *targets: Any) -> list[WatchStatus]:
     tables = tables_of(*targets)
     with _connection(bind) as connection:
         fetch = fetcher(connection)
-        return with_server_problems(fetch, with_hidden_tables(fetch, _read(connection, tables)))
+        items = with_mute_writers(fetch, with_hidden_tables(fetch, _read(connection, tables)))
+        return with_server_problems(fetch, items)
 
 
 def install(bind: Engine | Connection, *targets: Any, remove_orphaned: bool = False) -> list[WatchStatus]:

@@ -180,7 +180,8 @@ def test_insert_delete_insert_in_one_server_call_is_heard_as_that(users: Heard) 
 
 def test_changed_key_is_told_with_the_one_before(users: Heard) -> None:
     users("INSERT INTO users SELECT i, 'a', 5 FROM generate_series(1, 3) AS i")
-    assert users("UPDATE users SET id = id + 100 WHERE id < 3") == [("updated", 101), ("updated", 102)]
+    shifted = users("UPDATE users SET id = id + 100 WHERE id < 3")
+    assert sorted(shifted) == [("renamed", 101), ("renamed", 102), ("updated", 101), ("updated", 102)]
     events = users.events("UPDATE users SET id = id - 100, name = id WHERE id > 100")
     assert sorted((e.identity, dict(e.old), sorted(e.changed)) for e in events if e.label == "renamed") == [
         ((1,), {"id": 101, "name": "a"}, ["id", "name"]),
@@ -344,22 +345,20 @@ def test_extra_checks_of_the_writers_session_change_nothing(users: Heard, settin
     assert notices == []
 
 
-def test_a_function_renamed_by_hand_makes_no_write_fail(users: Heard) -> None:
+def test_a_function_renamed_by_hand_goes_on_working(users: Heard) -> None:
     for function in ("inserted", "updated", "deleted", "truncated"):
         users.client.execute(f"ALTER FUNCTION watch_users_{function}() RENAME TO mine_{function}".encode())
-    users.events("INSERT INTO users VALUES (1), (2)")
-    users.events("UPDATE users SET id = id")
-    users.events("DELETE FROM users")
+    assert users("INSERT INTO users VALUES (1), (2)") == [("inserted", 1), ("inserted", 2)]
+    assert users("UPDATE users SET id = id") == [("updated", 1), ("updated", 2)]
+    assert users("DELETE FROM users") == [("deleted", 1), ("deleted", 2)]
     assert users("TRUNCATE users") == [("truncated",)]
-    assert bool(users.reasons) is (users.level == "statement")
-    users.reasons.clear()
 
 
 def test_an_integer_column_that_holds_fractions_by_now_is_never_told_of_rounded(users: Heard) -> None:
     users.client.execute("ALTER TABLE users ALTER id TYPE numeric")
     assert users("INSERT INTO users VALUES (1.5)") == []
     assert users("INSERT INTO users VALUES (2.5), (3.5)") == []
-    assert users.reasons.pop() == "the trigger function could not build the notification"
+    assert set(users.reasons) == {"a row could not be decoded"}
     users.reasons.clear()
 
 
