@@ -5,6 +5,7 @@ compare      declarations and database become operations
 states       a watch as it is declared, and as the database holds it, as statements
 altering     a table's own operations, with the watches that step aside for them
 others       operations by which other tools would drop what is ours
-operations   the operation, from one state to another
-render       the operation as lines of a migration
+operations   the operations, from one state to another
+render       the operations as lines of a migration
+factoring    what texts have in common, so that it stands in a migration once
 """

@@ -26,9 +26,9 @@ from sqlalchemy_watch.functions.quoting import quote
 from sqlalchemy_watch.triggers.checking import suspect_conditions
 
 from .altering import AlteredTableOps, Aside, altered_columns
-from .operations import WatchOp
+from .operations import WatchOp, WatchOps
 from .others import split_drops
-from .render import render_watch as render_watch  # so that Alembic finds it
+from .render import render_watches as render_watches  # so that Alembic finds them
 from .states import NOTHING, State, declared_state, installed_state
 
 log = logging.getLogger("alembic.autogenerate.sqlalchemy_watch")
@@ -64,8 +64,7 @@ def add_operations(
     _leave_out_drops_of_ours(upgrade, matching.functions)
     for words in matching.left_alone:
         log.warning("%s", words)
-    front: list[ops.MigrateOperation] = []
-    behind: list[ops.MigrateOperation] = []
+    front, behind = WatchOps(), WatchOps()
     asides = _Asides(upgrade.ops, context.dialect.default_schema_name)
     for item in matching.items:
         if _is_left_out(item):
@@ -77,8 +76,9 @@ def add_operations(
         if item.state != "installed":
             operation = WatchOp(item.table, item.label, old, new, reason="; ".join(item.problems))
             log.info("Detected %s watch %r, signal %r: %s", operation.verb, item.table, item.label, operation.reason)
-            (front if item.watch is None or steps_aside else behind).append(operation)
-    upgrade.ops[:] = [*front, *asides.put_around(upgrade.ops), *behind]
+            (front if item.watch is None or steps_aside else behind).ops.append(operation)
+    first, last = ([watches] if watches.ops else [] for watches in (front, behind))
+    upgrade.ops[:] = [*first, *asides.put_around(upgrade.ops), *last]
 
 
 def _leave_out_drops_of_ours(upgrade: ops.UpgradeOps, functions: Iterable[InstalledFunction]) -> None:

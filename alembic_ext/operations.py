@@ -1,10 +1,10 @@
-"""The operation: a watch goes from one state to another."""
+"""The operations: a watch goes from one state to another; watches that go one after the other."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from alembic.operations.ops import MigrateOperation
+from alembic.operations.ops import MigrateOperation, OpContainer
 
 from .states import NOTHING, State
 
@@ -46,3 +46,13 @@ class WatchOp(MigrateOperation):
     def statements(self) -> list[str]:
         """Return the SQL statements, in order."""
         return self.old.leave(self.new) + self.new.enter(self.old)
+
+
+class WatchOps(OpContainer):
+    """Operations on watches, which follow one another, so that they can share in text what they have in common.
+
+    Hooks may take operations out, and put others in.
+    """
+
+    def reverse(self) -> WatchOps:
+        return WatchOps([operation.reverse() for operation in reversed(self.ops)])

@@ -37,4 +37,4 @@ def test_env_py_makes_a_migration_that_upgrades(
         "SELECT relnamespace::regnamespace::text FROM pg_trigger JOIN pg_class c ON c.oid = tgrelid"
     ).fetchall()
     is_opted_out = "~alembic.autogenerate.sqlalchemy_watch" in snippet.code
-    assert found == ([] if is_opted_out else [("one" if "search_path" in snippet.code else "public",)])
+    assert found == ([] if is_opted_out else [("one" if "search_path" in snippet.code else "public",)] * 3)

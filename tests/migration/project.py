@@ -29,6 +29,8 @@ class Project:
         self.url = url
         self.metadata: Any = None
         self.messages = 0
+        #: The section `[post_write_hooks]` of alembic.ini.
+        self.post_write_hooks: dict[str, str] = {}
         config = Config(path / "alembic.ini", stdout=io.StringIO())
         command.init(config, str(path / "migrations"), template=template)
         for line in ("target_metadata = None", "target_metadata = {}"):
@@ -59,6 +61,8 @@ class Project:
         config = Config(output_buffer=output, stdout=io.StringIO(), attributes={"metadata": self.metadata})
         config.set_main_option("script_location", str(self.path / "migrations"))
         config.set_main_option("sqlalchemy.url", self.url)
+        for name, value in self.post_write_hooks.items():
+            config.set_section_option("post_write_hooks", name, value)
         return config
 
     def revision(self, **options: Any) -> Path:

@@ -25,7 +25,7 @@ _GENERATED = re.compile(
 def test_the_documented_migration_is_a_generated_one(project: Project, Base: type[DeclarativeBase]) -> None:
     class Order(Watched, Base):
         __tablename__ = "orders"
-        __watch__ = ("inserted",)
+        __watch__ = ("inserted", "updated", "deleted")
         id: Mapped[int] = mapped_column(primary_key=True)
         total: Mapped[int]
 
@@ -34,7 +34,8 @@ def test_the_documented_migration_is_a_generated_one(project: Project, Base: typ
     generated = script[script.index("def upgrade()") :]
     page = PAGE.read_text()
     if os.environ.get("WATCH_UPDATE_DOCS"):
-        PAGE.write_text(_GENERATED.sub(lambda match: generated, page))
+        page = _GENERATED.sub(lambda match: generated, page)
+        PAGE.write_text(page)
     match = _GENERATED.search(page)
     assert match is not None
     assert match[1] == generated, "run this test with WATCH_UPDATE_DOCS=1 to bring docs/migrations.md up to date"

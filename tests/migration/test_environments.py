@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from postgres import Cluster
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table, event
 
-from alembic_ext.operations import WatchOp
+from alembic_ext.operations import WatchOp, WatchOps
 from sqlalchemy_watch import Watch, watch
 
 from .project import Project, body_of, is_empty, snapshot, triggers_in
@@ -233,6 +233,9 @@ def test_compare_metadata_and_produce_migrations_find_the_same(engine: Engine, c
         assert script.upgrade_ops is not None
         assert script.downgrade_ops is not None
         [up], [down] = script.upgrade_ops.ops, script.downgrade_ops.ops
+    assert isinstance(up, WatchOps)
+    assert isinstance(down, WatchOps)
+    [up], [down] = up.ops, down.ops
     assert isinstance(up, WatchOp)
     assert isinstance(down, WatchOp)
     assert up.statements() == ["ALTER TABLE users ENABLE TRIGGER watch_users_inserted"]
