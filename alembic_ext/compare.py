@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Table
 from sqlalchemy_watch.catalog.installed import InstalledFunction
 from sqlalchemy_watch.catalog.matching import match_watches
 from sqlalchemy_watch.catalog.reading import fetcher
-from sqlalchemy_watch.catalog.status import WatchStatus
+from sqlalchemy_watch.catalog.status import NO_TABLE, WatchStatus
 from sqlalchemy_watch.declaring.filing import application_of
 from sqlalchemy_watch.declaring.translating import map_of
 from sqlalchemy_watch.functions.body import function_body
@@ -74,8 +74,9 @@ def add_operations(
         new = declared_state(item.watch, item.wanted_mode) if item.watch is not None else NOTHING
         steps_aside = item.watch is not None and old.trigger is not None and asides.add(item, schema, table, new)
         if item.state != "installed":
-            operation = WatchOp(item.table, item.label, old, new, reason="; ".join(item.problems))
-            log.info("Detected %s watch %r, signal %r: %s", operation.verb, item.table, item.label, operation.reason)
+            reason = "its table is new" if NO_TABLE in item.problems else "; ".join(item.problems)
+            operation = WatchOp(item.table, item.label, old, new, reason=reason)
+            log.info("Detected %s", operation.message)
             (front if item.watch is None or steps_aside else behind).ops.append(operation)
     first, last = ([watches] if watches.ops else [] for watches in (front, behind))
     upgrade.ops[:] = [*first, *asides.put_around(upgrade.ops), *last]
@@ -113,12 +114,14 @@ class _Asides:
         if not columns:
             return False
         away = State(state.functions, None)
-        reason = "a column it names changes"
+        reason = f"it names {', '.join(map(repr, sorted(columns)))}, which changes"
         aside = Aside(
             columns,
             WatchOp(item.table, item.label, state, away, reason=reason, aside=True),
             WatchOp(item.table, item.label, away, state, reason=reason, aside=True),
         )
+        if item.state == "installed":
+            log.info("Detected %s", aside.away.message)
         self._asides.setdefault(place, []).append(aside)
         return True
 

@@ -6,6 +6,8 @@ from typing import Any
 
 from alembic.operations.ops import MigrateOperation, OpContainer
 
+from sqlalchemy_watch.errors import in_one_line
+
 from .states import NOTHING, State
 
 
@@ -14,7 +16,7 @@ class WatchOp(MigrateOperation):
 
     :param table: as the declaration, or the function's mark, names it (`Table.key`).
     :param label: the signal's name.
-    :param reason: the differences, in words.
+    :param reason: the differences, in words: of a column or an option its name, of a function never its text.
     :param aside: True if this makes way for another operation, or comes back after it.
     """
 
@@ -25,7 +27,7 @@ class WatchOp(MigrateOperation):
         self.label = label
         self.old = old
         self.new = new
-        self.reason = reason
+        self.reason = in_one_line(reason)
         self.aside = aside
 
     @property
@@ -36,6 +38,12 @@ class WatchOp(MigrateOperation):
         if self.new == NOTHING:
             return "remove"
         return "add" if self.old == NOTHING else "change"
+
+    @property
+    def message(self) -> str:
+        """The change and its reason, in one line."""
+        done = {"add": "added", "change": "changed", "remove": "removed"}.get(self.verb, "stepping aside of")
+        return f"{done} watch {self.table!r}, signal {self.label!r}: {self.reason}"
 
     def reverse(self) -> WatchOp:
         return WatchOp(self.table, self.label, self.new, self.old, aside=self.aside)

@@ -120,9 +120,11 @@ def escape_colons(sql: str) -> str:
     return re.sub(r"(?<!:):(?=\w)", r"\:", sql)
 
 
-#: A dollar-quoted literal, a quoted name, a literal. The text between them is ASCII of ours and of PostgreSQL.
+#: A dollar-quoted literal (a dollar within a name begins none), a quoted name, a literal. The text between them is
+#: ASCII of ours and of PostgreSQL, and names.
 _QUOTED = re.compile(
-    r"""(?P<tag>\$\w*\$)(?P<body>.*?)(?P=tag) | "(?P<name>(?:[^"]|"")+)" | (?P<e>E?)'(?P<literal>(?:[^']|'')*)'""",
+    r"""(?<![\w$])(?P<tag>\$\w*\$)(?P<body>.*?)(?P=tag) | "(?P<name>(?:[^"]|"")+)"
+    | (?P<e>E?)'(?P<literal>(?:[^']|'')*)'""",
     re.DOTALL | re.VERBOSE,
 )
 _HARMED = re.compile(r"[\x00-\x09\x0b-\x1f\x7f%]")

@@ -7,7 +7,7 @@ from `pg_get_functiondef`, with the name as the declaration spells it, so that i
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from sqlalchemy_watch.catalog.installed import InstalledFunction, InstalledTrigger
 from sqlalchemy_watch.catalog.modes import DEFAULT, declared_mode, has_odd_copies
@@ -36,7 +36,7 @@ class Function:
 
     name: str
     #: None for one that is not made again.
-    create: str | None
+    create: str | None = field(repr=False)
     grants: tuple[str, ...] | None = ()
 
     def permissions(self) -> list[str]:

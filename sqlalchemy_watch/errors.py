@@ -31,6 +31,7 @@ __all__ = [
     "UnknownVersionError",
     "UnsupportedServerError",
     "WatchError",
+    "in_one_line",
     "one_line",
 ]
 
@@ -115,8 +116,12 @@ def one_line(error: BaseException | None, default: str = "no reason is known", *
     cause = getattr(error, "orig", None)
     if isinstance(cause, BaseException):
         error = cause
-    words = " ".join(_words(error, brief).split()) or type(error).__name__
-    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], words)
+    return in_one_line(_words(error, brief)) or type(error).__name__
+
+
+def in_one_line(words: str) -> str:
+    """Return words, which names from anywhere may be among, in one line that a log and a terminal can take."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(words.split()))
 
 
 def _words(error: BaseException, brief: bool) -> str:

@@ -6,13 +6,16 @@ numbers and names.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from ..declaring.conditions import STATEMENT_ALIASES
 from ..declaring.spec import TableWatch
 from ..functions.body import function_body, settings
 from ..functions.expressions import TRIGGER_EVENTS, transition_tables
 from ..functions.mark import TEMPLATE_VERSION, options
+from ..functions.quoting import quote
 from .installed import InstalledFunction, InstalledTrigger
 from .modes import mode_problem
 
@@ -20,14 +23,15 @@ from .modes import mode_problem
 def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
     """Describe how the function differs from the one that the watch would make."""
     problems = []
-    if found.body != function_body(watch):
+    wanted = function_body(watch)
+    if found.body != wanted:
         mark = found.mark
         if mark is None:
             problems.append("the function's first line was edited")
         elif mark[0] != TEMPLATE_VERSION:
             problems.append(f"the function is of template version {mark[0]}, and this library has {TEMPLATE_VERSION}")
         else:
-            problems += changed_options(watch, mark[1]) or ["the function's body differs from the declaration"]
+            problems += changed_options(watch, mark[1]) or [_changed_body(watch, found.body, wanted)]
     if found.name != watch.function_name:
         problems.append(f"the trigger calls {found.name!r}")
     if {s.casefold() for s in found.settings} != {f"{k}={v}".casefold() for k, v in settings(watch)}:
@@ -35,6 +39,31 @@ def function_problems(watch: TableWatch, found: InstalledFunction) -> list[str]:
     if found.language != "plpgsql" or found.security_definer:
         problems.append("the function's language or security differs")
     return problems
+
+
+#: Of a body: names with and without quotes, and signs.
+_TOKEN = re.compile(r'"(?:[^"]|"")*"|\w+|[^\w\s]')
+
+_ROWS = frozenset({*STATEMENT_ALIASES, "NEW", "OLD"})
+
+
+def _changed_body(watch: TableWatch, found: str, wanted: str) -> str:
+    """Say that the body is another one, and which columns are read where it differs: they may be of another type."""
+    names = {quote(column.name): column.name for column in (*watch.carried, *watch.trigger_columns)}
+    pairs = list(zip(found.split("\n"), wanted.split("\n"), strict=False))
+    there = {name for pair in pairs if pair[0] != pair[1] for name in _read_there(*map(_TOKEN.findall, pair))}
+    at = ", ".join(repr(name) for quoted, name in names.items() if quoted in there)
+    is_like_it = found.count("\n") == wanted.count("\n") and at
+    return f"the function's body differs from the declaration{f', at {at}' if is_like_it else ''}"
+
+
+def _read_there(found: Sequence[str], wanted: Sequence[str]) -> Iterator[str]:
+    """Yield the columns of rows that are read where two lines differ."""
+    start = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted))
+    behind = next((i for i, (a, b) in enumerate(zip(reversed(found), reversed(wanted), strict=False)) if a != b), 0)
+    for i in range(max(start, 2), len(wanted) - behind):
+        if wanted[i - 1] == "." and wanted[i - 2] in _ROWS:
+            yield wanted[i]
 
 
 def changed_options(watch: TableWatch, installed: Mapping[str, Any]) -> list[str]:

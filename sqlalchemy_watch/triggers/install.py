@@ -170,7 +170,19 @@ def _install_one(connection: Connection, item: WatchStatus, watch: TableWatch) -
                 connection.execute(text(drop_trigger_sql(trigger)))
             statements += create_trigger_statements(watch, item.wanted_mode, replaces=replaces)
     for statement in statements:
-        connection.execute(statement)
+        with _briefly():
+            connection.execute(statement)
+
+
+@contextmanager
+def _briefly() -> Iterator[None]:
+    """Have an error tell which function or trigger it is of, and not the function's whole text."""
+    try:
+        yield
+    except DBAPIError as error:
+        first, *more = (error.statement or "").split("\n", 1)
+        error.statement = f"{first} ..." if more else first
+        raise
 
 
 def _can_replace(connection: Connection, item: WatchStatus, trigger: InstalledTrigger) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 import psycopg
 import pytest
 from sqlalchemy import Column, Engine, Integer, MetaData, String, Table
+from sqlalchemy.exc import DBAPIError
 
 from sqlalchemy_watch import Watch, install, status, watch
 
@@ -61,8 +62,8 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "extra_columns: 'total' added; trigger_columns: 'total' removed; level: 'row', and it was 'statement'; "
         "delivery: 'notify', and it was 'durable'",
     ),
-    "type": ({"extra_columns": ("full_name",)}, {"extra_columns": ("full_name",), "type_": Integer},
-             "the function's body differs from the declaration"),
+    "type": ({"extra_columns": ("total", "full_name")}, {"extra_columns": ("total", "full_name"), "type_": Integer},
+             "the function's body differs from the declaration, at 'name'"),
 }  # fmt: skip
 
 
@@ -106,3 +107,17 @@ def test_the_reason_names_what_somebody_changed_of_a_trigger(
     assert reason in item.problems
     install(engine, table)
     assert [item.state for item in status(engine, table)] == ["installed"]
+
+
+def test_an_error_of_the_server_names_the_function_and_does_not_show_its_text(engine: Engine, client: Client) -> None:
+    client.execute("CREATE TABLE users (id int PRIMARY KEY, name text, total int)")
+    client.execute(
+        "CREATE FUNCTION refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$BEGIN RAISE EXCEPTION 'not now'; END$$"
+    )
+    client.execute("CREATE EVENT TRIGGER refuse ON ddl_command_start EXECUTE FUNCTION refuse()")
+    with pytest.raises(DBAPIError, match="not now") as caught:
+        install(engine, declare())
+    assert "[SQL: CREATE OR REPLACE FUNCTION watch_users_changed() RETURNS trigger LANGUAGE plpgsql ...]" in str(
+        caught.value
+    )
+    assert "DECLARE" not in str(caught.value)

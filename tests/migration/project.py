@@ -40,7 +40,10 @@ class Project:
     def use_models(self, source: str) -> None:
         """Write the models into a module of the project's own, for the real command line."""
         (self.path / "models.py").write_text(source)
-        self.edit_env('target_metadata = config.attributes["metadata"]', "from models import target_metadata")
+        text = self.env.read_text().replace(
+            'target_metadata = config.attributes["metadata"]', "from models import target_metadata"
+        )
+        self.env.write_text(text)
 
     @property
     def env(self) -> Path:

@@ -86,13 +86,62 @@ def test_entry_points_serve_every_way_alembic_has_loaded_them() -> None:
 def test_the_real_command_line_works_with_a_stock_env(project: Project, client: psycopg.Connection[Any]) -> None:
     project.use_models(MODELS)
     output = project.shell("revision", "--autogenerate", "-m", "users")
-    assert "[alembic.autogenerate.sqlalchemy_watch] Detected add watch 'users', signal 'inserted'" in output
+    assert "[alembic.autogenerate.sqlalchemy_watch] Detected added watch 'users', signal 'inserted'" in output
     project.shell("upgrade", "head")
     assert len(triggers_in(snapshot(client))) == 2
     assert "No new upgrade operations detected" in project.shell("check")
     client.execute("DROP TRIGGER watch_users_updated ON users")
     output = project.shell("check", ok=False)
     assert "('change_watch', 'users', 'updated', 'the function is there, but no trigger calls it')" in output
+
+
+CHANGED = """
+from sqlalchemy import String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy_watch import Watch, Watched
+
+class Base(DeclarativeBase):
+    pass
+
+class User(Watched, Base):
+    __tablename__ = "users"
+    __watch__ = {watches}
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String({length}))
+
+target_metadata = Base.metadata
+"""
+
+TOLD = """\
+Detected removed watch 'users', signal 'deleted': it is not declared any more
+Detected changed watch 'users', signal 'inserted': extra_columns: 'name' added
+Detected added watch 'users', signal 'named': there is no such trigger
+Detected stepping aside of watch 'users', signal 'updated': it names 'name', which changes
+"""
+
+
+def test_each_watch_is_told_of_in_one_line_with_its_reason_and_without_its_function(project: Project) -> None:
+    project.use_models(
+        CHANGED.format(length=20, watches='("inserted", "deleted", Watch("updated", extra_columns=["name"]))')
+    )
+    project.shell("revision", "--autogenerate", "-m", "users")
+    project.shell("upgrade", "head")
+    project.use_models(
+        CHANGED.format(
+            length=40,
+            watches='(Watch("inserted", extra_columns=["name"]), Watch("updated", extra_columns=["name"]),'
+            ' Watch("updated", label="named", trigger_columns=["name"]))',
+        )
+    )
+    checked = project.shell("check", ok=False)
+    assert "('change_watch', 'users', 'inserted', \"extra_columns: 'name' added\")" in checked
+    for output in (checked, project.shell("revision", "--autogenerate", "-m", "changed")):
+        lines = [
+            line.partition("] ")[2] for line in output.splitlines() if "[alembic.autogenerate.sqlalchemy_watch]" in line
+        ]
+        assert sorted(lines) == sorted(TOLD.splitlines())
+        assert "pg_catalog" not in output
+        assert "FUNCTION" not in output
 
 
 def without_the_library(path: Path) -> str:

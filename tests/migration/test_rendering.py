@@ -55,6 +55,11 @@ def test_postgresql_reads_the_same_without_percent_signs(cluster: Cluster, body:
         assert cursor.description[0].name == name
 
 
+def test_a_dollar_in_a_name_begins_no_literal(client: psycopg.Connection[Any]) -> None:
+    respelled = without_percent("SELECT '100%' AS a$$b, 'x' AS c$t$d, $t$50%$t$ AS e$t$")
+    assert client.execute(respelled.encode()).fetchone() == ("100%", "x", "50%")
+
+
 def operation() -> WatchOp:
     metadata = MetaData()
     table = Table("orders", metadata, Column("id", Integer, primary_key=True))
@@ -79,6 +84,17 @@ def test_a_migration_has_a_comment_for_each_watch_and_a_statement_in_each_litera
     )
     assert not any(line != line.rstrip() or "\t" in line or '"""' in line for line in source.splitlines())
     assert [s.split()[0] for s in statements] == ["CREATE", "REVOKE", "CREATE"]
+
+
+def test_no_operation_shows_the_functions_text() -> None:
+    added = operation()
+    added.reason = "what\never"
+    shown = repr(
+        (added.old, added.new, added.to_diff_tuple(), WatchOp("a\nb", "c", NOTHING, NOTHING, reason="d\n\x1be").message)
+    )
+    assert "watch_orders_large" in shown
+    assert "plpgsql" not in shown
+    assert "d \\\\x1be" in shown
 
 
 def test_reversing_swaps_the_states() -> None:
