@@ -11,9 +11,11 @@ from collections.abc import Iterable
 
 from ..declaring.conditions import STATEMENT_ALIASES
 from ..declaring.spec import TableWatch
-from ..functions.quoting import quote
 
 _LITERAL = re.compile(r"'(?:[^']|'')*'")
+
+#: A name that needs no quotes behind a row's, where a word of the grammar is a name like any other.
+_BARE = re.compile(r"[^\W\d][\w$]*")
 
 
 def virtual_problems(watch: TableWatch, columns: Iterable[str]) -> tuple[str, ...]:
@@ -49,5 +51,5 @@ def _is_in_condition(watch: TableWatch, column: str) -> bool:
     sql = _LITERAL.sub("''", watch.condition.row_sql if by_row else watch.condition.statement_sql)
     aliases = "|".join(("new", "old") if by_row else STATEMENT_ALIASES)
     always_quoted = '"' + column.replace('"', '""') + '"'
-    bare = rf"(?i:{re.escape(column)})|" if quote(column) == column else ""
+    bare = rf"(?i:{re.escape(column)})|" if _BARE.fullmatch(column) and column == column.lower() else ""
     return re.search(rf'(?<![\w."])(?i:{aliases})\.(?:{bare}{re.escape(always_quoted)})(?![\w$])', sql) is not None

@@ -7,11 +7,17 @@ from typing import Any, Final
 
 from sqlalchemy import Dialect
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql.base import PGCompiler
+from sqlalchemy.dialects.postgresql.base import PGCompiler, PGIdentifierPreparer
 from sqlalchemy.sql.compiler import IdentifierPreparer
 
 #: A literal that says how its backslashes are meant, or one that does not. The first kind is left as it is.
 _LITERAL = re.compile(r"\b[eE]'(?:[^'\\]|\\.|'')*'|'(?P<plain>(?:[^']|'')*)'", re.DOTALL)
+
+#: PL/pgSQL's reserved words: `NEW.begin` is none of its expressions, and `loop` ends one. Some are SQL's as well.
+PLPGSQL_WORDS: Final = frozenset({
+    "all", "begin", "by", "case", "declare", "else", "end", "execute", "for", "foreach", "from", "if", "in", "into",
+    "loop", "not", "null", "or", "strict", "then", "to", "using", "when", "while",
+})  # fmt: skip
 
 
 def escape_backslashes(sql: str) -> str:
@@ -27,7 +33,20 @@ def _escaped(literal: re.Match[str]) -> str:
     return f"E'{doubled}'"
 
 
-class _Compiler(PGCompiler):
+class _Preparer(PGIdentifierPreparer):
+    """Quotes what SQL or PL/pgSQL would take for a word of its own."""
+
+    reserved_words = PGIdentifierPreparer.reserved_words | PLPGSQL_WORDS
+    legal_characters = re.compile(r"[a-z0-9_]+\Z", re.IGNORECASE)  # dollar signs would look like a literal's quotes
+
+    def quote(self, ident: str) -> str:
+        # Column(quote=False) is for the statements of SQL.
+        if getattr(ident, "quote", None) is False and ident.lower() in PLPGSQL_WORDS:
+            return self.quote_identifier(ident.lower())
+        return super().quote(ident)
+
+
+class Compiler(PGCompiler):
     """Writes literals that are the same under either setting of standard_conforming_strings."""
 
     def render_literal_value(self, value: Any, type_: Any) -> str:
@@ -36,14 +55,21 @@ class _Compiler(PGCompiler):
         return escape_backslashes(rendered)
 
 
-def _make_dialect() -> Dialect:
-    # Named parameters leave percent signs alone.
-    dialect: Dialect = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-    dialect.statement_compiler = _Compiler
-    return dialect
+_SQLALCHEMYS: Any = postgresql.dialect
 
 
-POSTGRESQL: Final[Dialect] = _make_dialect()
+class PostgreSQL(_SQLALCHEMYS):  # type: ignore[misc]
+    """SQLAlchemy's, with names and literals that mean the same wherever the text is run."""
+
+    preparer = _Preparer
+    statement_compiler = Compiler
+    supports_statement_cache = True
+
+    def __init__(self) -> None:
+        super().__init__(paramstyle="named")  # which leaves percent signs alone
+
+
+POSTGRESQL: Final[Dialect] = PostgreSQL()
 
 #: Quotes identifiers where PostgreSQL needs it.
 PREPARER: Final[IdentifierPreparer] = POSTGRESQL.identifier_preparer

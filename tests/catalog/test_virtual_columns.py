@@ -18,6 +18,8 @@ from sqlalchemy import Engine, event
 from sqlalchemy.orm import Mapped, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, install, status
+from sqlalchemy_watch.catalog.virtual import virtual_problems
+from sqlalchemy_watch.declaring.spec import Condition, TableWatch
 
 pytestmark = pytest.mark.server
 
@@ -113,6 +115,19 @@ def test_a_watch_that_does_not_need_the_column_has_no_problem(engine: Engine, cl
     make_virtual(client)
     assert {item.problems for item in status(engine, Base)} == {()}
     install(engine, Base)
+
+
+@pytest.mark.parametrize(
+    ("sql", "needs"),
+    [
+        ("(r.begin OPERATOR(pg_catalog.=) 1)", True), ('R."begin" = 1', True), ("r.BEGIN = 1", True),
+        ("r.begins = 1", False),
+        ("x.begin = 1", False), ("r.total = 'r.begin'", False), ("""r.total = ANY ('{"r.begin"}')""", False),
+    ],
+)  # fmt: skip
+def test_a_column_called_like_a_word_is_found_in_a_condition(sql: str, needs: bool) -> None:
+    watch = TableWatch(None, "t", "x", "inserted", (), condition=Condition(sql, sql, False))
+    assert bool(virtual_problems(watch, ["begin"])) == needs
 
 
 def test_install_refuses_a_watch_that_needs_the_column(engine: Engine, client: Client, Base: Any) -> None:

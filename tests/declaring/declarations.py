@@ -16,11 +16,12 @@ from sqlalchemy_watch import Watch, Watched, WatchSignals, watch
 
 OPERATIONS = ("inserted", "updated", "deleted", "truncated")
 
-#: Names that need quotes, are cut, or mean something else in a function. PL/pgSQL's own keywords are not among them.
+#: Names that need quotes, are cut, or mean something else in a function.
 NAMES = [
     "a", "r", "o", "w", "p", "j", "k0", "new", "old", "watch", "watch_new", "watch_rows", "tg_op", "order", "user",
     "select", "table", "Mixed Case", "größe", "名前", 'quo"ted', "it's", "per%cent", "co:lon", "back\\slash", "do.t",
     "$1", "x" * 63, "é" * 31, "E'", "--", "/*", "[]", " ", "values", "row", "type", "count", "text", "w.j",
+    "begin", "by", "if", "loop", "strict",
 ]  # fmt: skip
 
 TEXTS = ("", "a", "b", "it's", "é%", "\\x", 'q"q', "NULL", "$watch$")
