@@ -177,5 +177,7 @@ def test_a_writer_without_the_right_to_emit_is_not_heard_and_told_so(
     assert client.execute("SELECT count(*) FROM salaries").fetchone() == (100,)
     assert len(warnings) == 2
     assert all("permission denied for function pg_logical_emit_message" in warning for warning in warnings)
-    (problem,) = {problem for item in status(roles.engine("shop_owner"), Base) for problem in item.problems}
+    owner = roles.engine("shop_owner")
+    (problem,) = {problem for item in status(owner, Base) for problem in item.problems}
+    owner.dispose()
     assert f"{roles.name('stranger')!r} may write to it, and not execute pg_logical_emit_message" in problem
