@@ -128,8 +128,8 @@ def _truncated(watch: TableWatch) -> dict[str, Part]:
 def _row_level(watch: TableWatch) -> dict[str, Part]:
     condition = expressions.condition(watch)
     checks = [*expressions.root_check(watch), *_return_if([f"{condition} IS NOT TRUE"] if condition else [])]
-    row, has_key = ", ".join(expressions.row_arguments(watch)), fitting.needs_key(watch)
-    key = ", ".join(expressions.key_arguments(watch))
+    row, has_key = expressions.row_arguments(watch), fitting.needs_key(watch)
+    key = expressions.key_arguments(watch)
     all_rows = fill(
         """\
 {checks}

@@ -106,20 +106,32 @@ def _differs_in_value(column: CarriedColumn, row: str, old: str) -> str:
 Encode = Callable[[CarriedColumn, str], str]
 
 
-def row_arguments(watch: TableWatch) -> list[str]:
+#: Arguments of one call: PostgreSQL allows 100, and a payload has some beside the row's.
+_MOST_ARGUMENTS: Final = 80
+
+
+def row_arguments(watch: TableWatch) -> str:
     """Return the values of a row as JSON, with commas between them, as arguments of concat()."""
-    return _row(watch, values.argument)
+    return _as_arguments(_row(watch, values.argument))
 
 
-def key_arguments(watch: TableWatch) -> list[str]:
+def key_arguments(watch: TableWatch) -> str:
     """Return the values that are told of a row that does not fit, as arguments of concat()."""
     row, _ = row_names(watch)
-    return _with_commas([values.argument(column, column_sql(watch, column, row)) for column in watch.always])
+    key = [values.argument(column, column_sql(watch, column, row)) for column in watch.always]
+    return _as_arguments(_with_commas(key))
+
+
+def _as_arguments(parts: list[str]) -> str:
+    if len(parts) <= _MOST_ARGUMENTS:
+        return ", ".join(parts)
+    first, others = parts[:_MOST_ARGUMENTS], parts[_MOST_ARGUMENTS:]
+    return f"pg_catalog.concat({', '.join(first)}), pg_catalog.concat({_as_arguments(others)})"
 
 
 def one_row(watch: TableWatch) -> str:
     """Return the values of the only row of a statement as one text; NULL where it is not told of."""
-    return _if_told(watch, f"pg_catalog.concat({', '.join(row_arguments(watch))})")
+    return _if_told(watch, f"pg_catalog.concat({row_arguments(watch)})")
 
 
 def each_row(watch: TableWatch) -> str:

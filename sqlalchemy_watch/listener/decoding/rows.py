@@ -80,9 +80,13 @@ class RowLayout:
         self._shortest = max((indexes[name] + 1 for name in carried[:always]), default=0)
         #: A column that an earlier trigger did not carry yet is missing, as one that was left out is.
         self._extras = _INCOMPLETE if len(known) < len(carried) else None
+        #: Where previous values are told of, a row without any did not fit.
+        self._alone = _INCOMPLETE if old else self._extras
         self._old = [(index, columns[name]) for index, name in enumerate(old) if name in columns]
         self._old_width = len(old)
         self._old_attributes = [column.attribute for _, column in self._old]
+        #: True where a discriminator of the hierarchy's root is carried, which no update of this table changes.
+        self._constant = bool(old) and any(name not in old for name in carried[:always])
         self.attributes: tuple[str, ...] = tuple(column.attribute for _, column in self._columns)
         #: The types of a row all of whose values are taken as they are; None where some are to be decoded.
         plain = known == names and all(column.decode is None for _, column in self._columns)
@@ -123,12 +127,13 @@ class RowLayout:
     def _decode_single(self, row: Any) -> Row:
         """Decode the one row of a payload: for a single one, column by column would take longer."""
         if type(row) is list and len(row) == self._width:
-            return self._decode_values(row), self._extras
+            return self._decode_values(row), self._alone
         if self._shape(row) != "paired":
             raise PayloadError("it is no whole row")
         before = self._width + 1
         values = [column.decode_one(row[before + index]) for index, column in self._old]
-        return self._decode_values(row), self._paired(row[self._width], values)
+        whole = self._decode_values(row)
+        return whole, self._paired(whole, row[self._width], values)
 
     def _decode_values(self, row: list[Any]) -> tuple[Any, ...]:
         if list(map(type, row)) == self._plain_types:
@@ -154,7 +159,7 @@ class RowLayout:
         values = [column.decode_all(by_column[index]) for index, column in self._columns]
         whole = zip(*values, strict=True) if values else repeat((), len(rows))
         if shape == "whole":
-            return zip(whole, repeat(self._extras), strict=False)
+            return zip(whole, repeat(self._alone), strict=False)
         return self._decode_paired(whole, by_column[self._width :], len(rows))
 
     def _decode_partial(self, rows: list[list[Any]]) -> Iterator[Row]:
@@ -169,13 +174,15 @@ class RowLayout:
         masks, by_column = previous[0], previous[1:]
         olds = list(zip(*(column.decode_all(by_column[index]) for index, column in self._old), strict=True))
         for row, mask, values in zip(whole, masks, olds or [()] * count, strict=True):
-            yield row, self._paired(mask, values)
+            yield row, self._paired(row, mask, values)
 
-    def _paired(self, mask: Any, values: Iterable[Any]) -> Extras:
+    def _paired(self, row: tuple[Any, ...], mask: Any, values: Iterable[Any]) -> Extras:
         """Return the previous values of a row, and the names of those that changed."""
         if type(mask) is not str or len(mask) != self._old_width:
             raise PayloadError("a mask of changes does not fit")
         old = Values(zip(self._old_attributes, values, strict=True))
+        if self._constant:
+            old = Values({**dict(zip(self.attributes[: self._always], row, strict=False)), **old})
         changed = frozenset([column.attribute for index, column in self._old if mask[index] == "1"])
         return Extras(old, changed, self._extras is not None)
 

@@ -1,0 +1,95 @@
+CREATE OR REPLACE FUNCTION watch_lines_noted() RETURNS trigger LANGUAGE plpgsql
+AS $watch$
+-- sqlalchemy_watch 1 {"application": "", "schema": null, "table": "lines", "label": "noted", "carries": ["order", "number"], "fires_on": ["note"], "old": true, "level": "row"}
+#variable_conflict use_column
+-- {"order": "integer", "number": "smallint", "note": "text"}
+<<watch>>
+DECLARE
+  watch_head pg_catalog.text;
+  watch_single pg_catalog.text;
+  watch_rows pg_catalog.text;
+  watch_seen bigint;
+  watch_room integer;
+  watch_longest integer;
+  watch_piece record;
+  watch_resync pg_catalog.text;
+BEGIN
+  BEGIN
+    watch_single := CASE
+      WHEN pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN NULL
+      WHEN (((NEW."order" IS DISTINCT FROM OLD."order" OR NEW.number IS DISTINCT FROM OLD.number) OR NEW.note IS DISTINCT FROM OLD.note)) IS NOT TRUE THEN NULL
+      WHEN pg_catalog.octet_length(pg_catalog.current_setting('sqlalchemy_watch.context', true)) > 332 THEN ''
+      ELSE pg_catalog.concat(
+        '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["note"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
+        ',"txid":', pg_catalog.pg_current_xact_id(),
+        ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
+        ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
+        ',"context":', coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null'), ',"rows":[',
+        '[', coalesce(pg_catalog.int8up(NEW."order")::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.int8up(NEW.number)::pg_catalog.text, 'null') || CASE WHEN (NEW."order" IS DISTINCT FROM OLD."order" OR NEW.number IS DISTINCT FROM OLD.number) THEN '' ELSE ',"' || (NEW.note IS DISTINCT FROM OLD.note)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(OLD.note::pg_catalog.text)::pg_catalog.text, 'null') END, ']]}')
+    END;
+  EXCEPTION WHEN OTHERS THEN
+    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
+      RETURN NULL;
+    END IF;
+    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of lines/noted could not be described: ', SQLERRM),
+      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+    watch_head := pg_catalog.concat(
+      '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["note"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
+      ',"txid":', pg_catalog.pg_current_xact_id(),
+      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
+      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
+      ',"context":', 'null', ',"rows":[');
+    watch_resync := 'the trigger function could not build the notification';
+    PERFORM pg_catalog.pg_notify('watch_lines_noted', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
+    RETURN NULL;
+  END;
+  IF pg_catalog.textne(watch_single, '') AND pg_catalog.int4le(pg_catalog.octet_length(watch_single), 7999) THEN
+    watch_rows := pg_catalog.pg_notify('watch_lines_noted', watch_single)::pg_catalog.text;
+    RETURN NULL;
+  END IF;
+  IF watch_single IS NULL THEN
+    RETURN NULL;
+  END IF;
+  BEGIN
+    watch_head := pg_catalog.concat(
+      '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["note"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
+      ',"txid":', pg_catalog.pg_current_xact_id(),
+      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
+      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
+      ',"context":', CASE WHEN pg_catalog.octet_length(coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null')::pg_catalog.text) > 2000 THEN 'null' ELSE coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null') END, ',"rows":[');
+    watch_room := 7997 - pg_catalog.octet_length(watch_head);
+    watch_rows := '[' || coalesce(pg_catalog.int8up(NEW."order")::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.int8up(NEW.number)::pg_catalog.text, 'null') || CASE WHEN (NEW."order" IS DISTINCT FROM OLD."order" OR NEW.number IS DISTINCT FROM OLD.number) THEN '' ELSE ',"' || (NEW.note IS DISTINCT FROM OLD.note)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(OLD.note::pg_catalog.text)::pg_catalog.text, 'null') END || ']';
+    IF pg_catalog.octet_length(watch_rows) > watch_room THEN
+      watch_rows := '{"partial":[' || coalesce(pg_catalog.int8up(NEW."order")::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.int8up(NEW.number)::pg_catalog.text, 'null') || ']}';
+      IF pg_catalog.octet_length(watch_rows) > watch_room THEN
+        watch_rows := NULL;
+        watch_resync := 'a row does not fit into a notification';
+      END IF;
+    END IF;
+  EXCEPTION WHEN OTHERS THEN
+    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
+      RETURN NULL;
+    END IF;
+    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of lines/noted could not be described: ', SQLERRM),
+      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+    watch_head := pg_catalog.concat(
+      '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["note"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
+      ',"txid":', pg_catalog.pg_current_xact_id(),
+      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
+      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
+      ',"context":', 'null', ',"rows":[');
+    watch_resync := 'the trigger function could not build the notification';
+    PERFORM pg_catalog.pg_notify('watch_lines_noted', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
+    RETURN NULL;
+  END;
+  IF watch_rows IS NOT NULL THEN
+    PERFORM pg_catalog.pg_notify('watch_lines_noted', pg_catalog.concat(watch_head, watch_rows, ']}'));
+  END IF;
+  IF watch_resync IS NOT NULL THEN
+    PERFORM pg_catalog.pg_notify('watch_lines_noted', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
+  END IF;
+  RETURN NULL;
+END
+$watch$;
+
+CREATE TRIGGER watch_lines_noted AFTER UPDATE ON lines FOR EACH ROW EXECUTE FUNCTION watch_lines_noted();
