@@ -7,6 +7,9 @@ ordering     sets get an order
 naming       names of triggers, functions and channels
 dialect      the PostgreSQL dialect that text is written in
 conditions   `when` as SQL
+operators    SQLAlchemy's operators as PostgreSQL's own, each with its schema
+own_types    which types are PostgreSQL's own
+parentheses  which SQL text can be an operand as it is
 truth        Python's `and` and `or` in it are refused
 hierarchy    mapped inheritance
 targets      from bases, MetaData and models to their tables

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Column, and_, literal_column
+from sqlalchemy import Column, Dialect, and_, literal_column
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import QueryableAttribute
 from sqlalchemy.sql import visitors
-from sqlalchemy.sql.elements import BindParameter, ColumnElement
+from sqlalchemy.sql.elements import BindParameter, ColumnElement, OperatorExpression
 from sqlalchemy.sql.selectable import SelectBase
 from sqlalchemy.types import NullType, UserDefinedType
 
 from ..errors import ConfigurationError
 from .dialect import POSTGRESQL, PREPARER
+from .operators import QUALIFIED
 from .ordering import in_order
+from .own_types import UnknownType
+from .parentheses import disclosed
 from .references import refuse_tables
 from .spec import Condition
 from .truth import refusing_truth
@@ -67,7 +70,8 @@ class _Row:
             raise ConfigurationError(f"{self._owner}: when uses {attribute!r}: {VIRTUAL_RULE}")
         self._used.add(attribute)
         # Not a column of a table: a subquery would list that in its own FROM.
-        return literal_column(f"{self._alias}.{PREPARER.quote(column.name)}", column.type)
+        type_ = UnknownType() if isinstance(column.type, NullType) else column.type
+        return literal_column(f"{self._alias}.{PREPARER.quote(column.name)}", type_)
 
 
 def compile_condition(
@@ -134,18 +138,22 @@ def _evaluate(owner: str, when: Callable[[Any, Any], Any], old: _Row, new: _Row)
 
 
 def _render(owner: str, clause: Any) -> str:
+    sql = _sql(owner, clause, QUALIFIED)
+    if not _may_be_boolean(clause):
+        raise ConfigurationError(
+            f"{owner}: when returned {_sql(owner, clause, POSTGRESQL)}, which is no condition, true or false: compare "
+            f"it with something, or use exists() around a select()"
+        )
+    return disclosed(sql) if isinstance(clause, OperatorExpression) else sql
+
+
+def _sql(owner: str, clause: Any, dialect: Dialect) -> str:
     try:
-        sql = str(in_order(clause).compile(dialect=POSTGRESQL, compile_kwargs={"literal_binds": True}))
+        return str(in_order(clause).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
     except (SQLAlchemyError, NotImplementedError) as error:
         raise ConfigurationError(
             f"{owner}: when can't be rendered with its values ({error}): write them as text('...') or literal_column()"
         ) from error
-    if not _may_be_boolean(clause):
-        raise ConfigurationError(
-            f"{owner}: when returned {sql}, which is no condition, true or false: compare it with something, "
-            f"or use exists() around a select()"
-        )
-    return sql
 
 
 def _may_be_boolean(clause: Any) -> bool:

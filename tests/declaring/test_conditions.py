@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from conftest import Recorder
 from postgres import Cluster
 from sqlalchemy import Engine, ForeignKey, exists, func, select, text
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.hybrid import hybrid_property
 from sqlalchemy.orm import DeclarativeBase, Mapped, aliased, column_property, mapped_column, relationship
@@ -131,7 +132,11 @@ WRONG: dict[str, tuple[str, Make, str]] = {
     "syntax": ("deleted", lambda m, o, n: text("r.sum >"), "syntax error at or near"),
     "function": ("inserted", lambda m, o, n: func.is_due(n.total), "function is_due(integer) does not exist"),
     "type": ("inserted", lambda m, o, n: func.lower("x"), "argument of WHERE must be type boolean, not type text"),
-    "operator": ("inserted", lambda m, o, n: n.total == text("'1'::text"), "operator does not exist: integer = text"),
+    "operator": (
+        "inserted",
+        lambda m, o, n: n.total == text("'1'::text"),
+        "operator does not exist: integer pg_catalog.= text",
+    ),
     "literal": ("inserted", lambda m, o, n: text("r.sum > 'x'"), "invalid input syntax for type integer"),
     "cast": ("inserted", lambda m, o, n: text("r.sum::nothing"), 'type "nothing" does not exist'),
     "relation": ("inserted", lambda m, o, n: text("EXISTS (SELECT FROM nowhere)"), '"nowhere" does not exist'),
@@ -172,6 +177,8 @@ def test_what_the_function_can_make_sense_of_passes(
     row = "r" if level == "statement" else "new"
     conditions = {
         "percent": lambda old, new: func.to_char(new.total, "9%") + "\\" != "'%s :x $watch$",
+        "modulo": lambda old, new: new.total % 2 == 0,
+        "key": lambda old, new: sa.cast(sa.literal("{}", sa.Text()), JSONB).has_key("a"),
         "trigger": lambda old, new: text(f"TG_OP = 'INSERT' AND {row}.sum > tg_argv[0]::int"),
         "whole_row": lambda old, new: text(f"pg_catalog.to_json({row}) IS NOT NULL AND {row} IS NOT NULL"),
         "later_table": lambda old, new: exists().where(models.Line.order_id == new.id),

@@ -1,17 +1,22 @@
-"""No query of the library's own calls an operator or a function that a stranger made in a schema of the search path."""
+"""Neither the library's own queries nor conditions call what a stranger made in a schema of the search path."""
 
 from __future__ import annotations
 
+import datetime
+from decimal import Decimal
 from typing import Any
 
 import psycopg
 import pytest
+import sqlalchemy as sa
 from conftest import Recorder
 from postgres import VERSION
 from sqlalchemy import Engine
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from support import resync_reasons
 
-from sqlalchemy_watch import Listener, Watched, context, install, muted, status, uninstall
+from sqlalchemy_watch import Listener, Watch, Watched, context, install, muted, status, uninstall
 from sqlalchemy_watch.listener.dispatch import dead_letters
 from sqlalchemy_watch.wire import DURABLE_SINCE
 
@@ -109,3 +114,53 @@ def test_nothing_that_a_stranger_made_is_called_by_a_durable_listener(
         trapped.execute(
             "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [group]
         )
+
+
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_a_condition_calls_no_operator_of_a_stranger(
+    engine: Engine, Base: type[DeclarativeBase], client: psycopg.Connection[Any], recorder: Recorder, level: Any
+) -> None:
+    conditions: dict[str, Any] = {
+        "large": lambda old, new: new.total.between(100, 200),
+        "dear": lambda old, new: new.total.in_([150, 151.5]) & (new.total / 2 > 1),
+        "sent": lambda old, new: new.day.is_distinct_from(datetime.date(2020, 1, 1)) & (new.day + 1 > new.day),
+        "named": lambda old, new: new.name.startswith("a") | ~new.name.icontains("x"),
+        "kept": lambda old, new: (new.data["a"].astext == "1") & new.data.contains(new.data) & new.data["b"].is_(None),
+        "paid": lambda old, new: sa.case({100: "x"}, value=new.total, else_="y") == "y",
+    }
+
+    class Order(Watched, Base):
+        __tablename__ = "orders"
+        __watch__ = tuple(Watch("inserted", label=label, when=when, level=level) for label, when in conditions.items())
+        id: Mapped[int] = mapped_column(primary_key=True)
+        total: Mapped[Decimal]
+        day: Mapped[datetime.date]
+        name: Mapped[str]
+        data: Mapped[Any] = mapped_column(JSONB)
+
+    Order.watch.connect(recorder)
+    Base.metadata.create_all(engine)
+    client.execute(
+        """DO $do$ DECLARE operator record; BEGIN
+        CREATE SCHEMA traps;
+        FOR operator IN SELECT *, row_number() OVER () AS number FROM pg_operator
+          WHERE oprleft = ANY ('{numeric, date, jsonb}'::regtype[]) OR oprname ~ '~~|@'
+        LOOP
+          EXECUTE format('CREATE FUNCTION traps.f%s(%s) RETURNS bool LANGUAGE plpgsql AS %L', operator.number,
+            concat_ws(', ', nullif(operator.oprleft, 0)::regtype, operator.oprright::regtype),
+            'BEGIN RAISE EXCEPTION ''hijacked''; END');
+          EXECUTE format('CREATE OPERATOR traps.%s (%s)', operator.oprname, concat_ws(', ', 'FUNCTION = traps.f'
+            || operator.number, 'LEFTARG = ' || nullif(operator.oprleft, 0)::regtype,
+            'RIGHTARG = ' || operator.oprright::regtype));
+        END LOOP;
+        END $do$"""
+    )
+    with Listener(engine, Base) as listener:
+        reasons = resync_reasons(listener)
+        client.execute("SET search_path = traps, pg_catalog, public")
+        with pytest.raises(psycopg.Error, match="hijacked"):
+            client.execute("SELECT 1.0 = 1.0")
+        client.execute("""INSERT INTO orders VALUES (1, 150, '2021-01-01', 'abc', '{"a": 1}')""")
+        listener.catch_up()
+    assert reasons == []
+    assert sorted(recorder.heard()) == sorted((label, (1,)) for label in conditions)
