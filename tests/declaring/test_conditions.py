@@ -9,8 +9,9 @@ import psycopg
 import pytest
 import sqlalchemy as sa
 from conftest import Recorder
-from postgres import Cluster
+from postgres import Cluster, needs
 from sqlalchemy import Engine, ForeignKey, exists, func, select, text
+from sqlalchemy.dialects.postgresql import CITEXT as CITEXT_TYPE
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.hybrid import hybrid_property
@@ -261,3 +262,46 @@ def test_pythons_own_words_between_comparisons_are_refused(Base: type[Declarativ
             __watch__ = (Watch("updated", label="renamed", when=when),)
             id: Mapped[int] = mapped_column(primary_key=True)
             name: Mapped[str]
+
+
+#: The heart of the extension citext, which not every server has.
+CITEXT = """
+CREATE TYPE citext;
+CREATE FUNCTION citextin(cstring) RETURNS citext LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+CREATE FUNCTION citextout(citext) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+CREATE TYPE citext (INPUT = citextin, OUTPUT = citextout, LIKE = text, CATEGORY = 'S');
+CREATE CAST (citext AS text) WITHOUT FUNCTION AS IMPLICIT;
+CREATE FUNCTION citext_eq(citext, citext) RETURNS bool IMMUTABLE RETURN lower($1::text) = lower($2::text);
+CREATE FUNCTION citext_ne(citext, citext) RETURNS bool IMMUTABLE RETURN lower($1::text) <> lower($2::text);
+CREATE OPERATOR = (LEFTARG = citext, RIGHTARG = citext, FUNCTION = citext_eq);
+CREATE OPERATOR <> (LEFTARG = citext, RIGHTARG = citext, FUNCTION = citext_ne);
+"""
+
+
+@needs(14, "functions with a body of SQL")
+@pytest.mark.parametrize("level", ["statement", "row"])
+def test_operators_on_the_types_of_an_extension_are_the_extensions(
+    engine: Engine, client: psycopg.Connection[Any], Base: type[DeclarativeBase], recorder: Recorder, level: Any
+) -> None:
+    class User(Watched, Base):
+        __tablename__ = "users"
+        __watch__ = (
+            Watch("inserted", label="equal", level=level, when=lambda old, new: new.email == "A@b"),
+            Watch("inserted", label="among", level=level, when=lambda old, new: new.email.in_(["a@B", "x"])),
+            Watch("inserted", label="other", level=level, when=lambda old, new: new.email != "A@B"),
+            Watch("inserted", label="row", level=level,
+                  when=lambda old, new: sa.tuple_(new.id, new.email).in_([(1, "A@B"), (2, "x")])),
+            Watch("inserted", label="text", level=level, when=lambda old, new: sa.cast(new.email, sa.Text) == "A@B"),
+            Watch("inserted", label="named", level=level,
+                  when=lambda old, new: new.email.bool_op("OPERATOR(public.=)")(text("'A@B'"))),
+        )  # fmt: skip
+        id: Mapped[int] = mapped_column(primary_key=True)
+        email: Mapped[str] = mapped_column(CITEXT_TYPE)
+
+    client.execute(CITEXT)
+    Base.metadata.create_all(engine)
+    User.watch.connect(recorder)
+    with Listener(engine, Base) as listener:
+        client.execute("INSERT INTO users VALUES (1, 'a@b')")
+        listener.catch_up()
+    assert {label for label, _ in recorder.heard()} == {"equal", "among", "row", "named"}
