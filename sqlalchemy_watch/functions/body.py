@@ -183,6 +183,7 @@ ELSE
   FOR {target} IN
     {rows_by_payload}
   LOOP
+    {set_row}
     {send}
   END LOOP;
   RETURN NULL;
@@ -193,13 +194,15 @@ END IF;""",
         few=expressions.source(watch, SMALL + 1),
         small=str(SMALL),
         made=fitting.WHOLE,
-        target="watch_rows, watch_key" if has_key else "watch_rows",
+        target="watch_next" if has_key else "watch_rows",
         rows_by_payload=fitting.rows_by_payload(watch),
+        set_row=["watch_rows := watch_next.j;", "watch_key := watch_next.k;"] if has_key else "",
         send=fitting.send_rows(watch),
     )
+    variables = [*_variables(*_TEXTS, *(["key"] if has_key else [])), "watch_room integer;", "watch_seen bigint;"]
     return {
         "types": "",
-        "variables": [*_variables(*_TEXTS, *(["key"] if has_key else [])), "watch_room integer;", "watch_seen bigint;"],
+        "variables": [*variables, "watch_next pg_catalog.record;"] if has_key else variables,
         "read_row": read_row,
         "payload": _payload(watch, "',\"rows\":[[', watch_rows, ']]'"),
         "no_row": "WHEN no_data_found THEN RETURN NULL;",

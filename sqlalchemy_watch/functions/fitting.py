@@ -103,7 +103,7 @@ def rows_by_payload(watch: TableWatch) -> list[str]:
         key = f"CASE WHEN {long} THEN pg_catalog.concat({key_values}) END AS k,"
     return fill(
         """\
-SELECT pg_catalog.string_agg(q.j, '],['){min_key}
+SELECT pg_catalog.string_agg(q.j, '],['){as_j}{min_key}
 FROM (SELECT p.j,
     {key}
     {apart}
@@ -111,7 +111,8 @@ FROM (SELECT p.j,
       OPERATOR(pg_catalog./) {room} AS part
   FROM (SELECT {row} AS j{keys} {source} OFFSET 0) AS p{only_told}) AS q
 GROUP BY {group} ORDER BY {group}{in_order}""",
-        min_key=", pg_catalog.min(q.k)" if key else "",
+        as_j=" AS j" if key else "",
+        min_key=", pg_catalog.min(q.k) AS k" if key else "",
         key=key,
         apart=f"{long} AS apart," if long else "",
         size=size,

@@ -32,6 +32,8 @@ COLUMNS: dict[str, Column[Any]] = {
     name: Column(name, kind)
     for name, kind in (("a", sa.Integer), ("b", sa.Integer), ("s", sa.Text), ("t", sa.DateTime), ("f", sa.Boolean))
 }
+#: They have a table: conditions with a subquery are looked at beside it.
+CASES = sa.Table("cases", sa.MetaData(), *COLUMNS.values())
 
 ID, PART, NOTE = (
     CarriedColumn("id", "id", sa.Integer(), is_primary=True),

@@ -175,7 +175,7 @@ def test_functions_that_are_alike_stand_once_and_say_what_they_said(condition: s
     operations = watched(*HOSTILE, condition=condition)
     body = body_of([WatchOps(operations)])
     assert executed(body) == statements(operations)
-    assert lines_of(body) < lines_of(body_of(operations)) / 2
+    assert lines_of(body) < lines_of(body_of(operations)) * 2 / 3
     assert executed(body_of([WatchOps(operations).reverse()])) == statements(o.reverse() for o in reversed(operations))
 
 
