@@ -21,7 +21,7 @@ from support import created_database
 
 from sqlalchemy_watch import Watch, Watched, watch
 
-from .kinds import LEVELS, ODD_TEXT, Kind
+from .kinds_of_tables import LEVELS, ODD_TEXT, Kind
 from .twins import Twins, warnings_of
 
 Client = psycopg.Connection[Any]

@@ -23,7 +23,7 @@ from sqlalchemy_watch.functions.body import function_body
 from sqlalchemy_watch.functions.quoting import quote
 
 from .hostile import hostile_calls, make_hostile
-from .kinds import BRIEF, LEVELS, Kind, declare_kinds
+from .kinds_of_tables import BRIEF, LEVELS, Kind, declare_kinds
 from .twins import Twins, warnings_of
 
 pytestmark = pytest.mark.server

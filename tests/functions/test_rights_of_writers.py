@@ -15,7 +15,7 @@ from support import created_database
 from sqlalchemy_watch.declaring.targets import watches_of
 from sqlalchemy_watch.functions.body import function_body
 
-from .kinds import BRIEF, LEVELS, declare_kinds
+from .kinds_of_tables import BRIEF, LEVELS, declare_kinds
 from .twins import LOG, RESYNC, Twins, warnings_of
 
 pytestmark = pytest.mark.server

@@ -2,135 +2,79 @@ CREATE OR REPLACE FUNCTION watch_orders_inserted() RETURNS trigger LANGUAGE plpg
 AS $watch$
 -- sqlalchemy_watch 1 {"application": "", "schema": null, "table": "orders", "label": "inserted", "carries": ["id", "customer_id", "placed_at"]}
 #variable_conflict use_column
-<<watch>>
 DECLARE
+  watch_payload pg_catalog.text;
   watch_head pg_catalog.text;
-  watch_single pg_catalog.text;
+  watch_context pg_catalog.text;
   watch_rows pg_catalog.text;
-  watch_seen bigint;
   watch_room integer;
-  watch_longest integer;
-  watch_piece record;
-  watch_resync pg_catalog.text;
+  watch_seen bigint;
 BEGIN
   BEGIN
-    SELECT CASE
-      WHEN pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN NULL
-      WHEN EXISTS (SELECT FROM watch_new OFFSET 1) OR pg_catalog.octet_length(pg_catalog.current_setting('sqlalchemy_watch.context', true)) > 332 THEN ''
-      ELSE pg_catalog.concat(
-        '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"],"schema":', pg_catalog.to_json(watch_orders_inserted.tg_table_schema::pg_catalog.text),
-        ',"txid":', pg_catalog.pg_current_xact_id(),
-        ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-        ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-        ',"context":', coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null'), ',"rows":[',
-        '[', coalesce(pg_catalog.int8up(r.id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.int8up(r.customer_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null'), ']]}')
-    END
-    INTO watch_single
-    FROM watch_new AS r
-    LIMIT 1;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of orders/inserted could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
+    IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
+    SELECT pg_catalog.concat(coalesce(r.id, NULL::integer), ',', coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null'), ',', coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at)), 'null')) INTO STRICT watch_rows
+    FROM watch_new AS r;
+    watch_payload := pg_catalog.concat(
+      '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"],"oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
-  END;
-  IF pg_catalog.textne(watch_single, '') AND pg_catalog.int4le(pg_catalog.octet_length(watch_single), 7999) THEN
-    watch_rows := pg_catalog.pg_notify('watch_orders_inserted', watch_single)::pg_catalog.text;
-    RETURN NULL;
-  END IF;
-  IF watch_single IS NULL THEN
-    RETURN NULL;
-  END IF;
-  BEGIN
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', CASE WHEN pg_catalog.octet_length(coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null')::pg_catalog.text) > 2000 THEN 'null' ELSE coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null') END, ',"rows":[');
-    watch_room := 7997 - pg_catalog.octet_length(watch_head);
-    SELECT pg_catalog.string_agg(w.j, '],['), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
-      SELECT coalesce(pg_catalog.int8up(r.id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.int8up(r.customer_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null') AS j
-      FROM (SELECT * FROM watch_new LIMIT 51) AS r
-    ) AS w;
-    IF watch_seen <= 50 THEN
-      watch_longest := pg_catalog.octet_length(watch_rows) + 2;
-      watch_rows := '[' || watch_rows || ']';
-    ELSE
-      watch_seen := greatest(2400 * watch_seen / coalesce(pg_catalog.octet_length(watch_rows), 2000), 1);
-      watch_rows := NULL;
-      FOR watch_piece IN
-        SELECT '[' || pg_catalog.string_agg(p.j, '],[') || ']' AS j,
-          pg_catalog.max(pg_catalog.octet_length(pg_catalog.string_agg(p.j, '],[')) + 2) OVER () AS longest
-        FROM (SELECT coalesce(pg_catalog.int8up(r.id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.int8up(r.customer_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null') AS j, pg_catalog.row_number() OVER () / watch.watch_seen AS piece
-          FROM watch_new AS r) AS p
-        GROUP BY p.piece ORDER BY p.piece
-      LOOP
-        watch_longest := watch_piece.longest;
-        EXIT WHEN watch_longest > watch_room;
-        IF pg_catalog.octet_length(watch_rows) + 1 + pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-          PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, watch_rows, ']}'));
-          watch_rows := watch_piece.j;
+      ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
+      ',"rows":[[', watch_rows, ']]',
+      ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
+      '}');
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
+      OR tg_table_name OPERATOR(pg_catalog.<>) 'orders'
+      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_inserted', '') IS NULL) THEN RAISE data_exception; END IF;
+  EXCEPTION
+    WHEN no_data_found THEN RETURN NULL;
+    WHEN OTHERS OR assert_failure THEN
+      BEGIN
+        watch_head := pg_catalog.concat(
+          '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"],"oid":', tg_relid,
+          ',"txid":', pg_catalog.pg_current_xact_id(),
+          ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
+        IF tg_table_name OPERATOR(pg_catalog.<>) 'orders'
+        OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_inserted', '') IS NULL) THEN
+          IF EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+            WHERE c.relname OPERATOR(pg_catalog.=) 'orders' AND t.oid OPERATOR(pg_catalog.=) tg_relid
+            AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}')) THEN RETURN NULL; END IF;
+        END IF;
+        watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
+        watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
+        watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
+        SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
+        FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null') AS j FROM watch_new AS r LIMIT 51) AS q;
+        IF watch_seen OPERATOR(pg_catalog.<=) 50
+          AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
+          watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
         ELSE
-          watch_rows := pg_catalog.concat_ws(',', watch_rows, watch_piece.j);
+          FOR watch_rows IN
+            SELECT pg_catalog.string_agg(q.j, '],[')
+            FROM (SELECT p.j,
+                pg_catalog.sum(pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3) OVER (ROWS UNBOUNDED PRECEDING)
+                  OPERATOR(pg_catalog./) (watch_room OPERATOR(pg_catalog.-) 80) AS part
+              FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null') AS j FROM watch_new AS r OFFSET 0) AS p) AS q
+            GROUP BY q.part ORDER BY q.part
+          LOOP
+            PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}'));
+          END LOOP;
+          RETURN NULL;
         END IF;
-      END LOOP;
-    END IF;
-    IF watch_longest > watch_room THEN
-      watch_rows := NULL;
-      FOR watch_piece IN
-        SELECT '[' || coalesce(pg_catalog.int8up(r.id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.int8up(r.customer_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null') || ']' AS j, r.id AS k0
-        FROM watch_new AS r
-      LOOP
-        IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-          watch_piece.j := '{"partial":[' || coalesce(pg_catalog.int8up(watch_piece.k0)::pg_catalog.text, 'null') || ']}';
-          IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-            watch_piece.j := NULL;
-            watch_resync := 'a row does not fit into a notification';
-          END IF;
-          CONTINUE WHEN watch_piece.j IS NULL;
-        END IF;
-        IF pg_catalog.octet_length(watch_rows) + 1 + pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-          PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, watch_rows, ']}'));
-          watch_rows := watch_piece.j;
-        ELSE
-          watch_rows := pg_catalog.concat_ws(',', watch_rows, watch_piece.j);
-        END IF;
-      END LOOP;
-    END IF;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of orders/inserted could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
+      EXCEPTION WHEN OTHERS OR assert_failure THEN
+        BEGIN
+          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
+          PERFORM pg_catalog.pg_notify('watch_orders_inserted', watch_payload) WHERE watch_payload IS NOT NULL;
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
+        END;
+        BEGIN
+          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of orders/inserted could not be described: ', SQLSTATE, ' ',
+              pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
+            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        END;
+        RETURN NULL;
+      END;
   END;
-  IF watch_rows IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, watch_rows, ']}'));
-  END IF;
-  IF watch_resync IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-  END IF;
-  RETURN NULL;
+  RETURN CASE WHEN pg_catalog.pg_notify('watch_orders_inserted', watch_payload) IS NULL THEN '' END;  -- always NULL
 END
 $watch$;
 

@@ -2,94 +2,57 @@ CREATE OR REPLACE FUNCTION shop.watch_orders_truncated() RETURNS trigger LANGUAG
 AS $watch$
 -- sqlalchemy_watch 1 {"application": "", "schema": "shop", "table": "orders", "label": "truncated", "delivery": "both"}
 #variable_conflict use_column
-<<watch>>
 DECLARE
+  watch_payload pg_catalog.text;
   watch_head pg_catalog.text;
-  watch_single pg_catalog.text;
-  watch_rows pg_catalog.text;
-  watch_seen bigint;
-  watch_room integer;
-  watch_longest integer;
-  watch_piece record;
-  watch_resync pg_catalog.text;
-  watch_logged pg_catalog.pg_lsn;
+  watch_context pg_catalog.text;
 BEGIN
   BEGIN
-    watch_single := CASE
-      WHEN pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN NULL
-      WHEN pg_catalog.octet_length(pg_catalog.current_setting('sqlalchemy_watch.context', true)) > 332 THEN ''
-      ELSE pg_catalog.concat(
-        '{"v":1,"table":"orders","label":"truncated","op":"truncated","columns":[],"schema":', '"shop"',
-        ',"txid":', pg_catalog.pg_current_xact_id(),
-        ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-        ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-        ',"context":', coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null'), ',"rows":[',
-        '[', '', ']]}')
-    END;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.orders/truncated could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"orders","label":"truncated","op":"truncated","columns":[],"schema":', '"shop"',
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_shop_orders_truncated', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
+    IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
+    watch_payload := pg_catalog.concat(
+      '{"v":1,"table":"orders","label":"truncated","op":"truncated","columns":[],"schema":"shop","txid":', pg_catalog.pg_current_xact_id(),
+      ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
+      ',"rows":[[]]',
+      ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
+      '}');
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
+      OR tg_table_name OPERATOR(pg_catalog.<>) 'orders'
+      OR tg_table_schema OPERATOR(pg_catalog.<>) 'shop'
+      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_orders_truncated', '') IS NULL)
+      OR (tg_relid IS NULL AND pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', '') IS NULL) THEN RAISE data_exception; END IF;
+  EXCEPTION
+    WHEN OTHERS OR assert_failure THEN
+      BEGIN
+        watch_head := pg_catalog.concat(
+          '{"v":1,"table":"orders","label":"truncated","op":"truncated","columns":[],"schema":"shop","txid":', pg_catalog.pg_current_xact_id(),
+          ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
+        IF tg_table_name OPERATOR(pg_catalog.<>) 'orders'
+        OR tg_table_schema OPERATOR(pg_catalog.<>) 'shop'
+        OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_orders_truncated', '') IS NULL)
+        OR (tg_relid IS NULL AND pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', '') IS NULL) THEN
+          IF EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace
+            WHERE c.relname OPERATOR(pg_catalog.=) 'orders' AND n.nspname OPERATOR(pg_catalog.=) 'shop'
+            AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}')) THEN RETURN NULL; END IF;
+        END IF;
+        watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
+        watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
+        watch_payload := pg_catalog.concat(watch_head, ',"rows":[[]]', watch_context, '}');
+      EXCEPTION WHEN OTHERS OR assert_failure THEN
+        BEGIN
+          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
+          PERFORM pg_catalog.pg_notify('watch_shop_orders_truncated', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', watch_payload) WHERE watch_payload IS NOT NULL;
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
+        END;
+        BEGIN
+          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.orders/truncated could not be described: ', SQLSTATE, ' ',
+              pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
+            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        END;
+        RETURN NULL;
+      END;
   END;
-  IF pg_catalog.textne(watch_single, '') AND pg_catalog.int4le(pg_catalog.octet_length(watch_single), 7999) THEN
-    watch_rows := pg_catalog.pg_notify('watch_shop_orders_truncated', watch_single)::pg_catalog.text;
-    watch_logged := pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', watch_single);
-    RETURN NULL;
-  END IF;
-  IF watch_single IS NULL THEN
-    RETURN NULL;
-  END IF;
-  BEGIN
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"orders","label":"truncated","op":"truncated","columns":[],"schema":', '"shop"',
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', CASE WHEN pg_catalog.octet_length(coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null')::pg_catalog.text) > 2000 THEN 'null' ELSE coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null') END, ',"rows":[');
-    watch_room := 7997 - pg_catalog.octet_length(watch_head);
-    watch_rows := '[]';
-    IF pg_catalog.octet_length(watch_rows) > 536870912 THEN
-      watch_rows := NULL;
-      watch_resync := 'a row does not fit into a notification';
-    END IF;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.orders/truncated could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"orders","label":"truncated","op":"truncated","columns":[],"schema":', '"shop"',
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_shop_orders_truncated', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
-  END;
-  IF watch_rows IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_shop_orders_truncated', pg_catalog.concat(watch_head, watch_rows, ']}'));
-    PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', pg_catalog.concat(watch_head, watch_rows, ']}'));
-  END IF;
-  IF watch_resync IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_shop_orders_truncated', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-  END IF;
-  RETURN NULL;
+  RETURN CASE WHEN pg_catalog.pg_notify('watch_shop_orders_truncated', watch_payload) IS NULL OR pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_truncated', watch_payload) IS NULL THEN '' END;  -- always NULL
 END
 $watch$;
 

@@ -2,151 +2,113 @@ CREATE OR REPLACE FUNCTION watch_puppies_played() RETURNS trigger LANGUAGE plpgs
 AS $watch$
 -- sqlalchemy_watch 1 {"application": "", "schema": null, "table": "puppies", "label": "played", "carries": ["puppy_id", "kind"], "fires_on": ["toy"], "old": true}
 #variable_conflict use_column
-<<watch>>
 DECLARE
+  watch_payload pg_catalog.text;
   watch_head pg_catalog.text;
-  watch_single pg_catalog.text;
+  watch_context pg_catalog.text;
   watch_rows pg_catalog.text;
-  watch_seen bigint;
+  watch_key pg_catalog.text;
   watch_room integer;
-  watch_longest integer;
-  watch_piece record;
-  watch_resync pg_catalog.text;
+  watch_seen bigint;
+  watch_next pg_catalog.record;
 BEGIN
   BEGIN
+    IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
     IF NOT (
-      SELECT pg_catalog.bool_or(t1.oid = pg_catalog.to_regclass('animals'))
+      SELECT pg_catalog.bool_or(t1.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('animals'))
       FROM pg_catalog.pg_constraint AS f0 JOIN pg_catalog.pg_class AS t0
-        ON f0.conrelid = TG_RELID AND t0.oid = f0.confrelid AND t0.relname = 'dogs'
+        ON f0.conrelid OPERATOR(pg_catalog.=) tg_relid AND t0.oid OPERATOR(pg_catalog.=) f0.confrelid AND t0.relname OPERATOR(pg_catalog.=) 'dogs'
       CROSS JOIN pg_catalog.pg_constraint AS f1 JOIN pg_catalog.pg_class AS t1
-        ON f1.conrelid = t0.oid AND t1.oid = f1.confrelid AND t1.relname = 'animals'
+        ON f1.conrelid OPERATOR(pg_catalog.=) t0.oid AND t1.oid OPERATOR(pg_catalog.=) f1.confrelid AND t1.relname OPERATOR(pg_catalog.=) 'animals'
     ) THEN
       RAISE EXCEPTION USING MESSAGE = 'animals is here another table than the one that the foreign keys of puppies lead to: a temporary one, or one in another schema of the search_path';
     END IF;
-    SELECT CASE
-      WHEN pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN NULL
-      WHEN EXISTS (SELECT FROM watch_new OFFSET 1) OR pg_catalog.octet_length(pg_catalog.current_setting('sqlalchemy_watch.context', true)) > 332 THEN ''
-      WHEN ((o.puppy_id IS NULL OR r.toy IS DISTINCT FROM o.toy)) IS NOT TRUE THEN NULL
-      ELSE pg_catalog.concat(
-        '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', pg_catalog.to_json(watch_puppies_played.tg_table_schema::pg_catalog.text),
-        ',"txid":', pg_catalog.pg_current_xact_id(),
-        ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-        ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-        ',"context":', coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null'), ',"rows":[',
-        '[', coalesce(pg_catalog.int8up(r.puppy_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id = r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') || CASE WHEN o.puppy_id IS NULL THEN '' ELSE ',"' || (r.toy IS DISTINCT FROM o.toy)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END, ']]}')
-    END
-    INTO watch_single
-    FROM (SELECT * FROM watch_new LIMIT 1) AS r
-    LEFT JOIN (SELECT * FROM watch_old LIMIT 1) AS o ON o.puppy_id = r.puppy_id
-    LIMIT 1;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of puppies/played could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
+    SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN pg_catalog.concat(coalesce(r.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text), 'null'), ',"', (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text, '",', coalesce(o.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(o.toy::pg_catalog.text), 'null')) END INTO STRICT watch_rows
+    FROM watch_new AS r
+    LEFT JOIN watch_old AS o ON true;
+    IF watch_rows IS NULL THEN RETURN NULL; END IF;
+    watch_payload := pg_catalog.concat(
+      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_puppies_played', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
-  END;
-  IF pg_catalog.textne(watch_single, '') AND pg_catalog.int4le(pg_catalog.octet_length(watch_single), 7999) THEN
-    watch_rows := pg_catalog.pg_notify('watch_puppies_played', watch_single)::pg_catalog.text;
-    RETURN NULL;
-  END IF;
-  IF watch_single IS NULL THEN
-    RETURN NULL;
-  END IF;
-  BEGIN
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', CASE WHEN pg_catalog.octet_length(coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null')::pg_catalog.text) > 2000 THEN 'null' ELSE coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null') END, ',"rows":[');
-    watch_room := 7997 - pg_catalog.octet_length(watch_head);
-    SELECT pg_catalog.string_agg(w.j, '],['), pg_catalog.count(*) INTO watch_rows, watch_seen FROM (
-      SELECT CASE WHEN (o.puppy_id IS NULL OR r.toy IS DISTINCT FROM o.toy) THEN coalesce(pg_catalog.int8up(r.puppy_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id = r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') || CASE WHEN o.puppy_id IS NULL THEN '' ELSE ',"' || (r.toy IS DISTINCT FROM o.toy)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END END AS j
-      FROM (SELECT * FROM watch_new LIMIT 51) AS r
-      LEFT JOIN (SELECT * FROM watch_old LIMIT 51) AS o ON o.puppy_id = r.puppy_id
-    ) AS w;
-    IF watch_seen <= 50 THEN
-      watch_longest := pg_catalog.octet_length(watch_rows) + 2;
-      watch_rows := '[' || watch_rows || ']';
-    ELSE
-      watch_seen := greatest(2400 * watch_seen / coalesce(pg_catalog.octet_length(watch_rows), 2000), 1);
-      watch_rows := NULL;
-      FOR watch_piece IN
-        SELECT '[' || pg_catalog.string_agg(p.j, '],[') || ']' AS j,
-          pg_catalog.max(pg_catalog.octet_length(pg_catalog.string_agg(p.j, '],[')) + 2) OVER () AS longest
-        FROM (SELECT coalesce(pg_catalog.int8up(r.puppy_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id = r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') || CASE WHEN o.puppy_id IS NULL THEN '' ELSE ',"' || (r.toy IS DISTINCT FROM o.toy)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END AS j, pg_catalog.row_number() OVER () / watch.watch_seen AS piece
-          FROM watch_new AS r
-          LEFT JOIN watch_old AS o ON o.puppy_id = r.puppy_id
-          WHERE (o.puppy_id IS NULL OR r.toy IS DISTINCT FROM o.toy)) AS p
-        GROUP BY p.piece ORDER BY p.piece
-      LOOP
-        watch_longest := watch_piece.longest;
-        EXIT WHEN watch_longest > watch_room;
-        IF pg_catalog.octet_length(watch_rows) + 1 + pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-          PERFORM pg_catalog.pg_notify('watch_puppies_played', pg_catalog.concat(watch_head, watch_rows, ']}'));
-          watch_rows := watch_piece.j;
+      ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
+      ',"rows":[[', watch_rows, ']]',
+      ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
+      '}');
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
+      OR tg_table_name OPERATOR(pg_catalog.<>) 'puppies'
+      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_puppies_played', '') IS NULL) THEN RAISE data_exception; END IF;
+  EXCEPTION
+    WHEN no_data_found THEN RETURN NULL;
+    WHEN OTHERS OR assert_failure THEN
+      BEGIN
+        watch_head := pg_catalog.concat(
+          '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"oid":', tg_relid,
+          ',"txid":', pg_catalog.pg_current_xact_id(),
+          ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
+        IF tg_table_name OPERATOR(pg_catalog.<>) 'puppies'
+        OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_puppies_played', '') IS NULL) THEN
+          IF EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+            WHERE c.relname OPERATOR(pg_catalog.=) 'puppies' AND t.oid OPERATOR(pg_catalog.=) tg_relid
+            AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}')) THEN RETURN NULL; END IF;
+        END IF;
+        watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
+        watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
+        IF NOT (
+          SELECT pg_catalog.bool_or(t1.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('animals'))
+          FROM pg_catalog.pg_constraint AS f0 JOIN pg_catalog.pg_class AS t0
+            ON f0.conrelid OPERATOR(pg_catalog.=) tg_relid AND t0.oid OPERATOR(pg_catalog.=) f0.confrelid AND t0.relname OPERATOR(pg_catalog.=) 'dogs'
+          CROSS JOIN pg_catalog.pg_constraint AS f1 JOIN pg_catalog.pg_class AS t1
+            ON f1.conrelid OPERATOR(pg_catalog.=) t0.oid AND t1.oid OPERATOR(pg_catalog.=) f1.confrelid AND t1.relname OPERATOR(pg_catalog.=) 'animals'
+        ) THEN
+          RAISE EXCEPTION USING MESSAGE = 'animals is here another table than the one that the foreign keys of puppies lead to: a temporary one, or one in another schema of the search_path';
+        END IF;
+        watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
+        SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
+        FROM (SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN coalesce(coalesce(r.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t LIMIT 51) AS r
+        FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t LIMIT 51) AS o
+        ON o."watch #" OPERATOR(pg_catalog.=) r."watch #") AS q;
+        IF watch_seen OPERATOR(pg_catalog.<=) 50
+          AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
+          watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
         ELSE
-          watch_rows := pg_catalog.concat_ws(',', watch_rows, watch_piece.j);
+          FOR watch_next IN
+            SELECT pg_catalog.string_agg(q.j, '],[') AS j, pg_catalog.min(q.k) AS k
+            FROM (SELECT p.j,
+                CASE WHEN pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) 1000 THEN pg_catalog.concat(coalesce(p.k0, NULL::integer), ',', coalesce(pg_catalog.to_json(p.k1::pg_catalog.text), 'null')) END AS k,
+                pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) 1000 AS apart,
+                pg_catalog.sum(CASE WHEN pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) 1000 THEN 20000 ELSE pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3 END) OVER (ROWS UNBOUNDED PRECEDING)
+                  OPERATOR(pg_catalog./) (watch_room OPERATOR(pg_catalog.-) 1003) AS part
+              FROM (SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN coalesce(coalesce(r.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END AS j, r.puppy_id AS k0, (SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id) AS k1 FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t) AS r
+              FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t) AS o
+              ON o."watch #" OPERATOR(pg_catalog.=) r."watch #" OFFSET 0) AS p WHERE p.j IS NOT NULL) AS q
+            GROUP BY q.part, q.apart ORDER BY q.part, q.apart DESC
+          LOOP
+            watch_rows := watch_next.j;
+            watch_key := watch_next.k;
+            watch_payload := CASE
+              WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
+              WHEN pg_catalog.octet_length(watch_key) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_key, ']]', watch_context, '}')
+              ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
+            PERFORM pg_catalog.pg_notify('watch_puppies_played', watch_payload);
+          END LOOP;
+          RETURN NULL;
         END IF;
-      END LOOP;
-    END IF;
-    IF watch_longest > watch_room THEN
-      watch_rows := NULL;
-      FOR watch_piece IN
-        SELECT '[' || coalesce(pg_catalog.int8up(r.puppy_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id = r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') || CASE WHEN o.puppy_id IS NULL THEN '' ELSE ',"' || (r.toy IS DISTINCT FROM o.toy)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END || ']' AS j, r.puppy_id AS k0, (SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id = r.puppy_id) AS k1
-        FROM watch_new AS r
-        LEFT JOIN watch_old AS o ON o.puppy_id = r.puppy_id
-        WHERE (o.puppy_id IS NULL OR r.toy IS DISTINCT FROM o.toy)
-      LOOP
-        IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-          watch_piece.j := '{"partial":[' || coalesce(pg_catalog.int8up(watch_piece.k0)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json(watch_piece.k1::pg_catalog.text)::pg_catalog.text, 'null') || ']}';
-          IF pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-            watch_piece.j := NULL;
-            watch_resync := 'a row does not fit into a notification';
-          END IF;
-          CONTINUE WHEN watch_piece.j IS NULL;
-        END IF;
-        IF pg_catalog.octet_length(watch_rows) + 1 + pg_catalog.octet_length(watch_piece.j) > watch_room THEN
-          PERFORM pg_catalog.pg_notify('watch_puppies_played', pg_catalog.concat(watch_head, watch_rows, ']}'));
-          watch_rows := watch_piece.j;
-        ELSE
-          watch_rows := pg_catalog.concat_ws(',', watch_rows, watch_piece.j);
-        END IF;
-      END LOOP;
-    END IF;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of puppies/played could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_puppies_played', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
+      EXCEPTION WHEN OTHERS OR assert_failure THEN
+        BEGIN
+          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
+          PERFORM pg_catalog.pg_notify('watch_puppies_played', watch_payload) WHERE watch_payload IS NOT NULL;
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
+        END;
+        BEGIN
+          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of puppies/played could not be described: ', SQLSTATE, ' ',
+              pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
+            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        END;
+        RETURN NULL;
+      END;
   END;
-  IF watch_rows IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_puppies_played', pg_catalog.concat(watch_head, watch_rows, ']}'));
-  END IF;
-  IF watch_resync IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_puppies_played', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-  END IF;
-  RETURN NULL;
+  RETURN CASE WHEN pg_catalog.pg_notify('watch_puppies_played', watch_payload) IS NULL THEN '' END;  -- always NULL
 END
 $watch$;
 

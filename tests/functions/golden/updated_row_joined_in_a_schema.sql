@@ -1,94 +1,63 @@
 CREATE OR REPLACE FUNCTION shop.watch_puppies_played() RETURNS trigger LANGUAGE plpgsql
 AS $watch$
 -- sqlalchemy_watch 1 {"application": "", "schema": "shop", "table": "puppies", "label": "played", "carries": ["puppy_id", "kind"], "fires_on": ["toy"], "old": true, "level": "row"}
-#variable_conflict use_column
 -- {"puppy_id": "integer", "kind": "varchar", "toy": "varchar"}
-<<watch>>
+#variable_conflict use_column
 DECLARE
+  watch_payload pg_catalog.text;
   watch_head pg_catalog.text;
-  watch_single pg_catalog.text;
+  watch_context pg_catalog.text;
   watch_rows pg_catalog.text;
-  watch_seen bigint;
+  watch_key pg_catalog.text;
   watch_room integer;
-  watch_longest integer;
-  watch_piece record;
-  watch_resync pg_catalog.text;
 BEGIN
   BEGIN
-    watch_single := CASE
-      WHEN pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN NULL
-      WHEN ((NEW.puppy_id IS DISTINCT FROM OLD.puppy_id OR NEW.toy IS DISTINCT FROM OLD.toy)) IS NOT TRUE THEN NULL
-      WHEN pg_catalog.octet_length(pg_catalog.current_setting('sqlalchemy_watch.context', true)) > 332 THEN ''
-      ELSE pg_catalog.concat(
-        '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', '"shop"',
-        ',"txid":', pg_catalog.pg_current_xact_id(),
-        ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-        ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-        ',"context":', coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null'), ',"rows":[',
-        '[', coalesce(pg_catalog.int8up(NEW.puppy_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id = NEW.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') || CASE WHEN NEW.puppy_id IS DISTINCT FROM OLD.puppy_id THEN '' ELSE ',"' || (NEW.toy IS DISTINCT FROM OLD.toy)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text)::pg_catalog.text, 'null') END, ']]}')
-    END;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.puppies/played could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', '"shop"',
+    IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
+    IF (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
+    watch_payload := pg_catalog.concat(
+      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop","oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
+      ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
+      ',"rows":[[', coalesce(NEW.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), 'null'), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'), ']]',
+      ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
+      '}');
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
+      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN RAISE data_exception; END IF;
+  EXCEPTION
+    WHEN OTHERS OR assert_failure THEN
+      BEGIN
+        watch_head := pg_catalog.concat(
+          '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop","oid":', tg_relid,
+          ',"txid":', pg_catalog.pg_current_xact_id(),
+          ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
+        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN
+        END IF;
+        watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
+        watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
+        IF (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
+        watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
+        watch_rows := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), 'null'), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'));
+        watch_key := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), 'null'));
+        watch_payload := CASE
+          WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
+          WHEN pg_catalog.octet_length(watch_key) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_key, ']]', watch_context, '}')
+          ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
+      EXCEPTION WHEN OTHERS OR assert_failure THEN
+        BEGIN
+          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
+          PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload) WHERE watch_payload IS NOT NULL;
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
+        END;
+        BEGIN
+          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.puppies/played could not be described: ', SQLSTATE, ' ',
+              pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
+            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        END;
+        RETURN NULL;
+      END;
   END;
-  IF pg_catalog.textne(watch_single, '') AND pg_catalog.int4le(pg_catalog.octet_length(watch_single), 7999) THEN
-    watch_rows := pg_catalog.pg_notify('watch_shop_puppies_played', watch_single)::pg_catalog.text;
-    RETURN NULL;
-  END IF;
-  IF watch_single IS NULL THEN
-    RETURN NULL;
-  END IF;
-  BEGIN
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', '"shop"',
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', CASE WHEN pg_catalog.octet_length(coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null')::pg_catalog.text) > 2000 THEN 'null' ELSE coalesce(pg_catalog.to_json(nullif(pg_catalog.current_setting('sqlalchemy_watch.context', true), '')), 'null') END, ',"rows":[');
-    watch_room := 7997 - pg_catalog.octet_length(watch_head);
-    watch_rows := '[' || coalesce(pg_catalog.int8up(NEW.puppy_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id = NEW.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') || CASE WHEN NEW.puppy_id IS DISTINCT FROM OLD.puppy_id THEN '' ELSE ',"' || (NEW.toy IS DISTINCT FROM OLD.toy)::integer::pg_catalog.text || '"' || ',' || coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text)::pg_catalog.text, 'null') END || ']';
-    IF pg_catalog.octet_length(watch_rows) > watch_room THEN
-      watch_rows := '{"partial":[' || coalesce(pg_catalog.int8up(NEW.puppy_id)::pg_catalog.text, 'null') || ',' || coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id = NEW.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') || ']}';
-      IF pg_catalog.octet_length(watch_rows) > watch_room THEN
-        watch_rows := NULL;
-        watch_resync := 'a row does not fit into a notification';
-      END IF;
-    END IF;
-  EXCEPTION WHEN OTHERS THEN
-    IF pg_catalog.texteq(pg_catalog.current_setting('sqlalchemy_watch.muted', true), 'on') THEN
-      RETURN NULL;
-    END IF;
-    RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.puppies/played could not be described: ', SQLERRM),
-      HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-    watch_head := pg_catalog.concat(
-      '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["toy"],"schema":', '"shop"',
-      ',"txid":', pg_catalog.pg_current_xact_id(),
-      ',"at":', (pg_catalog.date_part('epoch', pg_catalog.clock_timestamp()) * 1000000)::bigint,
-      ',"wal":"', pg_catalog.pg_current_wal_insert_lsn(), '"',
-      ',"context":', 'null', ',"rows":[');
-    watch_resync := 'the trigger function could not build the notification';
-    PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-    RETURN NULL;
-  END;
-  IF watch_rows IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', pg_catalog.concat(watch_head, watch_rows, ']}'));
-  END IF;
-  IF watch_resync IS NOT NULL THEN
-    PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', pg_catalog.concat(watch_head, '],"resync":"', watch_resync, '"}'));
-  END IF;
-  RETURN NULL;
+  RETURN CASE WHEN pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload) IS NULL THEN '' END;  -- always NULL
 END
 $watch$;
 
