@@ -13,7 +13,7 @@ from support import created_database
 
 from sqlalchemy_watch import Watch, watch
 
-from .kinds import LEVELS
+from .kinds_of_tables import LEVELS
 from .twins import Twins
 
 pytestmark = pytest.mark.server
