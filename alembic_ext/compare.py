@@ -70,6 +70,8 @@ def add_operations(
         if _is_left_out(item):
             continue
         schema, table = _place(item, matching.declared_schemas)
+        if item.state == "installed" and not asides.alters(schema, table):
+            continue
         old = installed_state(item, schema, table)
         new = declared_state(item.watch, item.wanted_mode) if item.watch is not None else NOTHING
         steps_aside = item.watch is not None and old.trigger is not None and asides.add(item, schema, table, new)
@@ -104,12 +106,19 @@ class _Asides:
                 place = operation.schema, operation.table_name
                 self._columns.setdefault(place, []).extend(altered_columns(operation.ops))
 
+    def alters(self, schema: str | None, table: str) -> bool:
+        """Return True if a column of the table changes."""
+        return bool(self._columns.get(self._place(schema, table)))
+
+    def _place(self, schema: str | None, table: str) -> Place:
+        return None if schema == self._default_schema else schema, table
+
     def add(self, item: WatchStatus, schema: str | None, table: str, state: State) -> bool:
         """Have a watch step aside, and come back, if one of the columns that it names changes.
 
         :param state: in front of the table's operations, and behind them.
         """
-        place = None if schema == self._default_schema else schema, table
+        place = self._place(schema, table)
         columns = _named(item, self._columns.get(place, ()))
         if not columns:
             return False

@@ -35,6 +35,7 @@ from __future__ import annotations
 import json
 import re
 from typing import Any, Final
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import types as sqltypes
 from sqlalchemy.dialects import postgresql
@@ -81,12 +82,23 @@ MUTED_SETTING: Final = "sqlalchemy_watch.muted"
 CONTEXT_SETTING: Final = "sqlalchemy_watch.context"
 
 
+#: To spell a type takes as long as a good part of a function's text, in which it is asked for again and again.
+_spelled: WeakKeyDictionary[TypeEngine[Any], str] = WeakKeyDictionary()
+
+
 def sql_type(type_: TypeEngine[Any]) -> str:
     """Return the type as PostgreSQL spells it, in lower case and without length, precision or collation.
 
     A DOMAIN is the type it is made of. The result is empty for other types of the user's own, and for those that
     SQLAlchemy can't spell.
     """
+    spelled = _spelled.get(type_)
+    if spelled is None:
+        spelled = _spelled[type_] = _spell(type_)
+    return spelled
+
+
+def _spell(type_: TypeEngine[Any]) -> str:
     impl: Any = type_.dialect_impl(POSTGRESQL)
     if isinstance(impl, sqltypes.TypeDecorator):
         impl = impl.impl_instance

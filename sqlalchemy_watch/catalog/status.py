@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal
 
 from ..declaring.spec import TableWatch
@@ -61,12 +62,12 @@ class WatchStatus:
         """True if something in its place has a mark that can't be read."""
         return any(f is not None and f.mark is None for f in (self.installed, self.displaced))
 
-    @property
+    @cached_property
     def function_differs(self) -> bool:
         """True if the function has to be created or replaced."""
         return self.watch is None or self.installed is None or bool(function_problems(self.watch, self.installed))
 
-    @property
+    @cached_property
     def trigger_differs(self) -> bool:
         """True if the trigger has to be created or changed."""
         return self.watch is None or self.installed is None or bool(trigger_problems(self.watch, self.installed))

@@ -13,6 +13,9 @@ MAX_BYTES = 63
 
 _HASH_DIGITS = 8
 
+#: Of a character, in any encoding of a server: é has two bytes in UTF-8, and three in EUC_JP.
+_MOST_BYTES = 4
+
 
 def object_name(table: str, label: str) -> str:
     """Return the name of both the trigger and its function, which lives in the table's schema.
@@ -43,9 +46,15 @@ def _is_plain(table: str, label: str) -> bool:
 
 
 def _fit(name: str, parts: tuple[str, ...], *, hashed: bool = False) -> str:
-    encoded = name.encode()
-    if len(encoded) <= MAX_BYTES and not hashed:
+    if _size(name) <= MAX_BYTES and not hashed:
         return name
     digest = hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:_HASH_DIGITS]
-    kept = encoded[: MAX_BYTES - _HASH_DIGITS - 1].decode(errors="ignore")
+    kept = name[: MAX_BYTES - _HASH_DIGITS - 1]
+    while _size(kept) > MAX_BYTES - _HASH_DIGITS - 1:
+        kept = kept[:-1]
     return f"{kept}_{digest}"
+
+
+def _size(name: str) -> int:
+    """Return the bytes that a name takes at the most, whatever the database's encoding is."""
+    return sum(1 if character.isascii() else _MOST_BYTES for character in name)

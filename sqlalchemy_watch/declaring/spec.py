@@ -9,6 +9,7 @@ from __future__ import annotations
 import keyword
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeAlias, get_args
 
 from sqlalchemy.sql.elements import ColumnElement
@@ -270,15 +271,15 @@ class TableWatch:
         """The watch that this is, whatever its options: application, schema, table and label."""
         return self.application, self.schema, self.table, self.label
 
-    @property
+    @cached_property
     def function_name(self) -> str:
         return naming.object_name(self.table, self.label)
 
-    @property
+    @cached_property
     def trigger_name(self) -> str:
         return naming.object_name(self.table, self.label)
 
-    @property
+    @cached_property
     def channel(self) -> str:
         return naming.channel_name(self.schema, self.table, self.label)
 
@@ -297,32 +298,33 @@ class TableWatch:
         """True if consumer groups hear it."""
         return self.delivery in ("durable", "both")
 
-    @property
+    @cached_property
     def always(self) -> tuple[CarriedColumn, ...]:
         """The columns that are carried even where the row does not fit: key, then discriminator."""
         if self.discriminator is None or self.discriminator.column in self.key:
             return self.key
         return (*self.key, self.discriminator.column)
 
-    @property
+    @cached_property
     def carried(self) -> tuple[CarriedColumn, ...]:
         """All columns whose values are in `event.values`, in the order of the payload."""
         return (*self.always, *(c for c in self.extra if c not in self.always))
 
-    @property
+    @cached_property
     def compared(self) -> tuple[CarriedColumn, ...]:
         """The columns whose previous values travel; the key first, which may have changed."""
-        columns = [c for c in self.carried if not self._is_looked_up(c)]
+        columns = [c for c in self.carried if not self.is_looked_up(c)]
         return (*columns, *(c for c in self.trigger_columns if c not in columns))
 
-    @property
+    @cached_property
     def needs_old_rows(self) -> bool:
         """True if the function has to see the previous rows of an update."""
         return self.operation == "updated" and bool(
             self.old or self.trigger_columns or (self.condition and self.condition.uses_old)
         )
 
-    def _is_looked_up(self, column: CarriedColumn) -> bool:
+    def is_looked_up(self, column: CarriedColumn) -> bool:
+        """Return True for a discriminator that is a column of the hierarchy's root."""
         d = self.discriminator
         return d is not None and d.lookup is not None and d.column == column
 

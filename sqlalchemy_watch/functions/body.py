@@ -73,8 +73,8 @@ BEGIN
         {all_rows}
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) {lost};
-          PERFORM {calls} WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN {torn} ELSE watch_head OPERATOR(pg_catalog.||) {lost} END;
+          PERFORM {calls};
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN
@@ -105,6 +105,7 @@ def function_body(watch: TableWatch) -> str:
         unless_retired=_return_if(emission.is_retired(watch)),
         set_context=emission.SET_CONTEXT,
         undescribed=literal(f"{what} could not be described: "),
+        torn=literal(f"{wire.head_json(watch)}}}"),  # without what the listener needs: it asks to resync
         lost=literal(f',"rows":[],"resync":"{wire.BUILD_FAILED}"}}'),
         calls=", ".join(calls),
         is_unsent=" OR ".join(f"{call} IS NULL" for call in calls),
@@ -205,7 +206,8 @@ END IF;""",
         "variables": [*variables, "watch_next pg_catalog.record;"] if has_key else variables,
         "read_row": read_row,
         "payload": _payload(watch, "',\"rows\":[[', watch_rows, ']]'"),
-        "no_row": "WHEN no_data_found THEN RETURN NULL;",
+        # A condition may raise the same.
+        "no_row": "WHEN no_data_found THEN RETURN NULL;" if watch.condition is None else "",
         "all_rows": all_rows,
     }
 

@@ -20,8 +20,11 @@ OLD_ROWS: Final = "watch_old"
 #: The statement that fires the trigger of each operation.
 TRIGGER_EVENTS: Final = {"inserted": "INSERT", "updated": "UPDATE", "deleted": "DELETE", "truncated": "TRUNCATE"}
 
+#: Bytes of a row that is too long to be taken for bounded: a payload has little more room beside long names.
+MOST_BOUNDED: Final = 1_000
+
 #: The number of a row in its transition table; no column has such a name.
-_NUMBER: Final = '"watch #"'
+_NUMBER: Final = '"watch # of the row"'
 
 
 def row_names(watch: TableWatch) -> tuple[str, str]:
@@ -103,7 +106,7 @@ def _differs_in_value(column: CarriedColumn, row: str, old: str) -> str:
 
 
 #: Makes JSON of a column's value; see `values`.
-Encode = Callable[[CarriedColumn, str], str]
+Encode = Callable[[CarriedColumn, str, bool], str]
 
 
 #: Arguments of one call: PostgreSQL allows 100, and a payload has some beside the row's.
@@ -118,7 +121,7 @@ def row_arguments(watch: TableWatch) -> str:
 def key_arguments(watch: TableWatch) -> str:
     """Return the values that are told of a row that does not fit, as arguments of concat()."""
     row, _ = row_names(watch)
-    key = [values.argument(column, column_sql(watch, column, row)) for column in watch.always]
+    key = [_encoded(watch, values.argument, column, row) for column in watch.always]
     return _as_arguments(_with_commas(key))
 
 
@@ -146,12 +149,18 @@ def _if_told(watch: TableWatch, row: str) -> str:
 
 def _row(watch: TableWatch, encode: Encode) -> list[str]:
     row, old = row_names(watch)
-    parts = _with_commas([encode(column, column_sql(watch, column, row)) for column in watch.carried])
+    parts = _with_commas([_encoded(watch, encode, column, row) for column in watch.carried])
     if watch.old and watch.operation == "updated":
         changed = [f"({_differ([column], row, old)})::integer::pg_catalog.text" for column in watch.compared]
-        previous = [encode(column, f"{old}.{quote(column.name)}") for column in watch.compared]
+        previous = [encode(column, f"{old}.{quote(column.name)}", False) for column in watch.compared]
         parts += ["',\"'", *changed, "'\",'", *_with_commas(previous)]
     return parts
+
+
+def _encoded(watch: TableWatch, encode: Encode, column: CarriedColumn, row: str) -> str:
+    # Where row security hides the root, nothing says of what class the row is. Of a deleted row the root may be gone.
+    never_null = watch.operation != "deleted" and watch.is_looked_up(column)
+    return encode(column, column_sql(watch, column, row), never_null)
 
 
 def _with_commas(parts: list[str]) -> list[str]:
@@ -162,7 +171,9 @@ def longest_row(watch: TableWatch) -> int | None:
     """Return the bytes of the longest row's JSON, without brackets; None where there is no bound."""
     previous = watch.compared if watch.old and watch.operation == "updated" else ()
     size = values.longest((*watch.carried, *previous))
-    return size if size is None or not previous else size + len(previous) + len('"",')
+    if size is not None and previous:
+        size += len(previous) + len('"",')
+    return None if size is None or size > MOST_BOUNDED else size
 
 
 def column_sql(watch: TableWatch, column: CarriedColumn, row: str) -> str:
@@ -190,7 +201,7 @@ def _discriminator_sql(watch: TableWatch, row: str) -> str:
 def root_check(watch: TableWatch) -> list[str]:
     """Return code that raises where the root's name stands for another table, such as a temporary one of the writer's.
 
-    The true root is the table that the foreign keys lead to, table by table. Without them nothing is checked.
+    The true root is the table that the foreign keys lead to, table by table; without them, the one in the same schema.
     """
     lookup = None if watch.discriminator is None else watch.discriminator.lookup
     if lookup is None or lookup.schema is not None:
@@ -205,15 +216,23 @@ def root_check(watch: TableWatch) -> list[str]:
         )
         child = f"t{n}.oid"
     found = f"pg_catalog.to_regclass({literal(quote(lookup.table))})"
+    # Without a foreign key: in the same schema.
+    named = (
+        "pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace"
+    )
+    beside = f"c.oid OPERATOR(pg_catalog.=) {found} AND t.oid OPERATOR(pg_catalog.=) tg_relid"
     message = (
         f"{lookup.table} is here another table than the one that the foreign keys of {watch.table_key} lead to: "
         f"a temporary one, or one in another schema of the search_path"
     )
     return [
-        "IF NOT (",
+        "IF NOT coalesce((",
         f"  SELECT pg_catalog.bool_or({child} OPERATOR(pg_catalog.=) {found})",
         *hops,
-        ") THEN",
+        "), EXISTS (",
+        f"  SELECT FROM {named}",
+        f"  WHERE {beside}",
+        ")) THEN",
         f"  RAISE EXCEPTION USING MESSAGE = {literal(message)};",
         "END IF;",
     ]

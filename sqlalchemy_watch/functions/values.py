@@ -45,7 +45,8 @@ def _json(column: str) -> str:
 
 def _utc(column: str) -> str:
     # Year 1 has no year before it, and 9999 none after it, in Python: the writer's TimeZone must not move them there.
-    return f"pg_catalog.to_json(pg_catalog.timezone('UTC', {column}))"
+    # By an interval: a session's TimeZone may have an abbreviation UTC of its own, which PostgreSQL 18 takes first.
+    return f"pg_catalog.to_json(pg_catalog.timezone('0'::interval, {column}))"
 
 
 def _escaped(column: str) -> str:
@@ -93,21 +94,23 @@ _STABLE = frozenset(_ENCODINGS) | {
 }  # fmt: skip
 
 
-def argument(column: CarriedColumn, sql: str) -> str:
+def argument(column: CarriedColumn, sql: str, never_null: bool = False) -> str:
     """Return a SQL expression for a column's value as JSON, of any type that concat() writes as it is.
 
     :param sql: the qualified, quoted column.
+    :param never_null: True where NULL is to make the payload no JSON, which asks for a resync, as of a primary key.
     """
-    if column.is_primary:  # where it is NULL all the same, the payload is no JSON, which asks for a resync
+    if column.is_primary or never_null:
         return _encoded(column, sql)
     return f"coalesce({_encoded(column, sql)}{'::pg_catalog.text' if _is_integer(column) else ''}, 'null')"
 
 
-def text(column: CarriedColumn, sql: str) -> str:
+def text(column: CarriedColumn, sql: str, never_null: bool = False) -> str:
     """Return the same as text, which is never NULL: in a query over many rows, `||` is faster than concat()."""
     encoded = _encoded(column, sql)
     cast = "::pg_catalog.text" if _is_integer(column) or encoded.startswith("pg_catalog.to_json(") else ""
-    return f"coalesce({encoded}{cast}, 'null')"
+    null = "''" if never_null else "'null'"
+    return f"coalesce({encoded}{cast}, {null})"
 
 
 def _encoded(column: CarriedColumn, sql: str) -> str:
