@@ -298,7 +298,7 @@ _WAYS: dict[str, list[Callable[[Part, Draw], Any]]] = {
         _comparison, _comparison, _membership, _membership, _rows, _like, _pattern, _of_arrays, _of_json, _of_ranges,
         lambda part, draw: part("boolean") & part("boolean"),
         lambda part, draw: part("boolean") | part("boolean"),
-        lambda part, draw: ~part("boolean"),
+        lambda part, draw: Grouping(~part("boolean")),  # `NOT a = b` is another thing
         lambda part, draw: part("boolean").is_(None),
         lambda part, draw: part("boolean").is_(draw(st.booleans())),
         lambda part, draw: Grouping(column("t").match("a b")),

@@ -109,6 +109,8 @@ def _evaluated(client: Client, sql: str, path: str) -> list[tuple[Any, ...]] | s
     )
     try:
         return client.execute(query.encode()).fetchall()
+    except psycopg.errors.DatatypeMismatch:
+        return "42883"  # an array says so of types between which there is no operator
     except psycopg.Error as error:
         return error.sqlstate or "?"
 
