@@ -85,8 +85,9 @@ def _functions(admin: Client, names: Iterable[str]) -> Iterator[str]:
     for name, kind, arguments, result in admin.execute(_OVERLOADS, [list(names)]):
         if kind == "a":
             state = "text" if result == "record" or result.startswith("any") else result
-            yield _spy(f"{name}_step", f"{state}, {arguments}", state)
-            yield f"CREATE AGGREGATE hostile.{name}({arguments}) (SFUNC = hostile.{name}_step, STYPE = {state})"
+            arguments = arguments.replace('"any"', "bool")  # of which no step can be made
+            yield _spy(f"{name}_step", ", ".join(filter(None, [state, arguments])), state)
+            yield f"CREATE AGGREGATE hostile.{name}({arguments or '*'}) (SFUNC = hostile.{name}_step, STYPE = {state})"
         elif kind == "w" or re.search(r'"any"|cstring|internal', arguments):
             raises = _RAISES.format("WINDOW " if kind == "w" else "")
             yield f"CREATE FUNCTION hostile.{name}({arguments}) RETURNS {result} {raises}"

@@ -95,7 +95,9 @@ def test_a_column_may_have_any_name(twins: Twins, level: Any) -> None:
         twins.admin.execute(f"UPDATE {table.name} SET {sets} {where}".encode())
         assert warnings == []
         assert twins.notified() == {
-            w.channel: [[key, *(values[n] for n in chunk), "1" * len(chunk), *[None] * len(chunk)] for key in keys]
+            w.channel: [
+                [key, *(values[n] for n in chunk), "0" + "1" * len(chunk), key, *[None] * len(chunk)] for key in keys
+            ]
             for w, chunk in zip(twins.watches, chunks, strict=True)
         }
 
@@ -152,7 +154,7 @@ def test_a_table_and_its_schema_may_have_any_name(twins: Twins) -> None:
     rows = [["k1", 1], ["k2", 2], ["k3", 3]]
     expected = {
         "inserted": rows,
-        "changed": [[key, "1", number] for key, number in rows],
+        "changed": [[key, "01", key, number] for key, number in rows],
         "deleted": [[key] for key, _ in rows],
     }
     with twins.cluster.connect(twins.database) as writer:

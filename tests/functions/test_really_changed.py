@@ -127,8 +127,8 @@ def test_other_bytes_are_a_change_and_equal_ones_are_none(twins: Twins, case: st
         is_changed = value.startswith("!")
         assert (value, f"{table}_c{n}" in heard) == (value, is_changed)
         flags = {channel: [row[2] for row in each] for channel, each in heard.items() if "told" in channel}
-        assert flags.pop(f"{table}__told_c{n}") == ["1" if is_changed else "0"] * rows
-        assert list(flags.values()) == [["0"] * rows] * (len(CASES) - 1)
+        assert flags.pop(f"{table}__told_c{n}") == ["01" if is_changed else "00"] * rows  # the key, then the column
+        assert list(flags.values()) == [["00"] * rows] * (len(CASES) - 1)
 
 
 @pytest.mark.parametrize("rows", [1, 2])

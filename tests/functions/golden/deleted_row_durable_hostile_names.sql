@@ -39,8 +39,8 @@ lines"::pg_catalog.text), 'null'));
           ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_logical_emit_message(true, E'sqlalchemy_watch/watch_Order''s \\ lines_deleted', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN E'{"v":1,"table":"Order''s \\\\ lines","label":"deleted","op":"deleted","columns":["begin","quo\\"ted","per%cent","two\\nlines"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_logical_emit_message(true, E'sqlalchemy_watch/watch_Order''s \\ lines_deleted', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

@@ -77,8 +77,8 @@ BEGIN
         END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_notify('watch_employees_deleted', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"employees","label":"deleted","op":"deleted","columns":["id","kind","name"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_notify('watch_employees_deleted', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

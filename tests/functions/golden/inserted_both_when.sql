@@ -29,7 +29,6 @@ BEGIN
       OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL)
       OR (tg_relid IS NULL AND pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_large', '') IS NULL) THEN RAISE data_exception; END IF;
   EXCEPTION
-    WHEN no_data_found THEN RETURN NULL;
     WHEN OTHERS OR assert_failure THEN
       BEGIN
         watch_head := pg_catalog.concat(
@@ -78,8 +77,8 @@ BEGIN
         END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_notify('watch_orders_large', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_large', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"orders","label":"large","op":"inserted","columns":["id","customer_id","status"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_notify('watch_orders_large', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_large', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

@@ -12,7 +12,7 @@ DECLARE
 BEGIN
   BEGIN
     IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
-    SELECT pg_catalog.concat(coalesce(r.id, NULL::integer), ',', coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null'), ',', coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at)), 'null')) INTO STRICT watch_rows
+    SELECT pg_catalog.concat(coalesce(r.id, NULL::integer), ',', coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null'), ',', coalesce(pg_catalog.to_json(pg_catalog.timezone('0'::interval, r.placed_at)), 'null')) INTO STRICT watch_rows
     FROM watch_new AS r;
     watch_payload := pg_catalog.concat(
       '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"],"oid":', tg_relid,
@@ -42,7 +42,7 @@ BEGIN
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
         SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-        FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null') AS j FROM watch_new AS r LIMIT 51) AS q;
+        FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(pg_catalog.timezone('0'::interval, r.placed_at))::pg_catalog.text, 'null') AS j FROM watch_new AS r LIMIT 51) AS q;
         IF watch_seen OPERATOR(pg_catalog.<=) 50
           AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
           watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
@@ -52,7 +52,7 @@ BEGIN
             FROM (SELECT p.j,
                 pg_catalog.sum(pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3) OVER (ROWS UNBOUNDED PRECEDING)
                   OPERATOR(pg_catalog./) (watch_room OPERATOR(pg_catalog.-) 80) AS part
-              FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(pg_catalog.timezone('UTC', r.placed_at))::pg_catalog.text, 'null') AS j FROM watch_new AS r OFFSET 0) AS p) AS q
+              FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(pg_catalog.timezone('0'::interval, r.placed_at))::pg_catalog.text, 'null') AS j FROM watch_new AS r OFFSET 0) AS p) AS q
             GROUP BY q.part ORDER BY q.part
           LOOP
             PERFORM pg_catalog.pg_notify('watch_orders_inserted', pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}'));
@@ -61,8 +61,8 @@ BEGIN
         END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_notify('watch_orders_inserted', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","placed_at"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_notify('watch_orders_inserted', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

@@ -62,8 +62,8 @@ BEGIN
         END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_inserted', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"orders","label":"inserted","op":"inserted","columns":["id","customer_id","status"],"schema":"shop"}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_inserted', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

@@ -25,7 +25,6 @@ BEGIN
       OR tg_table_name OPERATOR(pg_catalog.<>) 'orders'
       OR (tg_relid IS NULL AND pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_grown', '') IS NULL) THEN RAISE data_exception; END IF;
   EXCEPTION
-    WHEN no_data_found THEN RETURN NULL;
     WHEN OTHERS OR assert_failure THEN
       BEGIN
         watch_head := pg_catalog.concat(
@@ -40,9 +39,9 @@ BEGIN
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         watch_room := 65523 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
         SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-        FROM (SELECT CASE WHEN (((r.total OPERATOR(pg_catalog.>=) o.total) AND (r.total OPERATOR(pg_catalog.<=) 100)) AND (r.status OPERATOR(pg_catalog.=) ANY ('{"new","paid"}')) OR (r.status OPERATOR(pg_catalog.<>) o.status)) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t LIMIT 51) AS r
-        FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t LIMIT 51) AS o
-        ON o."watch #" OPERATOR(pg_catalog.=) r."watch #") AS q;
+        FROM (SELECT CASE WHEN (((r.total OPERATOR(pg_catalog.>=) o.total) AND (r.total OPERATOR(pg_catalog.<=) 100)) AND (r.status OPERATOR(pg_catalog.=) ANY ('{"new","paid"}')) OR (r.status OPERATOR(pg_catalog.<>) o.status)) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t LIMIT 51) AS r
+        FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t LIMIT 51) AS o
+        ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row") AS q;
         IF watch_seen OPERATOR(pg_catalog.<=) 50
           AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
           watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
@@ -52,9 +51,9 @@ BEGIN
             FROM (SELECT p.j,
                 pg_catalog.sum(pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3) OVER (ROWS UNBOUNDED PRECEDING)
                   OPERATOR(pg_catalog./) watch_room AS part
-              FROM (SELECT CASE WHEN (((r.total OPERATOR(pg_catalog.>=) o.total) AND (r.total OPERATOR(pg_catalog.<=) 100)) AND (r.status OPERATOR(pg_catalog.=) ANY ('{"new","paid"}')) OR (r.status OPERATOR(pg_catalog.<>) o.status)) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t) AS r
-              FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t) AS o
-              ON o."watch #" OPERATOR(pg_catalog.=) r."watch #" OFFSET 0) AS p WHERE p.j IS NOT NULL) AS q
+              FROM (SELECT CASE WHEN (((r.total OPERATOR(pg_catalog.>=) o.total) AND (r.total OPERATOR(pg_catalog.<=) 100)) AND (r.status OPERATOR(pg_catalog.=) ANY ('{"new","paid"}')) OR (r.status OPERATOR(pg_catalog.<>) o.status)) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t) AS r
+              FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t) AS o
+              ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row" OFFSET 0) AS p WHERE p.j IS NOT NULL) AS q
             GROUP BY q.part ORDER BY q.part
           LOOP
             PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_grown', pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}'));
@@ -63,8 +62,8 @@ BEGIN
         END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_grown', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"orders","label":"grown","op":"updated","columns":["id"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_grown', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

@@ -14,16 +14,19 @@ DECLARE
 BEGIN
   BEGIN
     IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
-    IF NOT (
+    IF NOT coalesce((
       SELECT pg_catalog.bool_or(t1.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('animals'))
       FROM pg_catalog.pg_constraint AS f0 JOIN pg_catalog.pg_class AS t0
         ON f0.conrelid OPERATOR(pg_catalog.=) tg_relid AND t0.oid OPERATOR(pg_catalog.=) f0.confrelid AND t0.relname OPERATOR(pg_catalog.=) 'dogs'
       CROSS JOIN pg_catalog.pg_constraint AS f1 JOIN pg_catalog.pg_class AS t1
         ON f1.conrelid OPERATOR(pg_catalog.=) t0.oid AND t1.oid OPERATOR(pg_catalog.=) f1.confrelid AND t1.relname OPERATOR(pg_catalog.=) 'animals'
-    ) THEN
+    ), EXISTS (
+      SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+      WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('animals') AND t.oid OPERATOR(pg_catalog.=) tg_relid
+    )) THEN
       RAISE EXCEPTION USING MESSAGE = 'animals is here another table than the one that the foreign keys of puppies lead to: a temporary one, or one in another schema of the search_path';
     END IF;
-    SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN pg_catalog.concat(coalesce(r.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text), 'null'), ',"', (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text, '",', coalesce(o.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(o.toy::pg_catalog.text), 'null')) END INTO STRICT watch_rows
+    SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN pg_catalog.concat(coalesce(r.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text), ',"', (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text, '",', coalesce(o.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(o.toy::pg_catalog.text), 'null')) END INTO STRICT watch_rows
     FROM watch_new AS r
     LEFT JOIN watch_old AS o ON true;
     IF watch_rows IS NULL THEN RETURN NULL; END IF;
@@ -53,20 +56,23 @@ BEGIN
         END IF;
         watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
-        IF NOT (
+        IF NOT coalesce((
           SELECT pg_catalog.bool_or(t1.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('animals'))
           FROM pg_catalog.pg_constraint AS f0 JOIN pg_catalog.pg_class AS t0
             ON f0.conrelid OPERATOR(pg_catalog.=) tg_relid AND t0.oid OPERATOR(pg_catalog.=) f0.confrelid AND t0.relname OPERATOR(pg_catalog.=) 'dogs'
           CROSS JOIN pg_catalog.pg_constraint AS f1 JOIN pg_catalog.pg_class AS t1
             ON f1.conrelid OPERATOR(pg_catalog.=) t0.oid AND t1.oid OPERATOR(pg_catalog.=) f1.confrelid AND t1.relname OPERATOR(pg_catalog.=) 'animals'
-        ) THEN
+        ), EXISTS (
+          SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
+          WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass('animals') AND t.oid OPERATOR(pg_catalog.=) tg_relid
+        )) THEN
           RAISE EXCEPTION USING MESSAGE = 'animals is here another table than the one that the foreign keys of puppies lead to: a temporary one, or one in another schema of the search_path';
         END IF;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
         SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-        FROM (SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN coalesce(coalesce(r.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t LIMIT 51) AS r
-        FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t LIMIT 51) AS o
-        ON o."watch #" OPERATOR(pg_catalog.=) r."watch #") AS q;
+        FROM (SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN coalesce(coalesce(r.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text)::pg_catalog.text, '') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t LIMIT 51) AS r
+        FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t LIMIT 51) AS o
+        ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row") AS q;
         IF watch_seen OPERATOR(pg_catalog.<=) 50
           AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
           watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
@@ -78,9 +84,9 @@ BEGIN
                 pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) 1000 AS apart,
                 pg_catalog.sum(CASE WHEN pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) 1000 THEN 20000 ELSE pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3 END) OVER (ROWS UNBOUNDED PRECEDING)
                   OPERATOR(pg_catalog./) (watch_room OPERATOR(pg_catalog.-) 1003) AS part
-              FROM (SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN coalesce(coalesce(r.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END AS j, r.puppy_id AS k0, (SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id) AS k1 FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t) AS r
-              FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t) AS o
-              ON o."watch #" OPERATOR(pg_catalog.=) r."watch #" OFFSET 0) AS p WHERE p.j IS NOT NULL) AS q
+              FROM (SELECT CASE WHEN (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id OR pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy))) THEN coalesce(coalesce(r.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id)::pg_catalog.text)::pg_catalog.text, '') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.puppy_id OPERATOR(pg_catalog.<>) o.puppy_id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (pg_catalog.record_image_ne(ROW(r.toy), ROW(o.toy)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.puppy_id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(o.toy::pg_catalog.text)::pg_catalog.text, 'null') END AS j, r.puppy_id AS k0, (SELECT watch_root.kind FROM animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) r.puppy_id) AS k1 FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t) AS r
+              FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t) AS o
+              ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row" OFFSET 0) AS p WHERE p.j IS NOT NULL) AS q
             GROUP BY q.part, q.apart ORDER BY q.part, q.apart DESC
           LOOP
             watch_rows := watch_next.j;
@@ -95,8 +101,8 @@ BEGIN
         END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_notify('watch_puppies_played', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_notify('watch_puppies_played', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

@@ -52,8 +52,8 @@ BEGIN
         RETURN NULL;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_notify('watch_shop_orders_grown', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_grown', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"orders","label":"grown","op":"updated","columns":["id","customer_id","status"],"old":["id","customer_id","status","total"],"schema":"shop"}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_notify('watch_shop_orders_grown', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_shop_orders_grown', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

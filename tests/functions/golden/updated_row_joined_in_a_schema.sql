@@ -18,7 +18,7 @@ BEGIN
       '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop","oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
       ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
-      ',"rows":[[', coalesce(NEW.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), 'null'), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'), ']]',
+      ',"rows":[[', coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'), ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}');
     IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
@@ -36,16 +36,16 @@ BEGIN
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         IF (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
-        watch_rows := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), 'null'), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'));
-        watch_key := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), 'null'));
+        watch_rows := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'));
+        watch_key := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text));
         watch_payload := CASE
           WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
           WHEN pg_catalog.octet_length(watch_key) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_key, ']]', watch_context, '}')
           ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop"}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN

@@ -44,9 +44,9 @@ BEGIN
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
         SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-        FROM (SELECT CASE WHEN (r.id OPERATOR(pg_catalog.<>) o.id OR pg_catalog.record_image_ne(ROW(r.status, r.total), ROW(o.status, o.total))) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t LIMIT 51) AS r
-        FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t LIMIT 51) AS o
-        ON o."watch #" OPERATOR(pg_catalog.=) r."watch #") AS q;
+        FROM (SELECT CASE WHEN (r.id OPERATOR(pg_catalog.<>) o.id OR pg_catalog.record_image_ne(ROW(r.status, r.total), ROW(o.status, o.total))) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t LIMIT 51) AS r
+        FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t LIMIT 51) AS o
+        ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row") AS q;
         IF watch_seen OPERATOR(pg_catalog.<=) 50
           AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
           watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
@@ -56,9 +56,9 @@ BEGIN
             FROM (SELECT p.j,
                 pg_catalog.sum(pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3) OVER (ROWS UNBOUNDED PRECEDING)
                   OPERATOR(pg_catalog./) (watch_room OPERATOR(pg_catalog.-) 24) AS part
-              FROM (SELECT CASE WHEN (r.id OPERATOR(pg_catalog.<>) o.id OR pg_catalog.record_image_ne(ROW(r.status, r.total), ROW(o.status, o.total))) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_new AS t) AS r
-              FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch #" FROM watch_old AS t) AS o
-              ON o."watch #" OPERATOR(pg_catalog.=) r."watch #" OFFSET 0) AS p WHERE p.j IS NOT NULL) AS q
+              FROM (SELECT CASE WHEN (r.id OPERATOR(pg_catalog.<>) o.id OR pg_catalog.record_image_ne(ROW(r.status, r.total), ROW(o.status, o.total))) THEN coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') END AS j FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t) AS r
+              FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t) AS o
+              ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row" OFFSET 0) AS p WHERE p.j IS NOT NULL) AS q
             GROUP BY q.part ORDER BY q.part
           LOOP
             PERFORM pg_catalog.pg_notify('watch_orders_moved', pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}'));
@@ -67,8 +67,8 @@ BEGIN
         END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         BEGIN
-          watch_payload := watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}';
-          PERFORM pg_catalog.pg_notify('watch_orders_moved', watch_payload) WHERE watch_payload IS NOT NULL;
+          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"orders","label":"moved","op":"updated","columns":["id"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          PERFORM pg_catalog.pg_notify('watch_orders_moved', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN
