@@ -93,7 +93,7 @@ class Listener:
         self._targets = targets
         tables_of(*targets)  # refuses those that can't be watched
         self._connect = connector(engine, listen_url, seconds=heartbeat_timeout)
-        self._asker = Asker(engine, self._connect)
+        self._asker = Asker(engine, self._connect, has_listen_url=listen_url is not None)
         self._decoders = ValueDecoders(sync_engine_of(engine))
         self._lifecycle = lifecycle = Lifecycle(self)
         self._run: Run | None = None

@@ -159,10 +159,8 @@ class Dispatcher:
             self._ask_to_resync(item.reason)
         else:
             assert isinstance(item, (Resync, Connected, Disconnected))
-            self.placing.forget()
+            self.placing.forget(is_connected=isinstance(item, Connected))
             self._tell(item)
-            if isinstance(item, Connected):
-                self.placing.prepare()
 
     def _tell(self, item: Resync | Connected | Disconnected) -> None:
         """Tell of the connection, or of a gap: in the order of events, and so behind what has been gathered."""

@@ -103,6 +103,7 @@ class LookUps:
         self._reply: Reply | None = None
         #: What the listener's own connection sees; another thread sets it.
         self._guess: Answer | None = None
+        self._taken_guess: Answer | None = None
         #: When what was passed over is to be looked at again; infinite where nothing was.
         self.due_at: float = math.inf
         #: True once it turned out that an event was passed over that may be ours.
@@ -117,6 +118,10 @@ class LookUps:
 
         :param may_be_early: True if its transaction may not be seen yet.
         """
+        if self._guess is not self._taken_guess:
+            self._take_guess()
+            if (schema := event.route.place(event.oid, event.schema)) is not None:
+                return Verdict.OURS, schema
         declared = event.route.schema
         if declared is not None and event.schema != declared:
             self._log.note_foreign(event.route.watch.table_key, event.schema or "")
@@ -135,15 +140,18 @@ class LookUps:
             self._note(table, event)
         return found
 
-    def prepare(self) -> None:
-        """Look all tables up: the usual event is of one that is known, and waits for nothing."""
-        tables = list(self._tables.values())
-        if any(not table.is_named or route.watch.fires_per_row for table in tables for route in table.routes):
-            self._look_up(None, None)
-
     def guess(self, fetch: Fetch) -> None:
         """Ask over a connection of the listener's own, in the source's thread."""
+        self._guess = None
         self._guess = read_answer(fetch, read_session(fetch), [table.wanted for table in self._tables.values()])
+
+    def _take_guess(self) -> None:
+        """Know what the listener's own connection sees, as far as no session of the engine could see anything else."""
+        guess, self._taken_guess = self._guess, self._guess
+        is_alike = self._asker.own_is_alike
+        for key, table in self._tables.items():
+            if guess is not None and (is_alike or table.is_named):
+                self._take_places(table, guess.homes[key], guess.known[key])
 
     def schema_by_guess(self, event: Elsewhere) -> str | None:
         """Return the schema of what the listener's own connection takes for ours; None once there was an answer."""
@@ -158,16 +166,18 @@ class LookUps:
         """Return the seconds until a look-up may be tried again."""
         return max(0.0, self._retry_at - time.monotonic())
 
-    def forget(self) -> None:
-        """Trust no answer any more, but for what is ours."""
+    def forget(self, *, is_connected: bool) -> None:
+        """Trust no answer any more, but for what is ours.
+
+        :param is_connected: not that either: the server may be another one.
+        """
         for table in self._tables.values():
             table.received = None
-
-    def forget_oids(self) -> None:
-        """Forget what is ours as well: the server may be another one."""
-        for table in self._tables.values():
-            table.known.clear()
-            table.past.clear()
+            if is_connected:
+                table.known.clear()
+                table.past.clear()
+        if is_connected:
+            self._taken_guess = None
 
     def look_again(self) -> None:
         """Look at what was passed over because of an earlier answer."""
@@ -274,19 +284,19 @@ class LookUps:
         else:
             self._log.note_gone(name, event.oid or 0)
 
-    def _look_up(self, table: WatchedTable | None, oid: int | None) -> bool:
+    def _look_up(self, table: WatchedTable, oid: int | None) -> bool:
         """Ask where all tables are, and what else has triggers of this one; return False where that fails."""
         if self.retry_in() > 0:
             return False
         concurrent.futures.wait({self._stopped()}, self._bucket.take(time.monotonic()))
         received, now = self._queue.received, time.monotonic()
-        asked = None if table is None else table.wanted
+        wanted = [each.wanted for each in self._tables.values()]
         try:
-            reply = self._asker.ask([each.wanted for each in self._tables.values()], asked, oid, self._stopped())
+            reply = self._asker.ask(wanted, table.wanted, oid, self._stopped())
         except Exception as error:
             self._failures += 1
             self._retry_at = time.monotonic() + min(RETRY_FIRST * 2.0 ** min(self._failures - 1, 10), RETRY_MAX)
-            log.warning("can't look up whose the rows of the tables are (%s)", one_line(error))
+            log.warning("can't look up whose the rows of table %r are (%s)", table.wanted.key[1], one_line(error))
             return False
         self._failures = 0
         if reply.is_temporary and self._reply is not None and self._reply.is_certain:
@@ -294,9 +304,8 @@ class LookUps:
             return False
         if reply.is_temporary:  # it will do for what is ours, and for nothing else
             received, self._retry_at = -1, now + RETRY_MAX
-        if table is not None:
-            table.others, table.received, table.asked_at = reply.answer.others, received, now
-            table.other_schemas = {other.schema: other.usable for other in table.others.values()}
+        table.others, table.received, table.asked_at = reply.answer.others, received, now
+        table.other_schemas = {other.schema: other.usable for other in table.others.values()}
         self._take(reply)
         return True
 
@@ -304,16 +313,19 @@ class LookUps:
         self._reply, answer = reply, reply.answer
         for key, table in self._tables.items():
             homes, known = answer.homes[key], answer.known[key]
-            table.past_homes.update(homes)
-            table.past.update(known)
-            table.known.clear()
-            table.known.update(known)
-            if key[0] is None and table.wanted.schemas != "*":
-                for route in table.routes:
-                    route.schemas = homes
+            self._take_places(table, homes, known)
             if (schema := answer.unusable.get(key)) is not None:
                 self._log.note_unusable(key[1], schema, answer.session.role)
             is_lost = bool(table.passed) and not table.is_named and key not in answer.found
             self.has_erred |= is_lost or any(passed in known or passed in homes for passed in table.passed)
             table.passed = set()
         self.due_at = math.inf
+
+    def _take_places(self, table: WatchedTable, homes: frozenset[str], known: Mapping[int, str]) -> None:
+        table.past_homes.update(homes)
+        table.past.update(known)
+        table.known.clear()
+        table.known.update(known)
+        if table.wanted.key[0] is None and table.wanted.schemas != "*":
+            for route in table.routes:
+                route.schemas = homes

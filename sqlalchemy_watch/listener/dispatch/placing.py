@@ -145,20 +145,11 @@ class Placing:
             if not wait(seconds):
                 return Verdict.UNKNOWN, ""
 
-    def prepare(self) -> None:
-        """Look at once where all tables are: the connection is another one.
-
-        With durable delivery an event waits for that, however long it takes.
-        """
-        if self._lookups is None:
-            return
-        if self.wait is None:
-            self._lookups.prepare()
-        else:
-            self._lookups.forget_oids()
-
     def guess(self, connection: psycopg.Connection[Any]) -> None:
-        """Look tables up in the source's thread, for the case that no answer is to be had when the first event comes.
+        """Look tables up in the source's thread, once it is connected.
+
+        What no session of the engine could see in another way is known with that, so that the first event waits for
+        nothing. The rest is for the case that no answer is to be had then.
 
         :raises Unanswered: where the server does not answer.
         """
@@ -171,10 +162,13 @@ class Placing:
         except Exception as error:
             log.debug("can't look at the schemas of tables: %s", error)
 
-    def forget(self) -> None:
-        """Trust no answer any more, but for what is ours: the connection is another one, or events come again."""
+    def forget(self, *, is_connected: bool = False) -> None:
+        """Trust no answer any more, but for what is ours: events come again, perhaps.
+
+        :param is_connected: the connection is another one: what is ours is to be looked up again as well.
+        """
         if self._lookups is not None:
-            self._lookups.forget()
+            self._lookups.forget(is_connected=is_connected)
 
     def look_again(self, now: float = math.inf) -> None:
         """Look at what was passed over because of an earlier answer, if that is due; without a time, at all of it."""

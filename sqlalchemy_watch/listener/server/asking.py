@@ -23,7 +23,7 @@ from ...aio import sync_engine_of
 from ...catalog.reading import Fetch, fetcher, psycopg_fetcher
 from ...declaring.translating import map_of
 from ...errors import one_line
-from .connect import Connect, has_creator
+from .connect import Connect, has_creator, has_pool_events
 from .schemas import Answer, Session, Wanted, read_answer, read_session
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ log: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds for an answer over the engine's own connection, connecting included.
 ANSWER_SECONDS = 10.0
-
-#: Seconds for which `stop()` waits for a connection to be closed that is about to ask.
-STOP_SECONDS = 0.5
 
 #: Seconds to wait for a lock on the catalog, which is somebody's maintenance.
 LOCK_SECONDS = 2.0
@@ -67,9 +64,9 @@ class Asker:
     :param has_listen_url: True if that one is made from another URL than the engine's.
     """
 
-    def __init__(self, engine: Engine | AsyncEngine, connect: Connect) -> None:
+    def __init__(self, engine: Engine | AsyncEngine, connect: Connect, *, has_listen_url: bool = False) -> None:
         self._engine: Engine = sync_engine_of(engine)
-        self._connect = connect
+        self._connect, self._has_listen_url = connect, has_listen_url
         self._is_postgresql = self._engine.dialect.name == "postgresql"
         self._asking: threading.Thread | None = None
         self._has_warned = False
@@ -83,9 +80,14 @@ class Asker:
         return self._is_postgresql and not has_creator(self._engine)
 
     @property
-    def _own_is_alike(self) -> bool:
-        """True if no session of the engine could see anything else: it is for something else."""
-        return not self._is_postgresql
+    def own_is_alike(self) -> bool:
+        """True if no session of the engine sees anything else than the listener's own connection.
+
+        That is made with the engine's settings, and with its `do_connect` hooks.
+        """
+        if not self._is_postgresql:  # it is for something else
+            return True
+        return self._is_private and not self._has_listen_url and not has_pool_events(self._engine)
 
     @property
     def renamed_schemas(self) -> dict[str | None, str | None]:
@@ -131,7 +133,7 @@ class Asker:
         if failure is not None:
             self._warn(failure)
         is_temporary = isinstance(failure, (DBAPIError, psycopg.Error, OSError))
-        return Reply(answer, session is not None or self._own_is_alike or not has_path, is_temporary)
+        return Reply(answer, session is not None or self.own_is_alike or not has_path, is_temporary)
 
     def _warn(self, error: BaseException) -> None:
         level = logging.DEBUG if self._has_warned else logging.WARNING
@@ -161,7 +163,6 @@ class Asker:
         either: set[concurrent.futures.Future[Any]] = {answered, stopped}
         concurrent.futures.wait(either, ANSWER_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED)
         if not answered.done():
-            self._asking.join(STOP_SECONDS if stopped.done() else 0.0)
             raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s")
         self._asking.join()
         return answered.result()

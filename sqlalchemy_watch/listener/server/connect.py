@@ -141,6 +141,23 @@ def has_creator(engine: Engine) -> bool:
     return _arguments_of(engine) is None or engine.dialect in _with_handing_hooks
 
 
+def has_pool_events(engine: Engine) -> bool:
+    """Return True if something of the application's is called with the connections of the engine's pool.
+
+    SQLAlchemy has listeners of its own there, which `create_engine()` makes.
+    """
+    dispatch = engine.pool.dispatch
+    listeners = (*dispatch.connect, *dispatch.first_connect, *dispatch.checkout)
+    return not all(map(_is_sqlalchemys, listeners))
+
+
+def _is_sqlalchemys(listener: Any) -> bool:
+    # One that is to be called once stands in a function around it.
+    around = (cell.cell_contents for cell in getattr(listener, "__closure__", None) or ())
+    names = [(getattr(f, "__module__", ""), getattr(f, "__qualname__", "")) for f in (listener, *around) if callable(f)]
+    return any(module == "sqlalchemy.engine.create" and name.startswith("create_engine.") for module, name in names)
+
+
 def _check_creator(engine: Engine) -> None:
     if engine.dialect.is_async:
         raise ConfigurationError(
