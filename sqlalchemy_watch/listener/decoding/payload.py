@@ -89,16 +89,18 @@ def _refuse_constant(text: str) -> Any:
     raise ValueError(text)
 
 
-_decode_json = json.JSONDecoder(parse_constant=_refuse_constant).raw_decode
+#: What `raw_decode` calls: half a microsecond less.
+_decoder: Any = json.JSONDecoder(parse_constant=_refuse_constant)
+_scan_json: Callable[[str, int], tuple[Any, int]] = _decoder.scan_once
 
 
 def _read_json(payload: bytes, begin: str = "") -> Any:
     try:
         text = begin + payload.decode()
-        found, end = _decode_json(text)
+        found, end = _scan_json(text, 0)
         if end != len(text):
             raise ValueError(text)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, StopIteration) as error:
         garbage = PayloadError(f"not JSON ({type(error).__name__})")
         # An SQL_ASCII server does not check what it stores: even a payload of a trigger may be no text.
         garbage.tells_of_rows = isinstance(error, UnicodeDecodeError)
@@ -183,7 +185,8 @@ class PayloadDecoder:
         encoded, context, resync = fields.get("rows"), fields.get("context"), fields.get("resync")
         if type(encoded) is not list:
             raise PayloadError("field 'rows' is missing or not a list")
-        message = Message(kind, *stamp, EMPTY if context is None else _context(context), schema)
+        txid, at = stamp
+        message = Message(kind, txid, at, EMPTY if context is None else _context(context), schema)
         rows, lost = layout.decode(encoded)
         if self._watch.old and self._watch.operation == "deleted":
             rows = [_with_old(kind.attributes, row) for row in rows]

@@ -149,9 +149,9 @@ class LookUps:
         """Know what the listener's own connection sees, as far as no session of the engine could see anything else."""
         guess, self._taken_guess = self._guess, self._guess
         is_alike = self._asker.own_is_alike
-        for key, table in self._tables.items():
+        for table in self._tables.values():
             if guess is not None and (is_alike or table.is_named):
-                self._take_places(table, guess.homes[key], guess.known[key])
+                self._take_places(table, guess)
 
     def schema_by_guess(self, event: Elsewhere) -> str | None:
         """Return the schema of what the listener's own connection takes for ours; None once there was an answer."""
@@ -313,19 +313,20 @@ class LookUps:
         self._reply, answer = reply, reply.answer
         for key, table in self._tables.items():
             homes, known = answer.homes[key], answer.known[key]
-            self._take_places(table, homes, known)
-            if (schema := answer.unusable.get(key)) is not None:
-                self._log.note_unusable(key[1], schema, answer.session.role)
+            self._take_places(table, answer)
             is_lost = bool(table.passed) and not table.is_named and key not in answer.found
             self.has_erred |= is_lost or any(passed in known or passed in homes for passed in table.passed)
             table.passed = set()
         self.due_at = math.inf
 
-    def _take_places(self, table: WatchedTable, homes: frozenset[str], known: Mapping[int, str]) -> None:
-        table.past_homes.update(homes)
-        table.past.update(known)
+    def _take_places(self, table: WatchedTable, answer: Answer) -> None:
+        key = table.wanted.key
+        table.past_homes.update(answer.homes[key])
+        table.past.update(answer.known[key])
         table.known.clear()
-        table.known.update(known)
-        if table.wanted.key[0] is None and table.wanted.schemas != "*":
+        table.known.update(answer.known[key])
+        if key[0] is None and table.wanted.schemas != "*":
             for route in table.routes:
-                route.schemas = homes
+                route.schemas = answer.homes[key]
+        if (schema := answer.unusable.get(key)) is not None:
+            self._log.note_unusable(key[1], schema, answer.session.role)
