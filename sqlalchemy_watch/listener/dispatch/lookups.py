@@ -70,13 +70,15 @@ class WatchedTable:
     past_homes: set[str] = field(default_factory=set)
     #: What else has triggers of such a table.
     others: Mapping[int, Relation] = field(default_factory=dict)
-    #: The schemas of these, and whether the role may use them.
+    #: The schemas of those that are other tenants', and whether the role may use them.
     other_schemas: Mapping[str, bool] = field(default_factory=dict)
     #: The events that this counts for, up to this number of `EventQueue.received`; None where it counts no more.
     received: int | None = None
     asked_at: float = 0.0
     #: The oids and schemas passed over since the last look-up because of an earlier one.
     passed: set[int | str] = field(default_factory=set)
+    #: Of these the oids of tables whose name another one had, with the transaction that had altered each.
+    passed_retired: dict[int, int] = field(default_factory=dict)
 
     @property
     def is_named(self) -> bool:
@@ -199,6 +201,8 @@ class LookUps:
         schema = event.schema if other is None else other.root_schema
         if other is None and (event.oid is not None or schema not in table.other_schemas):
             return None
+        if other is not None and not other.has_triggers and event.stamp[0] >= other.altered_by:
+            return None
         found = self._judge(table, event)
         verdict = found[0]
         if other is None and verdict is Verdict.OURS:
@@ -210,6 +214,8 @@ class LookUps:
                 return None
             if verdict is Verdict.ANOTHERS:
                 table.passed.add(event.oid or event.schema or "")
+                if event.oid is not None and other is not None and self._is_home(table, other.root_schema):
+                    table.passed_retired[event.oid] = other.altered_by
                 self.due_at = min(self.due_at, now + seconds)
         return None if verdict is Verdict.UNKNOWN else found
 
@@ -230,11 +236,8 @@ class LookUps:
 
         :param written_in: the schema that it was in when the event was written, if that is known.
         """
-        assert self._reply is not None
-        answer, key = self._reply.answer, table.wanted.key
         is_older = event.stamp[0] < other.altered_by
-        is_home = key[0] is not None or table.wanted.schemas == "*" or other.root_schema in answer.roots[key]
-        if is_home or (not table.is_named and key not in answer.found and other.root_schema in answer.session.path):
+        if self._is_home(table, other.root_schema):
             # It was renamed or moved. Or another one has its name now, or it was detached: until then it was ours.
             return (Verdict.OURS, written_in or other.schema) if is_older or not other.has_namesake else _ANOTHERS
         is_moved = written_in is not None and written_in != other.schema
@@ -262,6 +265,14 @@ class LookUps:
         if (not table.is_named and schema in answer.session.path) or schema in table.past_homes:
             return Verdict.OURS, schema  # it was there, and has been renamed, moved or dropped since
         return self._uncertain
+
+    def _is_home(self, table: WatchedTable, root_schema: str) -> bool:
+        """Return True if a table there would be ours under the declared name."""
+        assert self._reply is not None
+        answer, key = self._reply.answer, table.wanted.key
+        if key[0] is not None or table.wanted.schemas == "*" or root_schema in answer.roots[key]:
+            return True
+        return not table.is_named and key not in answer.found and root_schema in answer.session.path
 
     def _has_own(self, table: WatchedTable) -> bool:
         """Return True if it is known where the table is that is ours, so that others are not."""
@@ -305,19 +316,29 @@ class LookUps:
         if reply.is_temporary:  # it will do for what is ours, and for nothing else
             received, self._retry_at = -1, now + RETRY_MAX
         table.others, table.received, table.asked_at = reply.answer.others, received, now
-        table.other_schemas = {other.schema: other.usable for other in table.others.values()}
-        self._take(reply)
+        self._take(reply, table)
+        foreign = [other for other in table.others.values() if other.has_triggers]
+        table.other_schemas = {o.schema: o.usable for o in foreign if not self._is_home(table, o.root_schema)}
         return True
 
-    def _take(self, reply: Reply) -> None:
+    def _take(self, reply: Reply, asked: WatchedTable) -> None:
         self._reply, answer = reply, reply.answer
+        self.due_at = math.inf
         for key, table in self._tables.items():
             homes, known = answer.homes[key], answer.known[key]
             self._take_places(table, answer)
             is_lost = bool(table.passed) and not table.is_named and key not in answer.found
             self.has_erred |= is_lost or any(passed in known or passed in homes for passed in table.passed)
             table.passed = set()
-        self.due_at = math.inf
+            if table is asked:
+                self.has_erred |= any(
+                    oid not in table.others or table.others[oid].altered_by != altered_by
+                    for oid, altered_by in table.passed_retired.items()
+                )
+                table.passed_retired = {}
+            elif table.passed_retired:  # only a look-up of its own tells
+                table.passed = set(table.passed_retired)
+                self.due_at = time.monotonic() + SHAKY_SECONDS
 
     def _take_places(self, table: WatchedTable, answer: Answer) -> None:
         key = table.wanted.key

@@ -39,7 +39,7 @@ WITH RECURSIVE member AS (
   JOIN pg_catalog.pg_class AS c ON c.oid = i.inhrelid AND c.relispartition
 )
 SELECT m.number, m.root, m.usable, CAST(m.oid AS bigint), CAST(n.nspname AS text), CAST(NULL AS boolean),
-  CAST(NULL AS boolean), CAST(NULL AS text), CAST(NULL AS text)
+  CAST(NULL AS boolean), CAST(NULL AS boolean), CAST(NULL AS text), CAST(NULL AS text)
 FROM member AS m
 JOIN pg_catalog.pg_class AS c ON c.oid = m.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -51,7 +51,7 @@ _WITH_OTHERS = f"""{_PLACES}
 UNION ALL
 SELECT CAST(NULL AS bigint), CAST(rn.nspname AS text),
   pg_catalog.has_schema_privilege(CAST(:role AS name), rn.oid, 'USAGE'), CAST(c.oid AS bigint), CAST(n.nspname AS text),
-  r.relname = CAST(:name AS name),
+  l.has_triggers, r.relname = CAST(:name AS name),
   EXISTS (
     SELECT FROM pg_catalog.pg_class AS x JOIN pg_catalog.pg_namespace AS xn ON xn.oid = x.relnamespace
     WHERE x.relname = CAST(:name AS name) AND x.relkind IN ('r', 'p', 'f') AND x.oid <> r.oid
@@ -59,15 +59,19 @@ SELECT CAST(NULL AS bigint), CAST(rn.nspname AS text),
   ),
   CAST(r.xmin AS text), CAST(pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot()) AS text)
 FROM (
-  SELECT CAST(CAST(:oid AS text) AS pg_catalog.oid) AS oid
-  UNION
-  (
-    SELECT DISTINCT t.tgrelid
-    FROM pg_catalog.pg_proc AS p
-    JOIN pg_catalog.pg_trigger AS t ON t.tgfoid = p.oid
-    WHERE p.proname = ANY (CAST(CAST(:functions AS text[]) AS name[]))
-    LIMIT {MAX_OTHERS}
-  )
+  SELECT a.oid, pg_catalog.bool_or(a.has_triggers) AS has_triggers
+  FROM (
+    SELECT CAST(CAST(:oid AS text) AS pg_catalog.oid) AS oid, false AS has_triggers
+    UNION ALL
+    (
+      SELECT DISTINCT t.tgrelid, true
+      FROM pg_catalog.pg_proc AS p
+      JOIN pg_catalog.pg_trigger AS t ON t.tgfoid = p.oid
+      WHERE p.proname = ANY (CAST(CAST(:functions AS text[]) AS name[]))
+      LIMIT {MAX_OTHERS}
+    )
+  ) AS a
+  GROUP BY a.oid
 ) AS l
 JOIN pg_catalog.pg_class AS c ON c.oid = l.oid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -120,6 +124,8 @@ class Relation(NamedTuple):
     root_schema: str
     #: True if the role has USAGE there.
     usable: bool
+    #: False if it has no trigger of the watches: what comes later, it has got one for.
+    has_triggers: bool
     #: True if the root has the declared name.
     has_name: bool
     #: True if another table has the declared name, in the declared schema or, without one, in that of the root.
@@ -184,9 +190,9 @@ def read_answer(
         _PLACES if asked is None else _WITH_OTHERS, parameters
     ):
         if number is None:
-            has_name, has_namesake, xmin, next_txid = of_other
+            has_triggers, has_name, has_namesake, xmin, next_txid = of_other
             altered_by = widened_before(int(xmin), int(next_txid))
-            others[found_oid] = Relation(schema, root, may_use, has_name, has_namesake, altered_by)
+            others[found_oid] = Relation(schema, root, may_use, has_triggers, has_name, has_namesake, altered_by)
         else:
             place = places[number - 1][0].key, root
             members.setdefault(place, {})[found_oid] = schema
