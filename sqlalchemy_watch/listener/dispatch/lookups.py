@@ -68,10 +68,12 @@ class WatchedTable:
     past: dict[int, str] = field(default_factory=dict)
     #: All schemas that have been its home: an event may be older than its table's move.
     past_homes: set[str] = field(default_factory=set)
+    #: Tables whose name another one has, with the transaction that had altered each when that was first seen.
+    retired: dict[int, int] = field(default_factory=dict)
     #: What else has triggers of such a table.
     others: Mapping[int, Relation] = field(default_factory=dict)
     #: The schemas of those that are other tenants', and whether the role may use them.
-    other_schemas: Mapping[str, bool] = field(default_factory=dict)
+    other_schemas: dict[str, bool] = field(default_factory=dict)
     #: The events that this counts for, up to this number of `EventQueue.received`; None where it counts no more.
     received: int | None = None
     asked_at: float = 0.0
@@ -176,8 +178,8 @@ class LookUps:
         for table in self._tables.values():
             table.received = None
             if is_connected:
-                table.known.clear()
-                table.past.clear()
+                for of_oids in (table.known, table.past, table.retired):
+                    of_oids.clear()
         if is_connected:
             self._taken_guess = None
 
@@ -238,8 +240,12 @@ class LookUps:
         """
         is_older = event.stamp[0] < other.altered_by
         if self._is_home(table, other.root_schema):
-            # It was renamed or moved. Or another one has its name now, or it was detached: until then it was ours.
-            return (Verdict.OURS, written_in or other.schema) if is_older or not other.has_namesake else _ANOTHERS
+            if not other.has_namesake:  # it was renamed, or moved
+                return Verdict.OURS, written_in or other.schema
+            if not is_older:
+                return _ANOTHERS
+            # Another table has its name now, or it was detached: until then it was ours.
+            return self._uncertain if _is_retired(table, event) else (Verdict.OURS, written_in or other.schema)
         is_moved = written_in is not None and written_in != other.schema
         if is_moved or (is_older and not other.has_name):  # a partition that was detached
             return self._judge_gone(table, event, written_in)
@@ -247,6 +253,8 @@ class LookUps:
 
     def _judge_gone(self, table: WatchedTable, event: Elsewhere, written_in: str | None) -> Judgement:
         """Decide about an event of what is not there any more, or of which the catalog does not tell what it was."""
+        if _is_retired(table, event):
+            return self._uncertain
         if (schema := table.past.get(event.oid or 0)) is not None:
             return Verdict.OURS, written_in or schema
         if written_in is not None:
@@ -288,9 +296,9 @@ class LookUps:
         assert self._reply is not None
         name = table.wanted.key[1]
         other = None if event.oid is None else table.others.get(event.oid)
-        if other is not None:
+        if other is not None and not self._is_home(table, other.root_schema):
             self._log.note(name, other.root_schema, self._reply, other.usable)
-        elif event.schema is not None:
+        elif other is None and event.schema is not None and not _is_retired(table, event):
             self._log.note(name, event.schema, self._reply, table.other_schemas.get(event.schema))
         else:
             self._log.note_gone(name, event.oid or 0)
@@ -317,8 +325,12 @@ class LookUps:
             received, self._retry_at = -1, now + RETRY_MAX
         table.others, table.received, table.asked_at = reply.answer.others, received, now
         self._take(reply, table)
-        foreign = [other for other in table.others.values() if other.has_triggers]
-        table.other_schemas = {o.schema: o.usable for o in foreign if not self._is_home(table, o.root_schema)}
+        table.other_schemas = {}
+        for oid, other in table.others.items():
+            if other.has_triggers and not self._is_home(table, other.root_schema):
+                table.other_schemas[other.schema] = other.usable
+            elif other.has_triggers and other.has_namesake:
+                table.retired.setdefault(oid, other.altered_by)
         return True
 
     def _take(self, reply: Reply, asked: WatchedTable) -> None:
@@ -346,8 +358,16 @@ class LookUps:
         table.past.update(answer.known[key])
         table.known.clear()
         table.known.update(answer.known[key])
+        for oid in table.retired.keys() & table.known.keys():
+            del table.retired[oid]
         if key[0] is None and table.wanted.schemas != "*":
             for route in table.routes:
                 route.schemas = answer.homes[key]
         if (schema := answer.unusable.get(key)) is not None:
             self._log.note_unusable(key[1], schema, answer.session.role)
+
+
+def _is_retired(table: WatchedTable, event: Elsewhere) -> bool:
+    """Return True if the event is of a table that was not ours any more, when that was last seen."""
+    since = table.retired.get(event.oid or 0)
+    return since is not None and event.stamp[0] >= since

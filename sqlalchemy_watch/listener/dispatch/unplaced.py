@@ -67,11 +67,11 @@ class UnplacedLog:
         )  # fmt: skip
 
     def note_gone(self, table: str, oid: int) -> None:
-        """Note an event of something that is not there any more, and was not known."""
+        """Note an event of something of which nobody can say any more what it was."""
         self._warn(
             "gone", table, str(oid),
-            f"events of table {table!r} are not heard whose table or partition (oid {oid}) was dropped before anybody "
-            f"looked whose it is, or that somebody made up",
+            f"events of table {table!r} are not heard whose own table or partition (oid {oid}) was dropped or altered "
+            f"before anybody looked whose it was, or that somebody made up",
         )  # fmt: skip
 
     def note_foreign(self, table: str, schema: str) -> None:

@@ -102,7 +102,8 @@ def test_table_moved_off_the_search_path_causes_one_warning_and_a_resync(
     assert ears.counts("unplaced") == {2}
     assert ears.counts("ignored") == {0}
     for words in ("'accounts'", "'away'", "schemas=('away',)", "search_path (postgres, public)"):
-        assert len(warnings_in(caplog, words)) == 2  # one for either listener
+        told = [warning for warning in warnings_in(caplog, words) if warning.startswith("events of table")]
+        assert len(told) == 2  # one for either listener
     client.execute("ALTER TABLE away.accounts SET SCHEMA public")
     insert(client, "public", 4)
     assert ears.heard() == [("public", 4)]

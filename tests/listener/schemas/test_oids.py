@@ -328,7 +328,7 @@ def test_rows_of_a_partition_that_nobody_knew_and_that_is_dropped_ask_for_a_resy
     assert ears.heard() == [("public", 0), ("public", 1)]
     assert ears.resyncs() == {placing.UNPLACED}
     assert ears.counts("unplaced") == {2}
-    assert len(warnings_in(caplog, "was dropped before anybody looked")) == 1
+    assert len(warnings_in(caplog, "was dropped or altered before anybody looked")) == 1
 
 
 def test_rows_of_a_dropped_partition_are_heard_where_the_schema_is_declared(
