@@ -17,7 +17,7 @@ from sqlalchemy import Connection, Table
 
 from sqlalchemy_watch.catalog.installed import InstalledFunction
 from sqlalchemy_watch.catalog.matching import match_watches
-from sqlalchemy_watch.catalog.reading import fetcher
+from sqlalchemy_watch.catalog.reading import fetcher, read_definitions
 from sqlalchemy_watch.catalog.status import NO_TABLE, WatchStatus
 from sqlalchemy_watch.declaring.filing import application_of
 from sqlalchemy_watch.declaring.translating import map_of
@@ -29,7 +29,7 @@ from .altering import AlteredTableOps, Aside, altered_columns
 from .operations import WatchOp, WatchOps
 from .others import split_drops
 from .render import render_watches as render_watches  # so that Alembic finds them
-from .states import NOTHING, State, declared_state, installed_state
+from .states import NOTHING, State, declared_state, installed_state, needed_definitions
 
 log = logging.getLogger("alembic.autogenerate.sqlalchemy_watch")
 
@@ -53,7 +53,8 @@ def add_operations(
     declared = [table for _, table in tables.values() if table is not None]
     leaving = [existing for existing, table in tables.values() if existing is not None and table is None]
     applications = {application_of(metadata) for metadata in to_list(context.metadata, [])}
-    matching = match_watches(fetcher(context.connection), declared, applications, leaving)
+    fetch = fetcher(context.connection)
+    matching = match_watches(fetch, declared, applications, leaving)
     for function in matching.unreadable:
         log.warning(
             "the function %s.%s has the mark of sqlalchemy_watch, but its first line can't be read: it is left alone; "
@@ -64,17 +65,22 @@ def add_operations(
     _leave_out_drops_of_ours(upgrade, matching.functions)
     for words in matching.left_alone:
         log.warning("%s", words)
-    front, behind = WatchOps(), WatchOps()
     asides = _Asides(upgrade.ops, context.dialect.default_schema_name)
+    changing = []
     for item in matching.items:
-        if _is_left_out(item):
-            continue
-        schema, table = _place(item, matching.declared_schemas)
-        if item.state == "installed" and not asides.alters(schema, table):
-            continue
-        old = installed_state(item, schema, table)
+        if not _is_left_out(item):
+            place = _place(item, matching.declared_schemas)
+            altered = asides.columns(item, *place)
+            if item.state != "installed" or altered:
+                changing.append((item, place, altered))
+    definitions = read_definitions(fetch, [f for item, _, _ in changing for f in needed_definitions(item)])
+    front, behind = WatchOps(), WatchOps()
+    for item, place, altered in changing:
+        old = installed_state(item, *place, definitions)
         new = declared_state(item.watch, item.wanted_mode) if item.watch is not None else NOTHING
-        steps_aside = item.watch is not None and old.trigger is not None and asides.add(item, schema, table, new)
+        steps_aside = bool(altered) and item.watch is not None and old.trigger is not None
+        if steps_aside:
+            asides.add(item, *place, new, altered)
         if item.state != "installed":
             reason = "its table is new" if NO_TABLE in item.problems else "; ".join(item.problems)
             operation = WatchOp(item.table, item.label, old, new, reason=reason)
@@ -106,22 +112,15 @@ class _Asides:
                 place = operation.schema, operation.table_name
                 self._columns.setdefault(place, []).extend(altered_columns(operation.ops))
 
-    def alters(self, schema: str | None, table: str) -> bool:
-        """Return True if a column of the table changes."""
-        return bool(self._columns.get(self._place(schema, table)))
+    def columns(self, item: WatchStatus, schema: str | None, table: str) -> frozenset[str]:
+        """Return those of the columns that change which a watch names: the reason to step aside."""
+        return _named(item, self._columns.get(self._place(schema, table), ()))
 
-    def _place(self, schema: str | None, table: str) -> Place:
-        return None if schema == self._default_schema else schema, table
-
-    def add(self, item: WatchStatus, schema: str | None, table: str, state: State) -> bool:
-        """Have a watch step aside, and come back, if one of the columns that it names changes.
+    def add(self, item: WatchStatus, schema: str | None, table: str, state: State, columns: frozenset[str]) -> None:
+        """Have a watch step aside for these columns, and come back.
 
         :param state: in front of the table's operations, and behind them.
         """
-        place = self._place(schema, table)
-        columns = _named(item, self._columns.get(place, ()))
-        if not columns:
-            return False
         away = State(state.functions, None)
         reason = f"it names {', '.join(map(repr, sorted(columns)))}, which changes"
         aside = Aside(
@@ -131,8 +130,10 @@ class _Asides:
         )
         if item.state == "installed":
             log.info("Detected %s", aside.away.message)
-        self._asides.setdefault(place, []).append(aside)
-        return True
+        self._asides.setdefault(self._place(schema, table), []).append(aside)
+
+    def _place(self, schema: str | None, table: str) -> Place:
+        return None if schema == self._default_schema else schema, table
 
     def put_around(self, operations: Iterable[ops.MigrateOperation]) -> Iterator[ops.MigrateOperation]:
         """Return the operations, those of each table with its watches."""
@@ -187,6 +188,8 @@ def _named(item: WatchStatus, columns: Sequence[str]) -> frozenset[str]:
     A condition is text of the user's own, so the names are looked for in the text. A trigger that steps aside
     without need does no harm: the table is locked anyway.
     """
+    if not columns:
+        return frozenset()
     bodies = [item.installed.body] if item.installed is not None else []
     bodies += [function_body(item.watch)] if item.watch is not None else []
     return frozenset(

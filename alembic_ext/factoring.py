@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 from functools import lru_cache
@@ -20,6 +21,10 @@ Values = tuple[str, ...]
 
 #: What all texts have in a place, or what each of them has.
 Piece = str | Values
+
+#: Characters of a text that is compared, and parts that it may have: more of them nobody would read, or wait for.
+MAX_LENGTH = 65_536
+MAX_PARTS = 30
 
 _ATOM = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\w+|\s+|.""", re.DOTALL)
 _CLOSING = {"(": ")", "[": "]", "{": "}", "CASE": "END"}
@@ -65,7 +70,8 @@ def factor(texts: Sequence[str]) -> list[Filled | None]:
     """Return each text as one that is filled in; None for one that is like no other."""
     alike: dict[object, list[int]] = {}
     for place, text in enumerate(texts):
-        alike.setdefault(_outline(text), []).append(place)
+        if len(text) <= MAX_LENGTH:
+            alike.setdefault(_outline(text), []).append(place)
     result: list[Filled | None] = [None] * len(texts)
     for places in alike.values():
         for place, filled in zip(places, _shared([texts[place] for place in places]), strict=True):
@@ -93,6 +99,8 @@ def _shared(texts: Sequence[str]) -> Sequence[Filled | None]:
     try:
         lines = _Comparison(texts).lines()
     except RecursionError:  # brackets in brackets, hundreds of them
+        lines = None
+    if lines is None:
         return [None] * len(texts)
     names = _names(lines)
     template = "\n".join(
@@ -162,8 +170,8 @@ class _Comparison:
         self._settled: dict[Values, list[Piece]] = {}
         self._found: dict[tuple[Values, _Where], list[Piece] | None] = {}
 
-    def lines(self) -> list[list[Piece]]:
-        """Return the pieces of each line.
+    def lines(self) -> list[list[Piece]] | None:
+        """Return the pieces of each line; None where there are too many parts.
 
         The shortest part is settled first, and looked for in all other places: longer ones may contain it.
         """
@@ -173,6 +181,8 @@ class _Comparison:
             new = {line: self._new(self._line(line)) for line in unsettled}
             unsettled = [line for line, parts in new.items() if parts]
             if unsettled:
+                if len(self._parts) == MAX_PARTS:
+                    return None
                 self._parts.add(min(chain(*new.values()), key=lambda part: sum(map(len, part))))
         return [self._line(line) for line in self._lines]
 
@@ -259,7 +269,7 @@ def _clauses(text: str) -> Values:
     clauses: list[str] = []
     is_between = True
     words = _words(text)
-    for word, after in zip(words, (*words[1:], ""), strict=True):
+    for word, after in zip(words, (*words, "")[1:], strict=True):
         was_between = is_between
         is_between = word in _KEYWORDS or (word.isspace() and (was_between or after in _KEYWORDS or not after))
         if is_between or was_between:
@@ -289,16 +299,18 @@ def _atoms(text: str) -> Values:
     """Return names, numbers, literals and signs; a bracket with all in it is one."""
     atoms: list[str] = []
     opened: list[tuple[int, str]] = []
+    awaited: Counter[str] = Counter()
     for atom in _ATOM.findall(text):
         atoms.append(atom)
         if atom in _CLOSING:
             opened.append((len(atoms) - 1, _CLOSING[atom]))
-        elif any(closing == atom for _, closing in opened):
-            while opened:
-                start, closing = opened.pop()
-                if closing == atom:
-                    atoms[start:] = ["".join(atoms[start:])]
-                    break
+            awaited[_CLOSING[atom]] += 1
+        while awaited[atom]:
+            start, closing = opened.pop()
+            awaited[closing] -= 1
+            if closing == atom:
+                atoms[start:] = ["".join(atoms[start:])]
+                break
     return tuple(atoms)
 
 

@@ -7,6 +7,7 @@ from `pg_get_functiondef`, with the name as the declaration spells it, so that i
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy_watch.catalog.installed import InstalledFunction, InstalledTrigger
@@ -14,6 +15,7 @@ from sqlalchemy_watch.catalog.modes import DEFAULT, declared_mode, has_odd_copie
 from sqlalchemy_watch.catalog.ownership import may_be_made_again
 from sqlalchemy_watch.catalog.status import WatchStatus
 from sqlalchemy_watch.declaring.spec import TableWatch
+from sqlalchemy_watch.errors import WatchError
 from sqlalchemy_watch.functions.quoting import qualified, quote
 from sqlalchemy_watch.triggers import ddl
 
@@ -122,20 +124,33 @@ def declared_state(watch: TableWatch, mode: str | None = None) -> State:
     )
 
 
-def installed_state(item: WatchStatus, schema: str | None, table: str) -> State:
+#: What follows the name in the `CREATE OR REPLACE FUNCTION` of a function, by its schema and name.
+Definitions = Mapping[tuple[str, str], str]
+
+
+def needed_definitions(item: WatchStatus) -> list[InstalledFunction]:
+    """Return the functions that the installed state makes again."""
+    own = item.installed if item.function_differs and not item.shares_function else None
+    return [f for f in (own, item.displaced) if f is not None and not f.stranger and may_be_made_again(f)]
+
+
+def installed_state(item: WatchStatus, schema: str | None, table: str, definitions: Definitions) -> State:
     """Return the state in the database; parts of a declared watch that do not differ are spelled as declared.
 
     :param schema: of the table, as it is declared.
+    :param definitions: those that it needs.
     """
     found = item.installed
     if found is None:
         return NOTHING
     declared = declared_state(item.watch) if item.watch is not None else NOTHING
-    functions = (_function(found, schema),) if item.function_differs else declared.functions
+    functions = declared.functions
     if item.shares_function:
         functions = ()
+    elif item.function_differs:
+        functions = (_function(found, schema, definitions),)
     if item.displaced is not None:
-        functions += (_function(item.displaced, schema),)
+        functions += (_function(item.displaced, schema, definitions),)
     trigger: Trigger | None
     if found.trigger is not None:
         trigger = _trigger(found, found.trigger, schema)
@@ -156,13 +171,13 @@ def _function_name(found: InstalledFunction, schema: str | None) -> str:
     return qualified(found.schema if elsewhere else schema, found.name)
 
 
-def _function(found: InstalledFunction, schema: str | None) -> Function:
+def _function(found: InstalledFunction, schema: str | None, definitions: Definitions) -> Function:
     name = _function_name(found, schema)
-    if not may_be_made_again(
-        found
-    ):  # such as SECURITY DEFINER: made again, it would be that of whoever runs the migration
+    if found.stranger or not may_be_made_again(found):  # made again, it would be that of whoever runs the migration
         return Function(name, None, found.grants)
-    return Function(name, f"CREATE OR REPLACE FUNCTION {name}{found.definition.rstrip()}", found.grants)
+    if found.name_key not in definitions:
+        raise WatchError(f"the function {'.'.join(found.name_key)} was changed meanwhile: run the command again")
+    return Function(name, f"CREATE OR REPLACE FUNCTION {name}{definitions[found.name_key].rstrip()}", found.grants)
 
 
 def _trigger(found: InstalledFunction, trigger: InstalledTrigger, schema: str | None) -> Trigger:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from ..functions.mark import MARK, read_mark
@@ -48,7 +49,7 @@ class InstalledTrigger:
     transition_tables: tuple[str | None, str | None]
     #: True without WHEN, column list and arguments, and where it is no constraint trigger.
     plain: bool
-    #: The whole statement, from `pg_get_triggerdef`.
+    #: The whole statement, from `pg_get_triggerdef`; empty for a plain one.
     definition: str
     #: The modes of its copies on partitions, each once.
     copies: tuple[str, ...] = ()
@@ -84,8 +85,6 @@ class InstalledFunction:
     language: str
     security_definer: bool
     settings: tuple[str, ...]
-    #: The text that follows the name in `CREATE OR REPLACE FUNCTION name`, from `pg_get_functiondef`.
-    definition: str
     #: The roles beside the owner that may call it, as GRANT spells them; None where nothing was granted or revoked.
     grants: tuple[str, ...] | None
     #: True if it is in the first schema of the search path.
@@ -120,7 +119,7 @@ class InstalledFunction:
             return (*self.name_key, None, None)
         return (*self.name_key, trigger.relation.oid, trigger.name)
 
-    @property
+    @cached_property
     def mark(self) -> tuple[int, dict[str, Any]] | None:
         """Template version and fields of the mark; None where the function isn't ours."""
         return read_mark(self.body)
@@ -140,9 +139,9 @@ class InstalledFunction:
 
     def as_strangers(self, reason: str) -> InstalledFunction:
         """Return it without its body: for that reason it can't be ours."""
-        return replace(self, stranger=reason, body="", definition="")
+        return replace(self, stranger=reason, body="")
 
-    @property
+    @cached_property
     def looks_marked(self) -> bool:
         """True if it begins like one of ours, even where the mark no longer parses."""
         return self.body.lstrip("\n").startswith(MARK)

@@ -19,7 +19,7 @@ from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction, Relation
 from .levels import UNWATCHABLE, at_needed_level, missed_writes
 from .ownership import in_words, oddity, strangers_in_words
-from .reading import Fetch, Scope, read_functions, read_relations, read_strangers
+from .reading import Fetch, Scope, read_functions, read_relations
 from .status import NO_TABLE, WatchState, WatchStatus
 from .virtual import virtual_problems
 
@@ -81,7 +81,8 @@ def match_watches(
     places = {translated_place(table.schema, table.name, schemas) for table in (*tables, *leaving)}
     relations = read_relations(fetch, places)
     scope = _scope(watches, relations, places, finds_leftovers)
-    functions = [f.seen_from(f.trigger.relation.oid) if f.trigger else f for f in read_functions(fetch, scope)]
+    found, strangers = read_functions(fetch, scope)
+    functions = [f.seen_from(f.trigger.relation.oid) if f.trigger else f for f in found]
     relations |= read_relations(fetch, {place for f in functions if (place := _marked_place(f))} - relations.keys())
     pairs = [(at_needed_level(watch, relations.get(place)), relations.get(place)) for place, watch in watches]
     needed = {(relation.schema, watch.function_name) for watch, relation in pairs if relation is not None}
@@ -92,7 +93,7 @@ def match_watches(
     matched = {item.installed.key for item in items if item.installed is not None}
     rest = [f for f in functions if f.key not in matched and (f.trigger is not None or f.name_key not in needed)]
     considered = {relations[place].oid: place[0] for place in places if place in relations}
-    left_alone = strangers_in_words(read_strangers(fetch, scope), applications) if finds_leftovers else []
+    left_alone = strangers_in_words(strangers, applications)
     for function in rest:
         if function.stranger and function.is_marked:
             left_alone.append(in_words(function, f"it {function.stranger}"))
@@ -176,7 +177,9 @@ def _with_missed_writes(
         if relation is not None:
             heard[watch.operation].add(f"{relation.schema}.{relation.name}")
     return [
-        item if relation is None else replace(item, missed=missed_writes(watch, relation, heard[watch.operation]))
+        replace(item, missed=missed)
+        if relation is not None and (missed := missed_writes(watch, relation, heard[watch.operation]))
+        else item
         for item, (watch, relation) in zip(items, pairs, strict=True)
     ]
 
@@ -214,11 +217,14 @@ def _watch_status(
     obstacles = () if relation is None else virtual_problems(watch, relation.virtual_columns)
     if relation is not None and relation.kind in UNWATCHABLE:
         obstacles = (UNWATCHABLE[relation.kind],)
+    of_function = [] if found is None else function_problems(watch, found)
+    of_trigger = [] if found is None else trigger_problems(watch, found)
 
     def item(state: WatchState, *problems: str) -> WatchStatus:
         return WatchStatus(
             state, watch.table_key, watch.label, watch.function_name, watch.trigger_name, problems, watch, found,
             displaced=displaced, obstacles=obstacles, relation=relation,
+            function_differs=found is None or bool(of_function), trigger_differs=found is None or bool(of_trigger),
         )  # fmt: skip
 
     if relation is None:
@@ -229,8 +235,7 @@ def _watch_status(
         return item("missing", "there is no such trigger")
     if found.trigger is None:
         return item("missing", "the function is there, but no trigger calls it")
-    problems = [*function_problems(watch, found), *trigger_problems(watch, found)]
-    return item("outdated", *problems) if problems else item("installed")
+    return item("outdated" if of_function or of_trigger else "installed", *of_function, *of_trigger)
 
 
 def _is_ours(

@@ -1,4 +1,4 @@
-"""Three queries on pg_catalog, however many tables there are; none of them writes."""
+"""A few queries on pg_catalog, however many tables there are; none of them writes."""
 
 from __future__ import annotations
 
@@ -76,25 +76,36 @@ WITH tables AS MATERIALIZED (
 ), owners AS MATERIALIZED (
   SELECT o.proowner, CAST(pg_catalog.pg_get_userbyid(o.proowner) AS text) AS owner,
     o.proowner = (SELECT r.oid FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user) AS is_own,
-    ARRAY(SELECT CAST(c.oid AS text) FROM tables AS c WHERE pg_catalog.pg_has_role(o.proowner, c.relowner, 'MEMBER')
-      OR pg_catalog.has_table_privilege(o.proowner, c.oid, 'TRIGGER')) AS owned_tables
+    pg_catalog.cardinality(t.owned) > 0 AS owns_any,
+    CASE WHEN pg_catalog.cardinality(t.owned) < (SELECT CAST(pg_catalog.count(*) AS integer) FROM tables)
+      THEN t.owned END AS owned_tables
   FROM (SELECT DISTINCT f.proowner FROM found AS f) AS o
+  CROSS JOIN LATERAL (SELECT ARRAY(
+    SELECT CAST(c.oid AS text) FROM tables AS c WHERE pg_catalog.pg_has_role(o.proowner, c.relowner, 'MEMBER')
+      OR pg_catalog.has_table_privilege(o.proowner, c.oid, 'TRIGGER')) AS owned) AS t
 ), judged AS MATERIALIZED (
   SELECT f.oid, f.nspname, f.trigger_oid, f.fits, f.is_marked, f.is_named,
     o.owner, o.is_own, o.owned_tables, s.owns_schema,
-    o.is_own OR s.owns_schema OR pg_catalog.cardinality(o.owned_tables) > 0 AS is_known
+    o.is_own OR s.owns_schema OR o.owns_any AS is_known
   FROM found AS f JOIN owners AS o ON o.proowner = f.proowner
   CROSS JOIN LATERAL (SELECT pg_catalog.pg_has_role(f.proowner, f.nspowner, 'MEMBER') AS owns_schema) AS s
 )
 """
 
-#: Partitions are found in pg_inherits: pg_partition_tree() would wait for a lock on each of them.
-_FUNCTIONS = f"""{_FOUND}
+_IS_STRANGERS = "j.is_marked AND NOT j.is_named AND NOT j.is_known AND j.trigger_oid IS NULL"
+
+_PLAIN = """(t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable
+    AND t.tgconstraint = CAST(0 AS pg_catalog.oid))"""
+
+#: What most rows would repeat is left out: the tables over which an owner has a say where these are all (NULL), and how
+#: a trigger is defined where the other columns say it. Partitions are found in pg_inherits: pg_partition_tree() would
+#: wait for a lock on each of them.
+_FUNCTIONS = f"""{_FOUND}, named AS MATERIALIZED (
+  SELECT e.tgname, pg_catalog.min(e.tgfoid) AS first, pg_catalog.max(e.tgfoid) AS last
+  FROM pg_catalog.pg_trigger AS e WHERE e.tgrelid IN (SELECT oid FROM tables) GROUP BY e.tgname
+)
 SELECT j.nspname, p.proname, CASE WHEN j.fits AND j.is_known THEN p.prosrc ELSE '' END, l.lanname, p.prosecdef,
   CASE WHEN j.fits AND j.is_known THEN coalesce(p.proconfig, '{{}}') ELSE '{{}}' END,
-  CASE WHEN j.fits AND j.is_known THEN
-    pg_catalog.substr(pg_catalog.pg_get_functiondef(p.oid), pg_catalog.length('CREATE OR REPLACE FUNCTION '
-      || pg_catalog.quote_ident(j.nspname) || '.' || pg_catalog.quote_ident(p.proname)) + 1) ELSE '' END,
   CASE WHEN j.fits AND j.is_known AND p.proacl IS NOT NULL THEN ARRAY(
     SELECT CASE a.grantee WHEN CAST(0 AS pg_catalog.oid) THEN 'PUBLIC'
         ELSE pg_catalog.quote_ident(pg_catalog.pg_get_userbyid(a.grantee)) END
@@ -105,12 +116,10 @@ SELECT j.nspname, p.proname, CASE WHEN j.fits AND j.is_known THEN p.prosrc ELSE 
   p.oid IN (SELECT e.tgfoid FROM pg_catalog.pg_trigger AS e
     WHERE e.tgparentid = CAST(0 AS pg_catalog.oid) AND NOT e.tgisinternal
       AND e.tgrelid NOT IN (SELECT oid FROM tables)),
-  EXISTS (SELECT FROM pg_catalog.pg_trigger AS e
-    WHERE e.tgname = p.proname AND e.tgrelid IN (SELECT oid FROM tables) AND e.tgfoid <> p.oid),
-  t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable,
-  t.tgqual IS NULL AND t.tgattr::text = '' AND t.tgnargs = 0 AND NOT t.tgdeferrable
-    AND t.tgconstraint = CAST(0 AS pg_catalog.oid),
-  CASE WHEN j.is_known THEN pg_catalog.pg_get_triggerdef(t.oid) ELSE '' END,
+  coalesce(named.first <> p.oid OR named.last <> p.oid, false),
+  EXISTS (SELECT FROM judged AS j WHERE {_IS_STRANGERS}),
+  t.tgname, t.tgrelid, cn.nspname, c.relname, t.tgtype, t.tgenabled, t.tgoldtable, t.tgnewtable, {_PLAIN},
+  CASE WHEN j.is_known AND NOT {_PLAIN} THEN pg_catalog.pg_get_triggerdef(t.oid) ELSE '' END,
   CASE WHEN c.relkind = 'p' THEN ARRAY(
     WITH RECURSIVE partitions AS (
       SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = t.tgrelid
@@ -123,18 +132,28 @@ SELECT j.nspname, p.proname, CASE WHEN j.fits AND j.is_known THEN p.prosrc ELSE 
 FROM judged AS j
 JOIN pg_catalog.pg_proc AS p ON p.oid = j.oid
 JOIN pg_catalog.pg_language AS l ON l.oid = p.prolang
+LEFT JOIN named ON named.tgname = p.proname
 LEFT JOIN pg_catalog.pg_trigger AS t ON t.oid = j.trigger_oid
 LEFT JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
 LEFT JOIN pg_catalog.pg_namespace AS cn ON cn.oid = c.relnamespace
 WHERE j.is_named OR (j.is_marked AND (j.is_known OR t.oid IS NOT NULL))
-ORDER BY j.nspname, p.proname, t.tgname, cn.nspname, c.relname
+"""
+
+#: The body is one that was read before: what somebody has put in its place meanwhile is none that was judged.
+_DEFINITIONS = """
+SELECT n.nspname, p.proname, pg_catalog.substr(pg_catalog.pg_get_functiondef(p.oid), pg_catalog.length(
+  'CREATE OR REPLACE FUNCTION ' || pg_catalog.quote_ident(n.nspname) || '.' || pg_catalog.quote_ident(p.proname)) + 1)
+FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[]), CAST(:bodies AS text[])) AS t(schema, name, body)
+JOIN pg_catalog.pg_proc AS p ON p.proname = CAST(t.name AS pg_catalog.name)
+JOIN pg_catalog.pg_namespace AS n ON n.oid = p.pronamespace
+WHERE n.nspname = t.schema AND p.pronargs = 0 AND p.prokind = 'f' AND p.prosrc = t.body
 """
 
 #: Bytes, and not text: what strangers write need not be of any encoding that the connection can carry.
 _STRANGERS = f"""{_FOUND}
 SELECT {{name}}, {{owner}}, {{body}}
 FROM judged AS j JOIN pg_catalog.pg_proc AS p ON p.oid = j.oid
-WHERE j.is_marked AND NOT j.is_named AND NOT j.is_known AND j.trigger_oid IS NULL
+WHERE {_IS_STRANGERS}
 ORDER BY p.oid LIMIT {MAX_STRANGERS}
 """.format(
     **{
@@ -198,18 +217,39 @@ class Scope(NamedTuple):
         }
 
 
-def read_functions(fetch: Fetch, scope: Scope) -> list[InstalledFunction]:
-    """Return functions with one of these names, those of triggers with such a name, and left-overs with our mark.
+class Found(NamedTuple):
+    """The functions in a scope."""
 
-    Of a stranger's functions only those in a place of ours are returned, without their bodies.
-    """
-    return [_function(row) for row in fetch(_FUNCTIONS, scope.parameters())]
+    #: Of strangers only those in a place of ours, without their bodies. Of all without definition.
+    functions: list[InstalledFunction]
+    #: Others that have our mark; not more than a few.
+    strangers: list[Stranger]
 
 
-def read_strangers(fetch: Fetch, scope: Scope) -> list[Stranger]:
-    """Return functions that have our mark, and are of somebody who has no say there; not more than a few."""
+def read_functions(fetch: Fetch, scope: Scope) -> Found:
+    """Return functions with one of these names, those of triggers with such a name, and left-overs with our mark."""
+    rows = sorted(fetch(_FUNCTIONS, scope.parameters()), key=_order)
+    tables = frozenset(scope.tables)
+    functions = [_function(row, tables) for row in rows]
+    has_strangers = scope.finds_leftovers and (not rows or rows[0][_HAS_STRANGERS])
+    return Found(functions, _read_strangers(fetch, scope) if has_strangers else [])
+
+
+def _read_strangers(fetch: Fetch, scope: Scope) -> list[Stranger]:
     rows = fetch(_STRANGERS, scope.parameters())
     return [Stranger(*(bytes.fromhex(part).decode("ascii", "replace") for part in row)) for row in rows]
+
+
+def read_definitions(fetch: Fetch, functions: Collection[InstalledFunction]) -> dict[tuple[str, str], str]:
+    """Return what follows the name in the `CREATE OR REPLACE FUNCTION` of each, by schema and name."""
+    if not functions:
+        return {}
+    columns = {
+        "schemas": [function.schema for function in functions],
+        "names": [function.name for function in functions],
+        "bodies": [function.body for function in functions],
+    }
+    return {(schema, name): definition for schema, name, definition in fetch(_DEFINITIONS, columns)}
 
 
 def _relation(row: Sequence[Any]) -> Relation:
@@ -217,16 +257,26 @@ def _relation(row: Sequence[Any]) -> Relation:
     return Relation(oid, schema, name, kind, is_partition, owner, tuple(children), tuple(virtual_columns))
 
 
-def _function(row: Sequence[Any]) -> InstalledFunction:
+#: The place of a column in a row of a function, and that of the trigger's first one.
+_HAS_STRANGERS: Final = 16
+_TRIGGER: Final = 17
+
+
+def _order(row: Sequence[Any]) -> tuple[Any, ...]:
+    trigger, _, schema, table = row[_TRIGGER : _TRIGGER + 4]
+    return row[0], row[1], trigger is None, trigger, schema, table
+
+
+def _function(row: Sequence[Any], tables: frozenset[int]) -> InstalledFunction:
     (
-        schema, name, body, language, security_definer, settings, definition, grants, in_default_schema,
-        owner, is_own, owns_schema, owned_tables, is_marked, fits, is_called_elsewhere,
-        name_is_taken, *trigger_row,
-    ) = row  # fmt: skip
+        schema, name, body, language, security_definer, settings, grants, in_default_schema,
+        owner, is_own, owns_schema, owned_tables, is_marked, fits, is_called_elsewhere, name_is_taken,
+    ) = row[:_HAS_STRANGERS]  # fmt: skip
     function = InstalledFunction(
-        schema, name, body, language, security_definer, tuple(settings), definition,
-        None if grants is None else tuple(grants), in_default_schema, _trigger(*trigger_row),
-        owner, is_own, owns_schema, frozenset(map(int, owned_tables)), is_marked, is_called_elsewhere, name_is_taken,
+        schema, name, body, language, security_definer, tuple(settings),
+        None if grants is None else tuple(grants), in_default_schema, _trigger(*row[_TRIGGER:]),
+        owner, is_own, owns_schema, tables if owned_tables is None else frozenset(map(int, owned_tables)),
+        is_marked, is_called_elsewhere, name_is_taken,
     )  # fmt: skip
     return function if fits else function.as_strangers("is no function that a trigger of ours could call")
 

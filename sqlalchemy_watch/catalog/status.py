@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Literal
 
 from ..declaring.spec import TableWatch
-from .comparing import function_problems, trigger_problems
+from .comparing import trigger_problems
 from .installed import InstalledFunction, Relation
 from .levels import UNWATCHABLE
 from .modes import DEFAULT, declared_mode, wanted_mode
@@ -46,6 +45,10 @@ class WatchStatus:
     relation: Relation | None = field(default=None, repr=False)
     #: The writes that it misses though it is installed as it is declared.
     missed: tuple[str, ...] = field(default=(), repr=False)
+    #: True if the function has to be created or replaced.
+    function_differs: bool = field(default=True, repr=False)
+    #: True if the trigger has to be created or changed.
+    trigger_differs: bool = field(default=True, repr=False)
 
     @property
     def is_unwatchable(self) -> bool:
@@ -61,16 +64,6 @@ class WatchStatus:
     def is_unreadable(self) -> bool:
         """True if something in its place has a mark that can't be read."""
         return any(f is not None and f.mark is None for f in (self.installed, self.displaced))
-
-    @cached_property
-    def function_differs(self) -> bool:
-        """True if the function has to be created or replaced."""
-        return self.watch is None or self.installed is None or bool(function_problems(self.watch, self.installed))
-
-    @cached_property
-    def trigger_differs(self) -> bool:
-        """True if the trigger has to be created or changed."""
-        return self.watch is None or self.installed is None or bool(trigger_problems(self.watch, self.installed))
 
     @property
     def trigger_has_other_shape(self) -> bool:

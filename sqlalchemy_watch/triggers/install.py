@@ -245,7 +245,7 @@ def _drop_installed(connection: Connection, items: Iterable[WatchStatus]) -> Non
     names = {function.name_key for function in found}
     scope = Scope([name for _, name in names], [], {schema for schema, _ in names}, finds_leftovers=False)
     # A function stays where a trigger outside of these tables calls it.
-    for function in read_functions(fetcher(connection), scope) if names else ():
+    for function in read_functions(fetcher(connection), scope).functions if names else ():
         if function.name_key in names and not function.is_called_elsewhere:
             connection.execute(text(_escaped(f"DROP FUNCTION IF EXISTS {qualified(*function.name_key)}()")))
 

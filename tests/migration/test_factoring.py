@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,9 +76,21 @@ def test_the_same_text_twice_has_no_parts() -> None:
     assert [each.parts for each in shared(ORDERS, ORDERS)] == [{}, {}]
 
 
-def test_hundreds_of_brackets_in_brackets_share_nothing_and_do_no_harm() -> None:
-    deep = ["SELECT " + "(" * 2000 + word + ")" * 2000 for word in ("a", "b")]
-    for text, each in zip(deep, factor(deep), strict=True):
+#: What nobody writes; each in two forms, which are alike.
+MONSTERS = {
+    "deep": lambda word: "SELECT " + "(" * 2_000 + word + ")" * 2_000,
+    "never closed": lambda word: "SELECT " + "(" * 20_000 + f"{word} [ " * 10_000,
+    "large": lambda word: f"SELECT {word}\n" * 100_000,
+    "different all over": lambda word: "".join(f"SELECT {word}{n}\n" for n in range(3_000)),
+    "one line": lambda word: "SELECT " + " || ".join(f"{word}{n}" for n in range(5_000)),
+}
+
+
+@pytest.mark.parametrize("monster", MONSTERS.values(), ids=MONSTERS)
+@pytest.mark.timeout(60)
+def test_texts_that_nobody_would_read_are_not_waited_for(monster: Callable[[str], str]) -> None:
+    texts = [monster("a"), monster("bb")]
+    for text, each in zip(texts, factor(texts), strict=True):
         assert each is None or each.template.format(**each.parts) == text
 
 
