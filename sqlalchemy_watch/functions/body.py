@@ -47,7 +47,9 @@ def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
 
 
 # Assignments and RETURN where they do: PERFORM would start the executor. RAISE with USING has no placeholders, so that
-# the text has no percent sign, which migrations run offline would double.
+# the text has no percent sign, which migrations run offline would double. The right to send is asked for when an
+# expression is set up, once in a transaction: so whoever has it within a guard goes on to the RETURN that sends, and
+# nobody else comes there first.
 _FUNCTION: Final = """\
 {mark}
 {types}
@@ -56,37 +58,34 @@ DECLARE
   {variables}
 BEGIN
   BEGIN
-    IF {muted} THEN RETURN NULL; END IF;
     {read_row}
-    watch_payload := {payload};
-    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) {limit}
-      OR {is_elsewhere} THEN RAISE data_exception; END IF;
+    watch_payload := CASE WHEN {muted} THEN NULL ELSE {payload} END;
+    IF {is_unfit}
+      OR {has_no_right} THEN RAISE data_exception; END IF;
   EXCEPTION
     {no_row}
     WHEN OTHERS OR assert_failure THEN
       BEGIN
+        IF {muted} THEN RETURN NULL; END IF;
         watch_head := {head};
-        IF {is_elsewhere} THEN
-          {unless_retired}
-        END IF;
+        {unless_retired}
         {set_context}
         {all_rows}
+        IF {has_no_right} THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
+        watch_payload := {torn};
+        {send_lost}
         BEGIN
-          watch_payload := CASE WHEN watch_head IS NULL THEN {torn} ELSE watch_head OPERATOR(pg_catalog.||) {lost} END;
-          PERFORM {calls};
-        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
-        END;
-        BEGIN
-          RAISE WARNING USING MESSAGE = pg_catalog.concat({undescribed}, SQLSTATE, ' ',
+          RAISE WARNING USING MESSAGE = pg_catalog.concat({undescribed}, ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
             HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
+          BEGIN RAISE WARNING USING MESSAGE = {undescribed}; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
         RETURN NULL;
       END;
   END;
-  RETURN CASE WHEN {is_unsent} THEN '' END;  -- always NULL
+  RETURN CASE WHEN watch_payload IS NOT NULL AND {is_unsent} THEN '' END;  -- always NULL
 END"""
 
 
@@ -99,19 +98,45 @@ def function_body(watch: TableWatch) -> str:
         _FUNCTION,
         mark=mark_line(watch),
         muted=emission.MUTED,
-        limit=str(emission.limit(watch)),
-        is_elsewhere=emission.is_elsewhere(watch),
+        is_unfit=" OR ".join([emission.is_too_long(watch, "watch_payload"), *emission.is_elsewhere(watch)]),
+        has_no_right=emission.has_no_right(watch),
         head=emission.concat(emission.head(watch)),
-        unless_retired=_return_if(emission.is_retired(watch)),
+        unless_retired=_unless_retired(watch),
         set_context=emission.SET_CONTEXT,
-        undescribed=literal(f"{what} could not be described: "),
+        undescribed=literal(f"{what} could not be described"),
         torn=literal(f"{wire.head_json(watch)}}}"),  # without what the listener needs: it asks to resync
-        lost=literal(f',"rows":[],"resync":"{wire.BUILD_FAILED}"}}'),
-        calls=", ".join(calls),
-        is_unsent=" OR ".join(f"{call} IS NULL" for call in calls),
+        send_lost=[line for call in calls for line in _send_lost(call)],
+        is_unsent=emission.is_unsent(watch, "watch_payload"),
         **kind(watch),
     )
     return "\n".join(["", *lines, ""])
+
+
+def _unless_retired(watch: TableWatch) -> list[str]:
+    elsewhere = emission.is_elsewhere(watch)
+    if not elsewhere:
+        return []
+    return fill(
+        """\
+IF {elsewhere} THEN
+  {unless_retired}
+END IF;""",
+        elsewhere=" OR ".join(elsewhere),
+        unless_retired=_return_if(emission.is_retired(watch)),
+    )
+
+
+def _send_lost(call: str) -> list[str]:
+    return fill(
+        """\
+BEGIN
+  IF watch_head IS NOT NULL THEN watch_payload := pg_catalog.concat(watch_head, {lost}); END IF;
+  PERFORM {call};
+EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
+END;""",
+        lost=literal(f',"rows":[],"resync":"{wire.BUILD_FAILED}"}}'),
+        call=call,
+    )
 
 
 def _truncated(watch: TableWatch) -> dict[str, Part]:
@@ -176,9 +201,9 @@ SELECT {row} INTO STRICT watch_rows
 {check}
 {set_room}
 SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-FROM (SELECT {row} AS j {few}) AS q;
-IF watch_seen OPERATOR(pg_catalog.<=) {small}
-  AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
+FROM (SELECT {row} AS j
+  {few}) AS q;
+IF watch_seen OPERATOR(pg_catalog.<=) {small} AND {all_fit} THEN
   watch_payload := {made};
 ELSE
   FOR {target} IN
@@ -187,13 +212,14 @@ ELSE
     {set_row}
     {send}
   END LOOP;
-  RETURN NULL;
+  watch_payload := NULL;
 END IF;""",
         check=check,
         set_room=fitting.set_room(watch),
         row=expressions.each_row(watch),
         few=expressions.source(watch, SMALL + 1),
         small=str(SMALL),
+        all_fit="pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room",
         made=fitting.WHOLE,
         target="watch_next" if has_key else "watch_rows",
         rows_by_payload=fitting.rows_by_payload(watch),

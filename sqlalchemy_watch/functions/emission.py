@@ -28,6 +28,11 @@ SET_CONTEXT: Final = (
 )
 
 
+def is_too_long(watch: TableWatch, payload: str) -> str:
+    """Return a condition that is true of a payload of more bytes than `limit`."""
+    return f"pg_catalog.octet_length({payload}) OPERATOR(pg_catalog.>) {limit(watch)}"
+
+
 def limit(watch: TableWatch) -> int:
     """Return the bytes that a payload may have; of those in the log, single rows may have more."""
     return wire.MAX_PAYLOAD_BYTES if watch.is_notified else wire.DURABLE_PAYLOAD_BYTES
@@ -73,17 +78,23 @@ def calls(watch: TableWatch, payload: str) -> list[str]:
     return [notify(watch, payload)] * watch.is_notified + [log(watch, payload)] * watch.is_durable
 
 
+def is_unsent(watch: TableWatch, payload: str) -> str:
+    """Return a condition that sends a payload, and is never true."""
+    terms = [f"{call} IS NULL" for call in calls(watch, payload)]
+    return terms[0] if len(terms) == 1 else f"({' OR '.join(terms)})"
+
+
+def has_no_right(watch: TableWatch) -> str:
+    """Return a condition that is never true, and raises where the writer has no right to send."""
+    unsent = is_unsent(watch, "''")
+    return f"(tg_relid IS NULL AND {unsent})"
+
+
 def is_elsewhere(watch: TableWatch) -> list[str]:
-    """Return lines of a condition: the table has another name, or another schema, than is declared.
+    """Return conditions one of which is true where the table has another name, or another schema, than is declared.
 
-    Of a row-level trigger it says nothing: partitions have names of their own. The last lines are never true: but where
-    the writer has no right to send, they raise, and that has to be within a guard.
+    Of a row-level trigger there are none: partitions have names of their own.
     """
-    rights = [f"(tg_relid IS NULL AND {call} IS NULL)" for call in calls(watch, "''")]
-    return [term if n == 0 else f"OR {term}" for n, term in enumerate([*_elsewhere(watch), *rights])]
-
-
-def _elsewhere(watch: TableWatch) -> list[str]:
     if watch.fires_per_row:
         return []
     terms = [f"tg_table_name OPERATOR(pg_catalog.<>) {literal(watch.table)}"]
@@ -97,8 +108,6 @@ def is_retired(watch: TableWatch) -> list[str]:
 
     Without another one in its place it was merely renamed.
     """
-    if watch.fires_per_row:
-        return []
     if watch.schema is None:
         place = "pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace"
         named = "t.oid OPERATOR(pg_catalog.=) tg_relid"
@@ -107,6 +116,6 @@ def is_retired(watch: TableWatch) -> list[str]:
         named = f"n.nspname OPERATOR(pg_catalog.=) {literal(watch.schema)}"
     return [
         f"EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN {place}",
-        f"  WHERE c.relname OPERATOR(pg_catalog.=) {literal(watch.table)} AND {named}",
-        "  AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'))",
+        f"  WHERE c.relname OPERATOR(pg_catalog.=) {literal(watch.table)} AND {named}"
+        " AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}'))",
     ]

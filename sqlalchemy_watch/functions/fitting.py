@@ -51,7 +51,7 @@ def make_payload(watch: TableWatch) -> list[str]:
     if expressions.longest_row(watch) is not None:
         return [f"watch_payload := {WHOLE};"]
     if watch.is_notified and watch.is_durable:
-        return [*send_rows(watch), "RETURN NULL;"]
+        return [*send_rows(watch), "watch_payload := NULL;"]
     return _to_notify(watch) if watch.is_notified else _to_log()
 
 
@@ -109,7 +109,8 @@ FROM (SELECT p.j,
     {apart}
     pg_catalog.sum({size}) OVER (ROWS UNBOUNDED PRECEDING)
       OPERATOR(pg_catalog./) {room} AS part
-  FROM (SELECT {row} AS j{keys} {source} OFFSET 0) AS p{only_told}) AS q
+  FROM (SELECT {row} AS j{keys}
+    {source} OFFSET 0) AS p{only_told}) AS q
 GROUP BY {group} ORDER BY {group}{in_order}""",
         as_j=" AS j" if key else "",
         min_key=", pg_catalog.min(q.k) AS k" if key else "",

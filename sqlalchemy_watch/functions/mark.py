@@ -25,7 +25,7 @@ _IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 def mark_line(watch: TableWatch) -> str:
     """Return the comment that marks a function as ours: template version, application, table, label and options."""
     fields = {"application": watch.application, "schema": watch.schema, "table": watch.table, "label": watch.label}
-    return f"{MARK}{TEMPLATE_VERSION} {json.dumps(fields | options(watch))}"
+    return f"{MARK}{TEMPLATE_VERSION} {json.dumps(fields | options(watch), separators=(',', ':'))}"
 
 
 def options(watch: TableWatch) -> dict[str, Any]:

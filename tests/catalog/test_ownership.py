@@ -159,9 +159,7 @@ def test_a_function_left_over_of_the_same_application_is_taken_over(engine: Engi
     old = declare("inserted")
     old.create(engine)
     client.execute("DROP TRIGGER watch_users_inserted ON users" if gone == "its trigger" else "DROP TABLE users")
-    mark_another_watch(
-        client, "watch_users_inserted", '"table": "users", "label": "inserted"', '"table": "u", "label": "x"'
-    )
+    mark_another_watch(client, "watch_users_inserted", '"table":"users","label":"inserted"', '"table":"u","label":"x"')
     new = declare("inserted")
     new.create(engine, checkfirst=True)
     install(engine, new)

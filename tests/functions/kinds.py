@@ -51,6 +51,14 @@ def _lines(spec: Any) -> TableWatch:
     return _only(table.metadata)
 
 
+def _wide() -> TableWatch:
+    """The watch of a table of more columns than one call has arguments."""
+    columns = [sa.Column(f"column_{number}", sa.Text) for number in range(50)]
+    table = sa.Table("wide", sa.MetaData(), sa.Column("id", sa.Integer, primary_key=True), *columns)
+    watch(table, Watch("inserted", extra_columns=[column.name for column in columns], level="row"))
+    return _only(table.metadata)
+
+
 def _hostile_names() -> TableWatch:
     names = ('quo"ted', "per%cent", "two\nlines")
     columns = [sa.Column(name, sa.Text) for name in names]
@@ -145,9 +153,11 @@ def kinds() -> dict[str, TableWatch]:
         "inserted_both_when": _orders(
             Watch("inserted", label="large", when=_large, extra_columns=extra, delivery="both")
         ),
+        "inserted_row_wide": _wide(),
         "inserted_row_when": _orders(Watch("inserted", label="large", when=_large, level="row")),
         "updated_trigger_columns": _orders(Watch("updated", label="moved", trigger_columns=("status", "total"))),
         "updated_old_composite_key": _lines(Watch("updated", extra_columns=("note",), old=True)),
+        "updated_old_bounded_types": _orders(Watch("updated", extra_columns=("customer_id",), old=True)),
         "updated_durable_when_old": _orders(Watch("updated", label="grown", when=_grown, delivery="durable")),
         "updated_both_everything": _orders(everything()),
         "updated_joined": _joined("statement", None),

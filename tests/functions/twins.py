@@ -248,7 +248,7 @@ def _rows(payloads: Iterable[tuple[str, str]]) -> Heard:
             continue
         if "at" in fields:
             assert datetime.fromisoformat(fields["at"]).tzinfo is not None
-        rows += fields["rows"]
+        rows += fields.get("rows", [RESYNC])
         if "resync" in fields:
             rows.append(RESYNC)
         elif fields["op"] == "truncated":

@@ -1,6 +1,6 @@
 CREATE OR REPLACE FUNCTION watch_employees_deleted() RETURNS trigger LANGUAGE plpgsql
 AS $watch$
--- sqlalchemy_watch 1 {"application": "", "schema": null, "table": "employees", "label": "deleted", "carries": ["id", "kind", "name"], "old": true, "delivery": "both"}
+-- sqlalchemy_watch 1 {"application":"","schema":null,"table":"employees","label":"deleted","carries":["id","kind","name"],"old":true,"delivery":"both"}
 #variable_conflict use_column
 DECLARE
   watch_payload pg_catalog.text;
@@ -13,42 +13,37 @@ DECLARE
   watch_next pg_catalog.record;
 BEGIN
   BEGIN
-    IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
     SELECT pg_catalog.concat(coalesce(r.id, NULL::integer), ',', coalesce(pg_catalog.to_json(r.kind::pg_catalog.text), 'null'), ',', coalesce(pg_catalog.to_json(r.name::pg_catalog.text), 'null')) INTO STRICT watch_rows
     FROM watch_old AS r;
-    watch_payload := pg_catalog.concat(
+    watch_payload := CASE WHEN pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN NULL ELSE pg_catalog.concat(
       '{"v":1,"table":"employees","label":"deleted","op":"deleted","columns":["id","kind","name"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
       ',"txid":', pg_catalog.pg_current_xact_id(),
       ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
       ',"rows":[[', watch_rows, ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
-      '}');
-    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
-      OR tg_table_name OPERATOR(pg_catalog.<>) 'employees'
-      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_employees_deleted', '') IS NULL)
-      OR (tg_relid IS NULL AND pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', '') IS NULL) THEN RAISE data_exception; END IF;
+      '}') END;
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 OR tg_table_name OPERATOR(pg_catalog.<>) 'employees'
+      OR (tg_relid IS NULL AND (pg_catalog.pg_notify('watch_employees_deleted', '') IS NULL OR pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', '') IS NULL)) THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN no_data_found THEN RETURN NULL;
     WHEN OTHERS OR assert_failure THEN
       BEGIN
+        IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
         watch_head := pg_catalog.concat(
           '{"v":1,"table":"employees","label":"deleted","op":"deleted","columns":["id","kind","name"],"schema":', pg_catalog.to_json(tg_table_schema::pg_catalog.text),
           ',"txid":', pg_catalog.pg_current_xact_id(),
           ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
-        IF tg_table_name OPERATOR(pg_catalog.<>) 'employees'
-        OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_employees_deleted', '') IS NULL)
-        OR (tg_relid IS NULL AND pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', '') IS NULL) THEN
+        IF tg_table_name OPERATOR(pg_catalog.<>) 'employees' THEN
           IF EXISTS (SELECT FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_class AS t ON t.relnamespace OPERATOR(pg_catalog.=) c.relnamespace
-            WHERE c.relname OPERATOR(pg_catalog.=) 'employees' AND t.oid OPERATOR(pg_catalog.=) tg_relid
-            AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}')) THEN RETURN NULL; END IF;
+            WHERE c.relname OPERATOR(pg_catalog.=) 'employees' AND t.oid OPERATOR(pg_catalog.=) tg_relid AND c.relkind OPERATOR(pg_catalog.=) ANY ('{r,p}')) THEN RETURN NULL; END IF;
         END IF;
         watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
         SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-        FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.kind::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.name::pg_catalog.text)::pg_catalog.text, 'null') AS j FROM watch_old AS r LIMIT 51) AS q;
-        IF watch_seen OPERATOR(pg_catalog.<=) 50
-          AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
+        FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.kind::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.name::pg_catalog.text)::pg_catalog.text, 'null') AS j
+          FROM watch_old AS r LIMIT 51) AS q;
+        IF watch_seen OPERATOR(pg_catalog.<=) 50 AND pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN
           watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
         ELSE
           FOR watch_next IN
@@ -58,7 +53,8 @@ BEGIN
                 pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) 1000 AS apart,
                 pg_catalog.sum(CASE WHEN pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.>) 1000 THEN 20000 ELSE pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3 END) OVER (ROWS UNBOUNDED PRECEDING)
                   OPERATOR(pg_catalog./) (watch_room OPERATOR(pg_catalog.-) 1003) AS part
-              FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.kind::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.name::pg_catalog.text)::pg_catalog.text, 'null') AS j, r.id AS k0, r.kind AS k1 FROM watch_old AS r OFFSET 0) AS p) AS q
+              FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.kind::pg_catalog.text)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(pg_catalog.to_json(r.name::pg_catalog.text)::pg_catalog.text, 'null') AS j, r.id AS k0, r.kind AS k1
+                FROM watch_old AS r OFFSET 0) AS p) AS q
             GROUP BY q.part, q.apart ORDER BY q.part, q.apart DESC
           LOOP
             watch_rows := watch_next.j;
@@ -73,24 +69,32 @@ BEGIN
               ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
             PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', watch_payload);
           END LOOP;
-          RETURN NULL;
+          watch_payload := NULL;
         END IF;
+        IF (tg_relid IS NULL AND (pg_catalog.pg_notify('watch_employees_deleted', '') IS NULL OR pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', '') IS NULL)) THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
+        watch_payload := '{"v":1,"table":"employees","label":"deleted","op":"deleted","columns":["id","kind","name"]}';
         BEGIN
-          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"employees","label":"deleted","op":"deleted","columns":["id","kind","name"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
-          PERFORM pg_catalog.pg_notify('watch_employees_deleted', watch_payload), pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', watch_payload);
+          IF watch_head IS NOT NULL THEN watch_payload := pg_catalog.concat(watch_head, ',"rows":[],"resync":"the trigger function could not build the notification"}'); END IF;
+          PERFORM pg_catalog.pg_notify('watch_employees_deleted', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN
-          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of employees/deleted could not be described: ', SQLSTATE, ' ',
+          IF watch_head IS NOT NULL THEN watch_payload := pg_catalog.concat(watch_head, ',"rows":[],"resync":"the trigger function could not build the notification"}'); END IF;
+          PERFORM pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', watch_payload);
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
+        END;
+        BEGIN
+          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of employees/deleted could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
             HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
+          BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of employees/deleted could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
         RETURN NULL;
       END;
   END;
-  RETURN CASE WHEN pg_catalog.pg_notify('watch_employees_deleted', watch_payload) IS NULL OR pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', watch_payload) IS NULL THEN '' END;  -- always NULL
+  RETURN CASE WHEN watch_payload IS NOT NULL AND (pg_catalog.pg_notify('watch_employees_deleted', watch_payload) IS NULL OR pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_employees_deleted', watch_payload) IS NULL) THEN '' END;  -- always NULL
 END
 $watch$;
 

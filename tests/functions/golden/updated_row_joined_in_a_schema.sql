@@ -1,6 +1,6 @@
 CREATE OR REPLACE FUNCTION shop.watch_puppies_played() RETURNS trigger LANGUAGE plpgsql
 AS $watch$
--- sqlalchemy_watch 1 {"application": "", "schema": "shop", "table": "puppies", "label": "played", "carries": ["puppy_id", "kind"], "fires_on": ["toy"], "old": true, "level": "row"}
+-- sqlalchemy_watch 1 {"application":"","schema":"shop","table":"puppies","label":"played","carries":["puppy_id","kind"],"fires_on":["toy"],"old":true,"level":"row"}
 -- {"puppy_id": "integer", "kind": "varchar", "toy": "varchar"}
 #variable_conflict use_column
 DECLARE
@@ -12,26 +12,24 @@ DECLARE
   watch_room integer;
 BEGIN
   BEGIN
-    IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
     IF (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
-    watch_payload := pg_catalog.concat(
+    watch_payload := CASE WHEN pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN NULL ELSE pg_catalog.concat(
       '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop","oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
       ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
       ',"rows":[[', coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'), ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
-      '}');
+      '}') END;
     IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
       OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN OTHERS OR assert_failure THEN
       BEGIN
+        IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
         watch_head := pg_catalog.concat(
           '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop","oid":', tg_relid,
           ',"txid":', pg_catalog.pg_current_xact_id(),
           ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
-        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN
-        END IF;
         watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         IF (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
@@ -42,22 +40,25 @@ BEGIN
           WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
           WHEN pg_catalog.octet_length(watch_key) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_key, ']]', watch_context, '}')
           ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
+        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
+        watch_payload := '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop"}';
         BEGIN
-          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop"}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          IF watch_head IS NOT NULL THEN watch_payload := pg_catalog.concat(watch_head, ',"rows":[],"resync":"the trigger function could not build the notification"}'); END IF;
           PERFORM pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN
-          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.puppies/played could not be described: ', SQLSTATE, ' ',
+          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.puppies/played could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
             HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
+          BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of shop.puppies/played could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
         RETURN NULL;
       END;
   END;
-  RETURN CASE WHEN pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload) IS NULL THEN '' END;  -- always NULL
+  RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload) IS NULL THEN '' END;  -- always NULL
 END
 $watch$;
 

@@ -1,6 +1,6 @@
 CREATE OR REPLACE FUNCTION watch_lines_noted() RETURNS trigger LANGUAGE plpgsql
 AS $watch$
--- sqlalchemy_watch 1 {"application": "", "schema": null, "table": "lines", "label": "noted", "carries": ["order", "number"], "fires_on": ["note"], "old": true, "level": "row"}
+-- sqlalchemy_watch 1 {"application":"","schema":null,"table":"lines","label":"noted","carries":["order","number"],"fires_on":["note"],"old":true,"level":"row"}
 -- {"order": "integer", "number": "smallint", "note": "text"}
 #variable_conflict use_column
 DECLARE
@@ -12,26 +12,24 @@ DECLARE
   watch_room integer;
 BEGIN
   BEGIN
-    IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
     IF (NEW."order" OPERATOR(pg_catalog.<>) OLD."order" OR NEW.number OPERATOR(pg_catalog.<>) OLD.number OR pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note))) IS NOT TRUE THEN RETURN NULL; END IF;
-    watch_payload := pg_catalog.concat(
+    watch_payload := CASE WHEN pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN NULL ELSE pg_catalog.concat(
       '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["order","number","note"],"oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
       ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
       ',"rows":[[', coalesce(NEW."order", NULL::integer), ',', coalesce(NEW.number, NULL::smallint), ',"', (NEW."order" OPERATOR(pg_catalog.<>) OLD."order")::integer::pg_catalog.text, (NEW.number OPERATOR(pg_catalog.<>) OLD.number)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note)))::integer::pg_catalog.text, '",', coalesce(OLD."order", NULL::integer), ',', coalesce(OLD.number, NULL::smallint), ',', coalesce(pg_catalog.to_json(OLD.note::pg_catalog.text), 'null'), ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
-      '}');
+      '}') END;
     IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
       OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_lines_noted', '') IS NULL) THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN OTHERS OR assert_failure THEN
       BEGIN
+        IF pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN RETURN NULL; END IF;
         watch_head := pg_catalog.concat(
           '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["order","number","note"],"oid":', tg_relid,
           ',"txid":', pg_catalog.pg_current_xact_id(),
           ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
-        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_lines_noted', '') IS NULL) THEN
-        END IF;
         watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         IF (NEW."order" OPERATOR(pg_catalog.<>) OLD."order" OR NEW.number OPERATOR(pg_catalog.<>) OLD.number OR pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note))) IS NOT TRUE THEN RETURN NULL; END IF;
@@ -42,22 +40,25 @@ BEGIN
           WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
           WHEN pg_catalog.octet_length(watch_key) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_key, ']]', watch_context, '}')
           ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
+        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_lines_noted', '') IS NULL) THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
+        watch_payload := '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["order","number","note"]}';
         BEGIN
-          watch_payload := CASE WHEN watch_head IS NULL THEN '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["order","number","note"]}' ELSE watch_head OPERATOR(pg_catalog.||) ',"rows":[],"resync":"the trigger function could not build the notification"}' END;
+          IF watch_head IS NOT NULL THEN watch_payload := pg_catalog.concat(watch_head, ',"rows":[],"resync":"the trigger function could not build the notification"}'); END IF;
           PERFORM pg_catalog.pg_notify('watch_lines_noted', watch_payload);
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the right to send is lacking
         END;
         BEGIN
-          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of lines/noted could not be described: ', SQLSTATE, ' ',
+          RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of lines/noted could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
             HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
-        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where the client's encoding lacks a character of a name
+        EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
+          BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of lines/noted could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
         RETURN NULL;
       END;
   END;
-  RETURN CASE WHEN pg_catalog.pg_notify('watch_lines_noted', watch_payload) IS NULL THEN '' END;  -- always NULL
+  RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_lines_noted', watch_payload) IS NULL THEN '' END;  -- always NULL
 END
 $watch$;
 
