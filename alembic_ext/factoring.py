@@ -54,6 +54,7 @@ _NAMES = tuple(
         (r"\b[a-z]\.$", "column"),
         (r"^--", "options"),
         (r'"$', "more"),
+        (r"(?:watch_)?([a-z]\w*) OPERATOR\(\S+\) $", None),
         (r"(?:watch_)?([a-z]\w*)\W*$", None),
     )
 )

@@ -85,13 +85,15 @@ def _factored(statements: Iterable[str]) -> dict[str, Filled]:
 def _filled(name: str, parts: Mapping[str, str]) -> str:
     """Return the expression that fills in the parts, the short ones first, as many in a line as fit."""
     lines = [f"{name}.format("]
-    for number, key in enumerate(sorted(parts, key=lambda key: len(parts[key]) > _WIDTH // 2), 1):
-        part = f"{key}={parts[key]!r}{',' if number < len(parts) else ')'}"
-        if len(lines[-1]) + len(part) < _WIDTH:
-            lines[-1] += part if number == 1 else f" {part}"
+    for key in sorted(parts, key=lambda key: len(parts[key]) > _WIDTH // 2):
+        part = f"{key}={parts[key]!r},"
+        for number, line in enumerate(lines):
+            if len(line) + len(part) < _WIDTH:
+                lines[number] += f" {part}" if line.endswith(",") else part
+                break
         else:
             lines.append(f"    {part}")
-    return "\n".join(lines)
+    return "\n".join(lines)[:-1] + ")"
 
 
 def _literals(text: str) -> str:
