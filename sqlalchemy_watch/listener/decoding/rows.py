@@ -85,8 +85,12 @@ class RowLayout:
         self._old = [(index, columns[name]) for index, name in enumerate(old) if name in columns]
         self._old_width = len(old)
         self._old_attributes = [column.attribute for _, column in self._old]
-        #: True where a discriminator of the hierarchy's root is carried, which no update of this table changes.
-        self._constant = bool(old) and any(name not in old for name in carried[:always])
+        #: The places of the key and of the discriminator, where that is the hierarchy's root's: no update changes it.
+        self._with_constant: list[int] = []
+        if old and any(name not in old and not columns[name].is_primary for name in carried[:always]):
+            self._with_constant = [
+                index for index, name in enumerate(carried[:always]) if name in old or not columns[name].is_primary
+            ]
         self.attributes: tuple[str, ...] = tuple(column.attribute for _, column in self._columns)
         #: The types of a row all of whose values are taken as they are; None where some are to be decoded.
         plain = known == names and all(column.decode is None for _, column in self._columns)
@@ -181,8 +185,8 @@ class RowLayout:
         if type(mask) is not str or len(mask) != self._old_width:
             raise PayloadError("a mask of changes does not fit")
         old = Values(zip(self._old_attributes, values, strict=True))
-        if self._constant:
-            old = Values({**dict(zip(self.attributes[: self._always], row, strict=False)), **old})
+        if self._with_constant:
+            old = Values({**{self.attributes[index]: row[index] for index in self._with_constant}, **old})
         changed = frozenset([column.attribute for index, column in self._old if mask[index] == "1"])
         return Extras(old, changed, self._extras is not None)
 

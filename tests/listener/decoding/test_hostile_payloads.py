@@ -133,7 +133,7 @@ def test_genuine_payload_is_read(label: str) -> None:
     assert decoded.resync is None
     assert [extras is not None and extras.partial for _, extras in decoded.rows] == {
         "truncated": [False],
-        "updated": [False, False, True, False],
+        "updated": [True, True, True, False],  # without their old values
         "deleted": [False, False],
     }.get(label, [False, False, True])
     assert (decoded.message.schema, decoded.message.txid, decoded.message.context) == ("public", 7, {"a": 1})
