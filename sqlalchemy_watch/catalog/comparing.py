@@ -50,20 +50,29 @@ _ROWS = frozenset({*STATEMENT_ALIASES, "NEW", "OLD"})
 def _changed_body(watch: TableWatch, found: str, wanted: str) -> str:
     """Say that the body is another one, and which columns are read where it differs: they may be of another type."""
     names = {quote(column.name): column.name for column in (*watch.carried, *watch.trigger_columns)}
-    pairs = list(zip(found.split("\n"), wanted.split("\n"), strict=False))
-    there = {name for pair in pairs if pair[0] != pair[1] for name in _read_there(*map(_TOKEN.findall, pair))}
+    pairs = zip(_reading_lines(found), _reading_lines(wanted), strict=False)
+    there = {name for found_words, words in pairs for name in _read_there(found_words, words)}
     at = ", ".join(repr(name) for quoted, name in names.items() if quoted in there)
-    is_like_it = found.count("\n") == wanted.count("\n") and at
-    return f"the function's body differs from the declaration{f', at {at}' if is_like_it else ''}"
+    return f"the function's body differs from the declaration{f', at {at}' if at else ''}"
+
+
+def _reading_lines(body: str) -> list[list[str]]:
+    """Return the words of the lines that read a row, of those for a single one: what follows has more lines or less."""
+    lines = map(_TOKEN.findall, body.partition("\n  EXCEPTION\n")[0].split("\n"))
+    return [words for words in lines if any(_columns(words, 0, len(words)))]
 
 
 def _read_there(found: Sequence[str], wanted: Sequence[str]) -> Iterator[str]:
     """Yield the columns of rows that are read where two lines differ."""
     start = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), len(wanted))
     behind = next((i for i, (a, b) in enumerate(zip(reversed(found), reversed(wanted), strict=False)) if a != b), 0)
-    for i in range(max(start, 2), len(wanted) - behind):
-        if wanted[i - 1] == "." and wanted[i - 2] in _ROWS:
-            yield wanted[i]
+    return _columns(wanted, start, len(wanted) - behind)
+
+
+def _columns(words: Sequence[str], start: int, end: int) -> Iterator[str]:
+    for i in range(max(start, 2), end):
+        if words[i - 1] == "." and words[i - 2] in _ROWS:
+            yield words[i]
 
 
 def changed_options(watch: TableWatch, installed: Mapping[str, Any]) -> list[str]:

@@ -186,4 +186,4 @@ def test_status_takes_as_many_queries_for_many_tables(engine: Engine, Base: Any)
         Base.metadata.create_all(engine)
         statements.clear()
         assert len(status(engine, Base)) == number + 1
-        assert len(statements) == 2
+        assert len(statements) == 3
