@@ -149,8 +149,7 @@ class Hearing:
                 reader.execute("SELECT count(*) FROM pg_class")
                 part(self)
         finally:
-            for listener in self._listeners.values():
-                listener.catch_up(PATIENCE)
+            self.catch_up()
             names, self._names = self._names, []
             heard, self._heard = self._heard, {route: [] for route in self._listeners}
         return {
@@ -171,6 +170,11 @@ class Hearing:
         yield self.client
         self._names.append(name)
         self.client.execute("INSERT INTO public.steps DEFAULT VALUES")
+
+    def catch_up(self) -> None:
+        """Wait until all is heard that was written."""
+        for listener in self._listeners.values():
+            listener.catch_up(PATIENCE)
 
     def prepare(self, *statements: str) -> None:
         """Run statements that are no step of their own."""
