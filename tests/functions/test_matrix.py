@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from postgres import Cluster
 from support import created_database
 
 from .matrix import golden
-from .matrix.declarations import VARIANTS
+from .matrix.declarations import VARIANTS, Variant
 from .matrix.hearing import Hearing, Step
 from .matrix.parts import PARTS
 
 
-@pytest.fixture(scope="module", params=VARIANTS, ids=str)
+def _marked(variant: Variant) -> Any:
+    """On other servers, and with another SQLAlchemy, the variants that have both ways of delivery are enough."""
+    return pytest.param(variant, marks=[] if variant.delivery == "both" else pytest.mark.slow, id=str(variant))
+
+
+@pytest.fixture(scope="module", params=map(_marked, VARIANTS))
 def hearing(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Hearing]:
     name = f"matrix_{VARIANTS.index(request.param)}"
     with created_database(cluster, name) as database, Hearing(cluster, database, request.param) as hearing:

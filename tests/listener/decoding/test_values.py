@@ -268,7 +268,10 @@ def types(cluster: Cluster) -> Iterator[Types]:
         yield types
 
 
-@pytest.fixture(scope="module", params=DRIVERS)
+@pytest.fixture(
+    scope="module",
+    params=[driver if driver == "psycopg" else pytest.param(driver, marks=pytest.mark.slow) for driver in DRIVERS],
+)
 def mismatches(request: pytest.FixtureRequest, cluster: Cluster, types: Types) -> dict[str, Any]:
     """Differences between values loaded by a driver and values heard, by case; rows are written by plain SQL."""
     driver = request.param

@@ -180,7 +180,7 @@ def test_a_publication_that_was_dropped_while_nobody_listened_is_made_anew(
         listener.catch_up()
         assert listener.stats().resyncs == (0 if readable else 1)
     assert [identity for _, identity in recorder.heard()] == ([(1,), (2,), (3,)] if readable else [(1,), (3,)])
-    assert 1 <= len(connections) <= 2  # not one for each attempt
+    assert 1 <= len(connections) <= 3  # not one for each attempt
 
 
 @pytest.fixture
