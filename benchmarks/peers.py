@@ -115,8 +115,8 @@ class RowTrigger(Peer):
             connection.execute(f"""
                 CREATE OR REPLACE FUNCTION {table}_notify() RETURNS trigger LANGUAGE plpgsql AS $$
                 BEGIN
-                  PERFORM pg_notify('{table}_changes',
-                    jsonb_build_object('id', {row}.id, 'role_id', {row}.role_id, 'op', TG_OP)::text);
+                  PERFORM pg_notify('{table}_changes', jsonb_build_object(
+                    'table', TG_TABLE_NAME, 'op', TG_OP, 'id', {row}.id, 'role_id', {row}.role_id)::text);
                   RETURN NULL;
                 END $$""")
             connection.execute(
