@@ -82,6 +82,8 @@ MUTED_SETTING: Final = "sqlalchemy_watch.muted"
 CONTEXT_SETTING: Final = "sqlalchemy_watch.context"
 
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+
 #: To spell a type takes as long as a good part of a function's text, in which it is asked for again and again.
 _spelled: WeakKeyDictionary[TypeEngine[Any], str] = WeakKeyDictionary()
 
@@ -146,7 +148,7 @@ def head_fields(watch: TableWatch) -> dict[str, Any]:
 
 def head_json(watch: TableWatch) -> str:
     """Return the head as it stands in a payload, without the closing brace."""
-    return json.dumps(head_fields(watch), ensure_ascii=False, separators=(",", ":"))[:-1]
+    return _encode(head_fields(watch))[:-1]
 
 
 def beginning(watch: TableWatch) -> str:

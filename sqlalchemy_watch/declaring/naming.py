@@ -57,4 +57,4 @@ def _fit(name: str, parts: tuple[str, ...], *, hashed: bool = False) -> str:
 
 def _size(name: str) -> int:
     """Return the bytes that a name takes at the most, whatever the database's encoding is."""
-    return sum(1 if character.isascii() else _MOST_BYTES for character in name)
+    return len(name) if name.isascii() else sum(1 if c.isascii() else _MOST_BYTES for c in name)

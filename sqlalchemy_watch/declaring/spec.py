@@ -275,9 +275,9 @@ class TableWatch:
     def function_name(self) -> str:
         return naming.object_name(self.table, self.label)
 
-    @cached_property
+    @property
     def trigger_name(self) -> str:
-        return naming.object_name(self.table, self.label)
+        return self.function_name
 
     @cached_property
     def channel(self) -> str:

@@ -195,13 +195,13 @@ SELECT {row} INTO STRICT watch_rows
         source=expressions.single_source(watch),
         unless_told=_return_if(["watch_rows IS NULL"] if expressions.condition(watch) else []),
     )
-    has_key = fitting.needs_key(watch)
+    has_key, text = fitting.needs_key(watch), expressions.each_row(watch)
     all_rows = fill(
         """\
 {check}
 {set_room}
 SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-FROM (SELECT {row} AS j
+FROM (SELECT {text} AS j
   {few}) AS q;
 IF watch_seen OPERATOR(pg_catalog.<=) {small} AND {all_fit} THEN
   watch_payload := {made};
@@ -216,13 +216,13 @@ ELSE
 END IF;""",
         check=check,
         set_room=fitting.set_room(watch),
-        row=expressions.each_row(watch),
+        text=text,
         few=expressions.source(watch, SMALL + 1),
         small=str(SMALL),
         all_fit="pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room",
         made=fitting.WHOLE,
         target="watch_next" if has_key else "watch_rows",
-        rows_by_payload=fitting.rows_by_payload(watch),
+        rows_by_payload=fitting.rows_by_payload(watch, text),
         set_row=["watch_rows := watch_next.j;", "watch_key := watch_next.k;"] if has_key else "",
         send=fitting.send_rows(watch),
     )

@@ -82,10 +82,12 @@ def _first_that_fits(room: str, texts: list[str]) -> list[str]:
     return fill("watch_payload := CASE\n  {cases}\n  ELSE {lost} END;", cases=cases, lost=_LOST)
 
 
-def rows_by_payload(watch: TableWatch) -> list[str]:
+def rows_by_payload(watch: TableWatch, text: str) -> list[str]:
     """Return the query for the rows of each payload, in order: by a running sum of their sizes.
 
     Without OFFSET 0, a row's text would be made once for each time that it is named.
+
+    :param text: that of a row.
     """
     size, long = "pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3", ""
     longest = expressions.longest_row(watch)
@@ -109,7 +111,7 @@ FROM (SELECT p.j,
     {apart}
     pg_catalog.sum({size}) OVER (ROWS UNBOUNDED PRECEDING)
       OPERATOR(pg_catalog./) {room} AS part
-  FROM (SELECT {row} AS j{keys}
+  FROM (SELECT {text} AS j{keys}
     {source} OFFSET 0) AS p{only_told}) AS q
 GROUP BY {group} ORDER BY {group}{in_order}""",
         as_j=" AS j" if key else "",
@@ -118,7 +120,7 @@ GROUP BY {group} ORDER BY {group}{in_order}""",
         apart=f"{long} AS apart," if long else "",
         size=size,
         room=room,
-        row=expressions.each_row(watch),
+        text=text,
         keys=keys,
         source=expressions.source(watch),
         only_told=" WHERE p.j IS NOT NULL" if expressions.condition(watch) else "",

@@ -18,6 +18,8 @@ MARK: Final = "-- sqlalchemy_watch "
 #: Characters; a longer line is no mark. Anybody may have written it.
 MAX_MARK_LENGTH: Final = 4_096
 
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 #: No name of PostgreSQL's has one of these, and no query can carry them.
 _IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 
@@ -25,7 +27,7 @@ _IMPOSSIBLE = re.compile("[\0\ud800-\udfff]")
 def mark_line(watch: TableWatch) -> str:
     """Return the comment that marks a function as ours: template version, application, table, label and options."""
     fields = {"application": watch.application, "schema": watch.schema, "table": watch.table, "label": watch.label}
-    return f"{MARK}{TEMPLATE_VERSION} {json.dumps(fields | options(watch), separators=(',', ':'))}"
+    return f"{MARK}{TEMPLATE_VERSION} {_encode(fields | options(watch))}"
 
 
 def options(watch: TableWatch) -> dict[str, Any]:
