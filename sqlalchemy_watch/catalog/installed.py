@@ -30,11 +30,17 @@ class Relation:
     children: tuple[str, ...] = ()
     #: Generated columns that are not stored.
     virtual_columns: tuple[str, ...] = ()
+    #: True if a foreign table inherits from it, or is a partition of it, at whatever depth.
+    has_foreign_child: bool = False
 
     @property
     def needs_row_level(self) -> bool:
-        """True if statement triggers would miss writes: they fire on the table that a statement names alone."""
-        return self.kind == "p" or self.is_partition
+        """True if statement triggers would miss writes, or make them fail.
+
+        They fire on the table that a statement names alone. Where they have transition tables, PostgreSQL refuses to
+        write to rows of a foreign table below.
+        """
+        return self.kind == "p" or self.is_partition or self.has_foreign_child
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,16 @@ def at_needed_level(watch: TableWatch, relation: Relation | None) -> TableWatch:
     return replace(watch, level="row" if by_row else "statement")
 
 
+def level_problems(watch: TableWatch, relation: Relation) -> tuple[str, ...]:
+    """Describe why a watch can't be at the level that its declaration names."""
+    if not relation.has_foreign_child or watch.fires_per_row or watch.operation == "truncated":
+        return ()
+    return (
+        "a foreign table inherits from the table, or is a partition of it, and with triggers at statement level "
+        "PostgreSQL refuses to write to its rows: leave out level=, or write level='row'",
+    )
+
+
 def missed_writes(watch: TableWatch, relation: Relation, heard: Collection[str]) -> tuple[str, ...]:
     """Describe the writes that a trigger misses because of its level, and of the table's kind.
 
@@ -57,7 +67,7 @@ def _missed_of_subscriptions(watch: TableWatch) -> tuple[str, ...]:
 
 
 def _missed_of_other_tables(watch: TableWatch, relation: Relation, heard: Collection[str]) -> tuple[str, ...]:
-    if relation.needs_row_level and not watch.fires_per_row:
+    if (relation.kind == "p" or relation.is_partition) and not watch.fires_per_row:
         kind, ways = ("partitioned", "to a partition") if relation.kind == "p" else ("a partition", "to its parent")
         return (
             f"the table is {kind}, and triggers at statement level miss what is written straight {ways}: leave out "

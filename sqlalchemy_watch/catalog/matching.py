@@ -17,7 +17,7 @@ from ..declaring.translating import NO_MAP, SchemaMap, translated, translated_pl
 from .claims import Place, refusal
 from .comparing import function_problems, trigger_problems
 from .installed import InstalledFunction, Relation
-from .levels import UNWATCHABLE, at_needed_level, missed_writes
+from .levels import UNWATCHABLE, at_needed_level, level_problems, missed_writes
 from .ownership import in_words, oddity, strangers_in_words
 from .reading import Fetch, Scope, read_functions, read_relations
 from .status import NO_TABLE, WatchState, WatchStatus
@@ -214,9 +214,11 @@ def _watch_status(
     found: InstalledFunction | None,
     displaced: InstalledFunction | None,
 ) -> WatchStatus:
-    obstacles = () if relation is None else virtual_problems(watch, relation.virtual_columns)
+    obstacles: tuple[str, ...] = ()
     if relation is not None and relation.kind in UNWATCHABLE:
         obstacles = (UNWATCHABLE[relation.kind],)
+    elif relation is not None:
+        obstacles = (*virtual_problems(watch, relation.virtual_columns), *level_problems(watch, relation))
     of_function = [] if found is None else function_problems(watch, found)
     of_trigger = [] if found is None else trigger_problems(watch, found)
 

@@ -38,7 +38,14 @@ SELECT t.schema, t.name, c.oid, n.nspname, c.relname, CAST(c.relkind AS text), c
     JOIN pg_catalog.pg_class AS h ON h.oid = i.inhrelid JOIN pg_catalog.pg_namespace AS hn ON hn.oid = h.relnamespace
     WHERE i.inhparent = c.oid AND c.relkind = 'r' ORDER BY 1),
   ARRAY(SELECT CAST(a.attname AS text) FROM pg_catalog.pg_attribute AS a
-    WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped ORDER BY a.attnum)
+    WHERE a.attrelid = c.oid AND a.attgenerated = 'v' AND NOT a.attisdropped ORDER BY a.attnum),
+  EXISTS (
+    WITH RECURSIVE below AS (
+      SELECT i.inhrelid FROM pg_catalog.pg_inherits AS i WHERE i.inhparent = c.oid
+      UNION
+      SELECT i.inhrelid FROM below AS b JOIN pg_catalog.pg_inherits AS i ON i.inhparent = b.inhrelid
+    )
+    SELECT FROM below AS b JOIN pg_catalog.pg_class AS f ON f.oid = b.inhrelid WHERE f.relkind = 'f')
 FROM unnest(CAST(:schemas AS text[]), CAST(:names AS text[])) AS t(schema, name)
 JOIN pg_catalog.pg_class AS c ON c.relname = CAST(t.name AS pg_catalog.name)
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -253,8 +260,10 @@ def read_definitions(fetch: Fetch, functions: Collection[InstalledFunction]) -> 
 
 
 def _relation(row: Sequence[Any]) -> Relation:
-    oid, schema, name, kind, is_partition, owner, children, virtual_columns = row
-    return Relation(oid, schema, name, kind, is_partition, owner, tuple(children), tuple(virtual_columns))
+    oid, schema, name, kind, is_partition, owner, children, virtual_columns, has_foreign_child = row
+    return Relation(
+        oid, schema, name, kind, is_partition, owner, tuple(children), tuple(virtual_columns), has_foreign_child
+    )
 
 
 #: The place of a column in a row of a function, and that of the trigger's first one.

@@ -41,7 +41,7 @@ class Watch:
     :param label: another name for the signal (`User.watch.<label>`). Needed with `trigger_columns` and
         with `when`, and where an operation is watched twice.
     :param trigger_columns: for `"updated"`: emit only for rows in which one of these attributes really
-        changed (`IS DISTINCT FROM`), not those in which it was merely named in SET.
+        changed (by their stored bytes), not those in which it was merely named in SET.
     :param extra_columns: attributes carried beside the primary key, in `event.values`.
     :param when: a SQL condition as a function of the old and the new row,
         `lambda old, new: new.total > 100`. Inserted rows have no `old`, deleted ones no `new`.

@@ -100,8 +100,8 @@ def _differs_in_value(column: CarriedColumn, row: str, old: str) -> str:
     # Far cheaper than a comparison of records. IS DISTINCT FROM would look its operator up by the search_path.
     one, other = f"{row}.{quote(column.name)}", f"{old}.{quote(column.name)}"
     differs = f"{one} OPERATOR(pg_catalog.<>) {other}"
-    if column.is_primary:
-        return differs
+    if column.is_primary:  # not NULL, or else it makes the payload no JSON, which asks to resync
+        return f"({differs}) IS NOT FALSE"
     return f"(({differs}) IS NOT FALSE AND ({one} IS NOT NULL OR {other} IS NOT NULL))"
 
 
@@ -134,17 +134,22 @@ def _as_arguments(parts: list[str]) -> str:
 
 def one_row(watch: TableWatch) -> str:
     """Return the values of the only row of a statement as one text; NULL where it is not told of."""
-    return _if_told(watch, f"pg_catalog.concat({row_arguments(watch)})")
+    row, told = f"pg_catalog.concat({row_arguments(watch)})", condition(watch)
+    return row if told is None else f"CASE WHEN {told} THEN {row} END"
 
 
 def each_row(watch: TableWatch) -> str:
-    """Return the same for each of many."""
-    return _if_told(watch, " OPERATOR(pg_catalog.||) ".join(_row(watch, values.text)))
+    """Return the same for each of many.
 
-
-def _if_told(watch: TableWatch, row: str) -> str:
-    told = condition(watch)
-    return row if told is None else f"CASE WHEN {told} THEN {row} END"
+    A row without its pair makes the payload no JSON, which asks to resync: old and new rows are not as many where a
+    BEFORE trigger of a partition suppresses a row that moves there.
+    """
+    row, told = " OPERATOR(pg_catalog.||) ".join(_row(watch, values.text)), condition(watch)
+    cases = []
+    if watch.needs_old_rows:
+        cases.append(f"WHEN {' OR '.join(f'{name}.{_NUMBER} IS NULL' for name in STATEMENT_ALIASES)} THEN '?'")
+    cases.append(f"ELSE {row}" if told is None else f"WHEN {told} THEN {row}")
+    return row if len(cases) == 1 and told is None else f"CASE {' '.join(cases)} END"
 
 
 def _row(watch: TableWatch, encode: Encode) -> list[str]:
@@ -159,8 +164,8 @@ def _row(watch: TableWatch, encode: Encode) -> list[str]:
 
 def _encoded(watch: TableWatch, encode: Encode, column: CarriedColumn, row: str) -> str:
     # Where row security hides the root, nothing says of what class the row is. Of a deleted row the root may be gone.
-    never_null = watch.operation != "deleted" and watch.is_looked_up(column)
-    return encode(column, column_sql(watch, column, row), never_null)
+    breaks_if_null = watch.operation != "deleted" and watch.is_looked_up(column)
+    return encode(column, column_sql(watch, column, row), breaks_if_null)
 
 
 def _with_commas(parts: list[str]) -> list[str]:

@@ -19,12 +19,12 @@ LONG_ROW: Final = 1_000
 _APART: Final = 20_000
 
 
-def _payload(rows: str) -> str:
+def _from_head(rows: str) -> str:
     return f"pg_catalog.concat(watch_head, ',\"rows\":[[', {rows}, ']]', watch_context, '}}')"
 
 
 #: The payload of all rows in `watch_rows`.
-WHOLE: Final = _payload("watch_rows")
+WHOLE: Final = _from_head("watch_rows")
 
 _TOO_LARGE: Final = literal(f',"rows":[],"resync":"{wire.TOO_LARGE}"}}')
 _LOST: Final = f"pg_catalog.concat(watch_head, {_TOO_LARGE})"
@@ -47,9 +47,10 @@ def set_room(watch: TableWatch) -> str:
 
 
 def make_payload(watch: TableWatch) -> list[str]:
-    """Return the statements that set `watch_payload`; where the ways of the watch need two, those that send them."""
-    if expressions.longest_row(watch) is not None:
-        return [f"watch_payload := {WHOLE};"]
+    """Return the statements that set `watch_payload` to what fits of the row in `watch_rows`.
+
+    They send it themselves where it takes two payloads, since each way has its own limit, and leave NULL.
+    """
     if watch.is_notified and watch.is_durable:
         return [*send_rows(watch), "watch_payload := NULL;"]
     return _to_notify(watch) if watch.is_notified else _to_log()
@@ -77,7 +78,7 @@ def _to_log() -> list[str]:
 
 def _first_that_fits(room: str, texts: list[str]) -> list[str]:
     cases = [
-        f"WHEN pg_catalog.octet_length({text}) OPERATOR(pg_catalog.<=) {room} THEN {_payload(text)}" for text in texts
+        f"WHEN pg_catalog.octet_length({text}) OPERATOR(pg_catalog.<=) {room} THEN {_from_head(text)}" for text in texts
     ]
     return fill("watch_payload := CASE\n  {cases}\n  ELSE {lost} END;", cases=cases, lost=_LOST)
 

@@ -94,22 +94,22 @@ _STABLE = frozenset(_ENCODINGS) | {
 }  # fmt: skip
 
 
-def argument(column: CarriedColumn, sql: str, never_null: bool = False) -> str:
+def argument(column: CarriedColumn, sql: str, breaks_if_null: bool = False) -> str:
     """Return a SQL expression for a column's value as JSON, of any type that concat() writes as it is.
 
     :param sql: the qualified, quoted column.
-    :param never_null: True where NULL is to make the payload no JSON, which asks for a resync, as of a primary key.
+    :param breaks_if_null: True where NULL is to make the payload no JSON, which asks for a resync, as of a primary key.
     """
-    if column.is_primary or never_null:
+    if column.is_primary or breaks_if_null:
         return _encoded(column, sql)
     return f"coalesce({_encoded(column, sql)}{'::pg_catalog.text' if _is_integer(column) else ''}, 'null')"
 
 
-def text(column: CarriedColumn, sql: str, never_null: bool = False) -> str:
+def text(column: CarriedColumn, sql: str, breaks_if_null: bool = False) -> str:
     """Return the same as text, which is never NULL: in a query over many rows, `||` is faster than concat()."""
     encoded = _encoded(column, sql)
     cast = "::pg_catalog.text" if _is_integer(column) or encoded.startswith("pg_catalog.to_json(") else ""
-    null = "''" if never_null else "'null'"
+    null = "''" if breaks_if_null else "'null'"
     return f"coalesce({encoded}{cast}, {null})"
 
 

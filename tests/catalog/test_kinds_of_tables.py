@@ -175,3 +175,41 @@ def test_a_foreign_table_is_refused(engine: Engine, client: Client) -> None:
     with pytest.raises(ConfigurationError, match="orders/inserted can't work: it is a foreign table.*watch it there"):
         install(engine, orders)
     assert [item.state for item in status(engine, orders)] == ["missing"]
+
+
+def test_a_foreign_table_below_takes_row_triggers(engine: Engine, client: Client) -> None:
+    client.execute("CREATE FOREIGN DATA WRAPPER nothing; CREATE SERVER elsewhere FOREIGN DATA WRAPPER nothing")
+    orders, bills = declare("inserted", "truncated"), declare(Watch("updated", level="statement"), name="bills")
+    for table in (orders, bills):
+        table.create(engine)
+        client.execute(f"CREATE FOREIGN TABLE more_{table.name} () INHERITS ({table.name}) SERVER elsewhere".encode())
+    assert [(item.label, item.state) for item in status(engine, orders)] == [
+        ("inserted", "outdated"), ("truncated", "installed")
+    ]  # fmt: skip
+    install(engine, orders)
+    assert [item.state for item in status(engine, orders)] == ["installed"] * 2
+    by_row = client.execute("SELECT tgname FROM pg_trigger WHERE tgtype & 1 = 1 AND NOT tgisinternal").fetchall()
+    assert by_row == [("watch_orders_inserted",)]
+    [item] = status(engine, bills)
+    assert "a foreign table inherits from the table" in item.problems[0]
+    client.execute("DROP FUNCTION watch_bills_updated CASCADE")
+    with pytest.raises(ConfigurationError, match="bills/updated can't work: a foreign table inherits.*level='row'"):
+        install(engine, bills)
+
+
+def test_writes_of_a_foreign_table_below_succeed(engine: Engine, client: Client) -> None:
+    """PostgreSQL would refuse them where statement triggers collect rows."""
+    if not client.execute("SELECT FROM pg_available_extensions WHERE name = 'postgres_fdw'").fetchall():
+        pytest.skip("the server comes without postgres_fdw")
+    info = client.info
+    here = f"dbname '{info.dbname}', host '{info.host}', port '{info.port}'"
+    client.execute("CREATE EXTENSION postgres_fdw; CREATE TABLE far (id int, total int)")
+    client.execute(f"CREATE SERVER here FOREIGN DATA WRAPPER postgres_fdw OPTIONS ({here})".encode())
+    client.execute(f"CREATE USER MAPPING FOR PUBLIC SERVER here OPTIONS (user '{info.user}')".encode())
+    client.execute("CREATE TABLE orders (id int PRIMARY KEY, total int)")
+    client.execute("CREATE FOREIGN TABLE far_orders () INHERITS (orders) SERVER here OPTIONS (table_name 'far')")
+    client.execute("INSERT INTO orders VALUES (1, 1); INSERT INTO far VALUES (2, 2)")
+    orders = declare("updated")
+    install(engine, orders)
+    assert heard(engine, client, orders, "UPDATE orders SET total = total + 1") == [("updated", 1)]
+    assert client.execute("SELECT total FROM far").fetchall() == [(3,)]

@@ -87,11 +87,11 @@ BEGIN
         BEGIN
           RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of orders/large could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
-            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+            HINT = 'The write itself succeeds. "sqlalchemy-watch status" names what may be wrong.';
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of orders/large could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        RETURN NULL;
+        BEGIN IF (tg_relid IS NULL AND (pg_catalog.pg_notify('watch_orders_large', '') IS NULL OR pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_large', '') IS NULL)) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND (pg_catalog.pg_notify('watch_orders_large', watch_payload) IS NULL OR pg_catalog.pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_large', watch_payload) IS NULL) THEN '' END;  -- always NULL

@@ -34,7 +34,9 @@ BEGIN
         IF (((new.total OPERATOR(pg_catalog.+) 1) OPERATOR(pg_catalog.*) 2) OPERATOR(pg_catalog.>) 100) IS NOT TRUE THEN RETURN NULL; END IF;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
         watch_rows := pg_catalog.concat(coalesce(NEW.id, NULL::integer));
-        watch_payload := pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}');
+        watch_payload := CASE
+          WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
+          ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
         IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL) THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         watch_payload := '{"v":1,"table":"orders","label":"large","op":"inserted","columns":["id"]}';
@@ -46,11 +48,11 @@ BEGIN
         BEGIN
           RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of orders/large could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
-            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+            HINT = 'The write itself succeeds. "sqlalchemy-watch status" names what may be wrong.';
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of orders/large could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        RETURN NULL;
+        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_orders_large', watch_payload) IS NULL THEN '' END;  -- always NULL

@@ -11,7 +11,7 @@ DECLARE
   watch_seen bigint;
 BEGIN
   BEGIN
-    SELECT pg_catalog.concat(coalesce(r.id, NULL::integer), ',', coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null'), ',"', (r.id OPERATOR(pg_catalog.<>) o.id)::integer::pg_catalog.text, (((r.customer_id OPERATOR(pg_catalog.<>) o.customer_id) IS NOT FALSE AND (r.customer_id IS NOT NULL OR o.customer_id IS NOT NULL)))::integer::pg_catalog.text, '",', coalesce(o.id, NULL::integer), ',', coalesce(coalesce(o.customer_id, NULL::bigint)::pg_catalog.text, 'null')) INTO STRICT watch_rows
+    SELECT pg_catalog.concat(coalesce(r.id, NULL::integer), ',', coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null'), ',"', ((r.id OPERATOR(pg_catalog.<>) o.id) IS NOT FALSE)::integer::pg_catalog.text, (((r.customer_id OPERATOR(pg_catalog.<>) o.customer_id) IS NOT FALSE AND (r.customer_id IS NOT NULL OR o.customer_id IS NOT NULL)))::integer::pg_catalog.text, '",', coalesce(o.id, NULL::integer), ',', coalesce(coalesce(o.customer_id, NULL::bigint)::pg_catalog.text, 'null')) INTO STRICT watch_rows
     FROM watch_new AS r
     LEFT JOIN watch_old AS o ON true;
     watch_payload := CASE WHEN pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN NULL ELSE pg_catalog.concat(
@@ -40,7 +40,7 @@ BEGIN
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
         SELECT pg_catalog.string_agg(q.j, '],['), pg_catalog.count(true) INTO watch_rows, watch_seen
-        FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.id OPERATOR(pg_catalog.<>) o.id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (((r.customer_id OPERATOR(pg_catalog.<>) o.customer_id) IS NOT FALSE AND (r.customer_id IS NOT NULL OR o.customer_id IS NOT NULL)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(o.customer_id, NULL::bigint)::pg_catalog.text, 'null') AS j
+        FROM (SELECT CASE WHEN r."watch # of the row" IS NULL OR o."watch # of the row" IS NULL THEN '?' ELSE coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) ((r.id OPERATOR(pg_catalog.<>) o.id) IS NOT FALSE)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (((r.customer_id OPERATOR(pg_catalog.<>) o.customer_id) IS NOT FALSE AND (r.customer_id IS NOT NULL OR o.customer_id IS NOT NULL)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(o.customer_id, NULL::bigint)::pg_catalog.text, 'null') END AS j
           FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t LIMIT 51) AS r
           FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t LIMIT 51) AS o
           ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row") AS q;
@@ -52,7 +52,7 @@ BEGIN
             FROM (SELECT p.j,
                 pg_catalog.sum(pg_catalog.octet_length(p.j) OPERATOR(pg_catalog.+) 3) OVER (ROWS UNBOUNDED PRECEDING)
                   OPERATOR(pg_catalog./) (watch_room OPERATOR(pg_catalog.-) 92) AS part
-              FROM (SELECT coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) (r.id OPERATOR(pg_catalog.<>) o.id)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (((r.customer_id OPERATOR(pg_catalog.<>) o.customer_id) IS NOT FALSE AND (r.customer_id IS NOT NULL OR o.customer_id IS NOT NULL)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(o.customer_id, NULL::bigint)::pg_catalog.text, 'null') AS j
+              FROM (SELECT CASE WHEN r."watch # of the row" IS NULL OR o."watch # of the row" IS NULL THEN '?' ELSE coalesce(coalesce(r.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(r.customer_id, NULL::bigint)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',"' OPERATOR(pg_catalog.||) ((r.id OPERATOR(pg_catalog.<>) o.id) IS NOT FALSE)::integer::pg_catalog.text OPERATOR(pg_catalog.||) (((r.customer_id OPERATOR(pg_catalog.<>) o.customer_id) IS NOT FALSE AND (r.customer_id IS NOT NULL OR o.customer_id IS NOT NULL)))::integer::pg_catalog.text OPERATOR(pg_catalog.||) '",' OPERATOR(pg_catalog.||) coalesce(coalesce(o.id, NULL::integer)::pg_catalog.text, 'null') OPERATOR(pg_catalog.||) ',' OPERATOR(pg_catalog.||) coalesce(coalesce(o.customer_id, NULL::bigint)::pg_catalog.text, 'null') END AS j
                 FROM (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_new AS t) AS r
                 FULL JOIN (SELECT t.*, pg_catalog.row_number() OVER () AS "watch # of the row" FROM watch_old AS t) AS o
                 ON o."watch # of the row" OPERATOR(pg_catalog.=) r."watch # of the row" OFFSET 0) AS p) AS q
@@ -73,11 +73,11 @@ BEGIN
         BEGIN
           RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of orders/updated could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
-            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+            HINT = 'The write itself succeeds. "sqlalchemy-watch status" names what may be wrong.';
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of orders/updated could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        RETURN NULL;
+        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_updated', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_orders_updated', watch_payload) IS NULL THEN '' END;  -- always NULL

@@ -12,12 +12,12 @@ DECLARE
   watch_room integer;
 BEGIN
   BEGIN
-    IF (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
+    IF ((NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id) IS NOT FALSE OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
     watch_payload := CASE WHEN pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN NULL ELSE pg_catalog.concat(
       '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop","oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
       ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
-      ',"rows":[[', coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'), ']]',
+      ',"rows":[[', coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', ((NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id) IS NOT FALSE)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'), ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}') END;
     IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
@@ -32,9 +32,9 @@ BEGIN
           ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
         watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
-        IF (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
+        IF ((NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id) IS NOT FALSE OR pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy))) IS NOT TRUE THEN RETURN NULL; END IF;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
-        watch_rows := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', (NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'));
+        watch_rows := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', ((NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id) IS NOT FALSE)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'));
         watch_key := pg_catalog.concat(coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text));
         watch_payload := CASE
           WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
@@ -51,11 +51,11 @@ BEGIN
         BEGIN
           RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of shop.puppies/played could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
-            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+            HINT = 'The write itself succeeds. "sqlalchemy-watch status" names what may be wrong.';
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of shop.puppies/played could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        RETURN NULL;
+        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload) IS NULL THEN '' END;  -- always NULL

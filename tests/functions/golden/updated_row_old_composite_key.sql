@@ -12,12 +12,12 @@ DECLARE
   watch_room integer;
 BEGIN
   BEGIN
-    IF (NEW."order" OPERATOR(pg_catalog.<>) OLD."order" OR NEW.number OPERATOR(pg_catalog.<>) OLD.number OR pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note))) IS NOT TRUE THEN RETURN NULL; END IF;
+    IF ((NEW."order" OPERATOR(pg_catalog.<>) OLD."order") IS NOT FALSE OR (NEW.number OPERATOR(pg_catalog.<>) OLD.number) IS NOT FALSE OR pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note))) IS NOT TRUE THEN RETURN NULL; END IF;
     watch_payload := CASE WHEN pg_catalog.current_setting('sqlalchemy_watch.muted', true) OPERATOR(pg_catalog.=) 'on' THEN NULL ELSE pg_catalog.concat(
       '{"v":1,"table":"lines","label":"noted","op":"updated","columns":["order","number"],"old":["order","number","note"],"oid":', tg_relid,
       ',"txid":', pg_catalog.pg_current_xact_id(),
       ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()),
-      ',"rows":[[', coalesce(NEW."order", NULL::integer), ',', coalesce(NEW.number, NULL::smallint), ',"', (NEW."order" OPERATOR(pg_catalog.<>) OLD."order")::integer::pg_catalog.text, (NEW.number OPERATOR(pg_catalog.<>) OLD.number)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note)))::integer::pg_catalog.text, '",', coalesce(OLD."order", NULL::integer), ',', coalesce(OLD.number, NULL::smallint), ',', coalesce(pg_catalog.to_json(OLD.note::pg_catalog.text), 'null'), ']]',
+      ',"rows":[[', coalesce(NEW."order", NULL::integer), ',', coalesce(NEW.number, NULL::smallint), ',"', ((NEW."order" OPERATOR(pg_catalog.<>) OLD."order") IS NOT FALSE)::integer::pg_catalog.text, ((NEW.number OPERATOR(pg_catalog.<>) OLD.number) IS NOT FALSE)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note)))::integer::pg_catalog.text, '",', coalesce(OLD."order", NULL::integer), ',', coalesce(OLD.number, NULL::smallint), ',', coalesce(pg_catalog.to_json(OLD.note::pg_catalog.text), 'null'), ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}') END;
     IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
@@ -32,9 +32,9 @@ BEGIN
           ',"at":', pg_catalog.to_json(pg_catalog.clock_timestamp()));
         watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
-        IF (NEW."order" OPERATOR(pg_catalog.<>) OLD."order" OR NEW.number OPERATOR(pg_catalog.<>) OLD.number OR pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note))) IS NOT TRUE THEN RETURN NULL; END IF;
+        IF ((NEW."order" OPERATOR(pg_catalog.<>) OLD."order") IS NOT FALSE OR (NEW.number OPERATOR(pg_catalog.<>) OLD.number) IS NOT FALSE OR pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note))) IS NOT TRUE THEN RETURN NULL; END IF;
         watch_room := 7986 OPERATOR(pg_catalog.-) pg_catalog.octet_length(pg_catalog.concat(watch_head, watch_context));
-        watch_rows := pg_catalog.concat(coalesce(NEW."order", NULL::integer), ',', coalesce(NEW.number, NULL::smallint), ',"', (NEW."order" OPERATOR(pg_catalog.<>) OLD."order")::integer::pg_catalog.text, (NEW.number OPERATOR(pg_catalog.<>) OLD.number)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note)))::integer::pg_catalog.text, '",', coalesce(OLD."order", NULL::integer), ',', coalesce(OLD.number, NULL::smallint), ',', coalesce(pg_catalog.to_json(OLD.note::pg_catalog.text), 'null'));
+        watch_rows := pg_catalog.concat(coalesce(NEW."order", NULL::integer), ',', coalesce(NEW.number, NULL::smallint), ',"', ((NEW."order" OPERATOR(pg_catalog.<>) OLD."order") IS NOT FALSE)::integer::pg_catalog.text, ((NEW.number OPERATOR(pg_catalog.<>) OLD.number) IS NOT FALSE)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.note), ROW(OLD.note)))::integer::pg_catalog.text, '",', coalesce(OLD."order", NULL::integer), ',', coalesce(OLD.number, NULL::smallint), ',', coalesce(pg_catalog.to_json(OLD.note::pg_catalog.text), 'null'));
         watch_key := pg_catalog.concat(coalesce(NEW."order", NULL::integer), ',', coalesce(NEW.number, NULL::smallint));
         watch_payload := CASE
           WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
@@ -51,11 +51,11 @@ BEGIN
         BEGIN
           RAISE WARNING USING MESSAGE = pg_catalog.concat('sqlalchemy_watch: the rows of lines/noted could not be described', ': ', SQLSTATE, ' ',
               pg_catalog.encode(pg_catalog.convert_to(SQLERRM, pg_catalog.getdatabaseencoding()), 'escape')),
-            HINT = 'The write itself succeeds. Bring the trigger functions up to date.';
+            HINT = 'The write itself succeeds. "sqlalchemy-watch status" names what may be wrong.';
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of lines/noted could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        RETURN NULL;
+        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_lines_noted', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_lines_noted', watch_payload) IS NULL THEN '' END;  -- always NULL
