@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import Dialect
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.dialects.postgresql.base import PGCompiler, PGIdentifierPreparer
+from sqlalchemy.dialects.postgresql.base import PGCompiler, PGDialect, PGIdentifierPreparer
 from sqlalchemy.sql.compiler import IdentifierPreparer
 
 #: A literal that says how its backslashes are meant, or one that does not. The first kind is left as it is.
@@ -36,8 +36,9 @@ def _escaped(literal: re.Match[str]) -> str:
 class _Preparer(PGIdentifierPreparer):
     """Quotes what SQL or PL/pgSQL would take for a word of its own."""
 
-    reserved_words = PGIdentifierPreparer.reserved_words | PLPGSQL_WORDS
-    legal_characters = re.compile(r"[a-z0-9_]+\Z", re.IGNORECASE)  # dollar signs would look like a literal's quotes
+    reserved_words: set[str] = PGIdentifierPreparer.reserved_words | PLPGSQL_WORDS
+    #: Dollar signs would look like a literal's quotes.
+    legal_characters: re.Pattern[str] = re.compile(r"[a-z0-9_]+\Z", re.IGNORECASE)
 
     def quote(self, ident: str) -> str:
         # Column(quote=False) is for the statements of SQL.
@@ -55,18 +56,21 @@ class Compiler(PGCompiler):
         return escape_backslashes(rendered)
 
 
-_SQLALCHEMYS: Any = postgresql.dialect
+if TYPE_CHECKING:  # where SQLAlchemy's own is of no type
+    _SQLAlchemys = PGDialect
+else:
+    _SQLAlchemys = postgresql.dialect
 
 
-class PostgreSQL(_SQLALCHEMYS):  # type: ignore[misc]
+class PostgreSQL(_SQLAlchemys):
     """SQLAlchemy's, with names and literals that mean the same wherever the text is run."""
 
-    preparer = _Preparer
-    statement_compiler = Compiler
-    supports_statement_cache = True
+    preparer: type[PGIdentifierPreparer] = _Preparer
+    statement_compiler: type[PGCompiler] = Compiler
+    supports_statement_cache: bool = True
 
     def __init__(self) -> None:
-        super().__init__(paramstyle="named")  # which leaves percent signs alone
+        super().__init__(paramstyle="named")  # type: ignore[no-untyped-call] # which leaves percent signs alone
 
 
 POSTGRESQL: Final[Dialect] = PostgreSQL()

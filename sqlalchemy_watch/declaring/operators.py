@@ -22,6 +22,7 @@ from typing import Any, Final
 from sqlalchemy import cast, null
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import operators as pg_operators
+from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators, sqltypes, visitors
 from sqlalchemy.sql.elements import (
@@ -433,8 +434,8 @@ _WRITERS: Final[Mapping[Any, Callable[..., str]]] = {
 
 
 class _Dialect(TypesDialect):
-    statement_compiler = _Compiler
-    supports_statement_cache = True
+    statement_compiler: type[PGCompiler] = _Compiler
+    supports_statement_cache: bool = True
 
 
 #: Writes conditions.

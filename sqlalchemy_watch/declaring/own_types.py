@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from sqlalchemy import Column, Dialect
 from sqlalchemy.dialects import postgresql
@@ -116,9 +116,9 @@ class _Interval(postgresql.INTERVAL):
 class TypesDialect(PostgreSQL):
     """Writes PostgreSQL's own types with their schema, where they are no words of the grammar."""
 
-    type_compiler_cls = _Types
-    colspecs = {**PostgreSQL.colspecs, sqltypes.Interval: _Interval, postgresql.INTERVAL: _Interval}
-    supports_statement_cache = True
+    type_compiler_cls: ClassVar[Any] = _Types
+    colspecs: dict[Any, Any] = {**PostgreSQL.colspecs, sqltypes.Interval: _Interval, postgresql.INTERVAL: _Interval}
+    supports_statement_cache: bool = True
 
 
 _DIALECT: Final = TypesDialect()

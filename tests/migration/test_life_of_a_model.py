@@ -121,7 +121,8 @@ class Writer:
     """Another program that writes all the time, and does not know what the others do."""
 
     STATEMENTS = (
-        "INSERT INTO orders (id, note, total) SELECT coalesce(max(id), 0) + 1, 'n', 1 FROM orders",
+        "INSERT INTO orders (id, note, total) SELECT coalesce(max(id), 0) + 1, 'n', 1 FROM orders "
+        "ON CONFLICT DO NOTHING",  # the test writes the first one
         "UPDATE orders SET total = total + 1, note = note || '.' WHERE id = (SELECT max(id) FROM orders)",
         "UPDATE orders SET amount = amount + 1 WHERE id = (SELECT max(id) FROM orders)",
         "UPDATE orders SET note = 'n' WHERE id = (SELECT max(id) FROM orders)",
