@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from postgres import Cluster
+from postgres import VERSION, Cluster
 
 from sqlalchemy_watch import Watch, watch
 from sqlalchemy_watch.declaring.spec import DELIVERIES, LEVELS
+from sqlalchemy_watch.wire import DURABLE_SINCE
 
 from .twins import RESYNC, Twins
 
@@ -47,7 +48,7 @@ def test_what_had_a_bound_may_have_become_long(things: Twins, retyped: str, long
     assert things.admin.execute("SELECT count(*) FROM things").fetchone() == (3,)
     heard, logged = things.notified(), things.logged()
     assert all(RESYNC in rows for rows in heard.values())
-    assert heard or logged
+    assert heard or logged or VERSION < DURABLE_SINCE
     for rows in logged.values():  # the log has room for it, or it is lost as a whole
         assert RESYNC in rows or {row[0] for row in rows} == {1, 2, 3}
 
