@@ -52,6 +52,8 @@ class Listener:
     :param max_attempts: with `durable`: calls of a receiver that raises before the event goes to the dead
         letters; None tries for ever.
     :param retry: with `durable`, instead of `max_attempts`: the whole policy; see `RetryPolicy`.
+    :param decoding_memory: with `durable`: the memory that the server may use for the changes of a transaction before
+        it writes them to disk (`logical_decoding_work_mem`), such as `"256MB"`; None leaves the server's setting.
     :param exclusive: a name: of all processes whose listeners have it one hears, and the others stand by, by an
         advisory lock of the database that goes with the connection. The one that takes over has a `resync`.
         Not with `durable`, where it is so anyway.
@@ -85,11 +87,14 @@ class Listener:
         durable: str | None = None,
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
+        decoding_memory: str | None = "256MB",
         exclusive: str | None = None,
         schemas: Iterable[str] | None = None,
     ) -> None:
         policy, homes = retry_policy(durable, max_attempts, retry), check_schemas(schemas)
-        self._options = Options(max_queue, heartbeat_interval, heartbeat_timeout, durable, policy, exclusive, homes)
+        self._options = Options(
+            max_queue, heartbeat_interval, heartbeat_timeout, durable, policy, exclusive, homes, decoding_memory
+        )
         self._targets = targets
         tables_of(*targets)  # refuses those that can't be watched
         self._connect = connector(engine, listen_url, seconds=heartbeat_timeout)

@@ -78,6 +78,8 @@ class Options:
     #: The name that several processes have in common, of which one is heard; None where each is.
     exclusive: str | None = None
     schemas: Schemas = None
+    #: As PostgreSQL spells a size; None leaves the server's setting.
+    decoding_memory: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_interval", "heartbeat_timeout"):
@@ -90,6 +92,8 @@ class Options:
             check_group_name(self.group)
         if self.exclusive is not None:
             self._check_exclusive(self.exclusive)
+        if self.decoding_memory is not None:
+            _check_decoding_memory(self.decoding_memory)
 
     def _check_exclusive(self, name: str) -> None:
         if not isinstance(name, str) or not name.strip() or len(name) > MAX_EXCLUSIVE or not name.isprintable():
@@ -108,6 +112,20 @@ class Options:
         """The name of the group's replication slot; there is one with durable delivery alone."""
         assert self.group is not None
         return self.group
+
+
+#: Kilobytes: by unit, and those that `logical_decoding_work_mem` may have.
+_UNITS = {"kB": 1, "MB": 1024, "GB": 1024**2}
+_DECODING_MEMORY = range(64, 2**31)
+
+
+def _check_decoding_memory(size: str) -> None:
+    found = re.fullmatch(r"([0-9]{1,10}) ?(kB|MB|GB)", size) if isinstance(size, str) else None
+    if found is None or int(found[1]) * _UNITS[found[2]] not in _DECODING_MEMORY:
+        raise ConfigurationError(
+            f"decoding_memory={size!r} must be a size from '64kB' to '2047GB', such as '256MB', or None for the "
+            f"server's own logical_decoding_work_mem"
+        )
 
 
 def check_group_name(name: str) -> str:

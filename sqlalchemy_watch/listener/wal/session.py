@@ -56,19 +56,30 @@ def read_log(connection: psycopg.Connection[Any]) -> Log:
 
 def _ask(connection: psycopg.Connection[Any], command: str) -> list[str]:
     """Return the row that answers, as it is: the words in a history file may be of another encoding."""
-    connection.pgconn.send_query(command.encode())
-    result = connection.wait(generators.execute(connection.pgconn))[-1]
-    if result.status != ExecStatus.TUPLES_OK:
-        raise errors.error_from_result(result)
+    result = _command(connection, command)
     return [bytes(result.get_value(0, column) or b"").decode(errors="replace") for column in range(result.nfields)]
 
 
-def start_replication(connection: psycopg.Connection[Any], slot: str, seconds: float) -> None:
+def _command(connection: psycopg.Connection[Any], command: str) -> PGresult:
+    connection.pgconn.send_query(command.encode())
+    result: PGresult = connection.wait(generators.execute(connection.pgconn))[-1]
+    if result.status not in (ExecStatus.TUPLES_OK, ExecStatus.COMMAND_OK):
+        raise errors.error_from_result(result)
+    return result
+
+
+def start_replication(
+    connection: psycopg.Connection[Any], slot: str, seconds: float, decoding_memory: str | None
+) -> None:
     """Have a walsender send the slot's log, from where that is acknowledged.
 
+    :param decoding_memory: for a transaction's changes, before it writes them to disk; as PostgreSQL spells a size.
     :raises psycopg.errors.ObjectInUse: while another consumer is active.
     """
     pgconn = connection.pgconn
+    if decoding_memory is not None:
+        # By hand: a walsender knows no parameters.
+        _command(connection, f"SET logical_decoding_work_mem = '{decoding_memory}'")
     names = sql.Literal('"' + PUBLICATION + '"')
     pgconn.send_query(sql.SQL(_START).format(sql.Identifier(slot), names).as_bytes(None))
     pgconn.flush()

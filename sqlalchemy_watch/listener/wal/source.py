@@ -207,7 +207,7 @@ class WalSource:
         self._before = self._before.look_at(log_now)
         seconds = self._options.heartbeat_timeout
         try:
-            start_replication(connection, self._options.slot, seconds)
+            start_replication(connection, self._options.slot, seconds, self._options.decoding_memory)
         except errors.ObjectInUse:
             return False
         if self._standby.had_rival or not self._before.others_since:  # another one may have been active just now
