@@ -48,8 +48,8 @@ def settings(watch: TableWatch) -> tuple[tuple[str, str], ...]:
 
 # Assignments and RETURN where they do: PERFORM would start the executor. RAISE with USING has no placeholders, so that
 # the text has no percent sign, which migrations run offline would double. The right to send is asked for when an
-# expression is set up, once in a transaction: so whoever has it within a guard goes on to the RETURN that sends, lest
-# somebody without it comes there first.
+# expression is set up, once in a transaction, in which the role may change: so it is asked for last in each guarded
+# block, in a statement of its own, with nothing between it and the RETURN that sends.
 _FUNCTION: Final = """\
 {mark}
 {types}
@@ -60,8 +60,8 @@ BEGIN
   BEGIN
     {read_row}
     watch_payload := CASE WHEN {muted} THEN NULL ELSE {payload} END;
-    IF {is_unfit}
-      OR {has_no_right} THEN RAISE data_exception; END IF;
+    IF {is_unfit} THEN RAISE data_exception; END IF;
+    IF {has_no_right} THEN RAISE data_exception; END IF;
   EXCEPTION
     {no_row}
     WHEN OTHERS OR assert_failure THEN
@@ -82,7 +82,7 @@ BEGIN
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = {undescribed}; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        {end_here}
+        RETURN NULL;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND {is_unsent} THEN '' END;  -- always NULL
@@ -93,20 +93,19 @@ def function_body(watch: TableWatch) -> str:
     """Return the body of the watch's trigger function."""
     kind = _truncated if watch.operation == "truncated" else _row_level if watch.fires_per_row else _statement_level
     what = f"sqlalchemy_watch: the rows of {watch.table_key}/{watch.label}".encode("ascii", "backslashreplace").decode()
-    calls, has_no_right = emission.calls(watch, "watch_payload"), emission.has_no_right(watch)
+    calls = emission.calls(watch, "watch_payload")
     lines = fill(
         _FUNCTION,
         mark=mark_line(watch),
         muted=emission.MUTED,
         is_unfit=" OR ".join([emission.is_too_long(watch, "watch_payload"), *emission.is_elsewhere(watch)]),
-        has_no_right=has_no_right,
+        has_no_right=emission.has_no_right(watch),
         head=emission.concat(emission.head(watch)),
         unless_retired=_unless_retired(watch),
         set_context=emission.SET_CONTEXT,
         undescribed=literal(f"{what} could not be described"),
         torn=literal(f"{wire.head_json(watch)}}}"),  # without what the listener needs: it asks to resync
         send_lost=[line for call in calls for line in _send_lost(call)],
-        end_here=_end_here(has_no_right),
         is_unsent=emission.is_unsent(watch, "watch_payload"),
         **kind(watch),
     )
@@ -125,12 +124,6 @@ END IF;""",
         elsewhere=" OR ".join(elsewhere),
         unless_retired=_return_if(emission.is_retired(watch)),
     )
-
-
-def _end_here(has_no_right: str) -> str:
-    """Return the statement that goes on to the RETURN with nothing to send, if the right to send is there."""
-    guard = "EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;"
-    return f"BEGIN IF {has_no_right} THEN END IF; watch_payload := NULL; {guard}"
 
 
 def _send_lost(call: str) -> list[str]:

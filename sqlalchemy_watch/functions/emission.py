@@ -87,7 +87,7 @@ def is_unsent(watch: TableWatch, payload: str) -> str:
 def has_no_right(watch: TableWatch) -> str:
     """Return a condition that is never true, and raises where the writer has no right to send."""
     unsent = is_unsent(watch, "''")
-    return f"(tg_relid IS NULL AND {unsent})"
+    return f"tg_relid IS NULL AND {unsent}"
 
 
 def is_elsewhere(watch: TableWatch) -> list[str]:

@@ -69,6 +69,23 @@ def test_the_right_to_send_may_be_lost_after_an_error(things: Twins) -> None:
         things.admin.execute("DROP OWNED BY things_clerk; DROP ROLE things_clerk")
 
 
+@pytest.mark.parametrize("things", [_inserted("notify", "statement")], indirect=True)
+@pytest.mark.parametrize("first", ["SELECT", "SET LOCAL sqlalchemy_watch.muted = 'on'"])
+def test_the_right_to_send_may_be_lost_where_a_table_had_another_name(things: Twins, first: str) -> None:
+    things.admin.execute("CREATE ROLE things_clerk; GRANT INSERT ON things TO things_clerk")
+    things.admin.execute("REVOKE EXECUTE ON FUNCTION pg_notify FROM PUBLIC")
+    try:
+        with things.cluster.connect(things.database) as client, client.transaction():
+            client.execute("ALTER TABLE things RENAME TO old_things; CREATE TABLE things ()")
+            client.execute(f"{first}; INSERT INTO old_things VALUES (1, 1)".encode())  # of a retired table
+            client.execute("DROP TABLE things; ALTER TABLE old_things RENAME TO things")
+            client.execute("SET LOCAL sqlalchemy_watch.muted = ''")
+            client.execute("SET LOCAL ROLE things_clerk; INSERT INTO things VALUES (2, 1)")
+        assert things.admin.execute("SELECT count(*) FROM things").fetchone() == (2,)
+    finally:
+        things.admin.execute("DROP OWNED BY things_clerk; DROP ROLE things_clerk")
+
+
 @pytest.mark.parametrize(
     "things",
     [[Watch("updated", extra_columns=("number",), **OLD), Watch("updated", label="moved", trigger_columns=("day",))]],

@@ -26,8 +26,8 @@ BEGIN
       ',"rows":[[', watch_rows, ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}') END;
-    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 OR tg_table_name OPERATOR(pg_catalog.<>) 'specimens'
-      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_specimens_inserted', '') IS NULL) THEN RAISE data_exception; END IF;
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 OR tg_table_name OPERATOR(pg_catalog.<>) 'specimens' THEN RAISE data_exception; END IF;
+    IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_specimens_inserted', '') IS NULL THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN no_data_found THEN RETURN NULL;
     WHEN OTHERS OR assert_failure THEN
@@ -71,7 +71,7 @@ BEGIN
           END LOOP;
           watch_payload := NULL;
         END IF;
-        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_specimens_inserted', '') IS NULL) THEN RAISE data_exception; END IF;
+        IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_specimens_inserted', '') IS NULL THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         watch_payload := '{"v":1,"table":"specimens","label":"inserted","op":"inserted","columns":["id","small","flag","amount","ratio","words","padded","token","day","moment","instant","span","data","document","tree","numbers","color","address"]}';
         BEGIN
@@ -86,7 +86,7 @@ BEGIN
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of specimens/inserted could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_specimens_inserted', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
+        RETURN NULL;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_specimens_inserted', watch_payload) IS NULL THEN '' END;  -- always NULL

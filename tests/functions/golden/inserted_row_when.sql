@@ -19,8 +19,8 @@ BEGIN
       ',"rows":[[', coalesce(NEW.id, NULL::integer), ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}') END;
-    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
-      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL) THEN RAISE data_exception; END IF;
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 THEN RAISE data_exception; END IF;
+    IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN OTHERS OR assert_failure THEN
       BEGIN
@@ -37,7 +37,7 @@ BEGIN
         watch_payload := CASE
           WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
           ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
-        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL) THEN RAISE data_exception; END IF;
+        IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         watch_payload := '{"v":1,"table":"orders","label":"large","op":"inserted","columns":["id"]}';
         BEGIN
@@ -52,7 +52,7 @@ BEGIN
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of orders/large could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_large', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
+        RETURN NULL;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_orders_large', watch_payload) IS NULL THEN '' END;  -- always NULL

@@ -15,8 +15,8 @@ BEGIN
       ',"rows":[[]]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}') END;
-    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 OR tg_table_name OPERATOR(pg_catalog.<>) 'orders'
-      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_truncated', '') IS NULL) THEN RAISE data_exception; END IF;
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 OR tg_table_name OPERATOR(pg_catalog.<>) 'orders' THEN RAISE data_exception; END IF;
+    IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_truncated', '') IS NULL THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN OTHERS OR assert_failure THEN
       BEGIN
@@ -32,7 +32,7 @@ BEGIN
         watch_context := ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text;
         watch_context := CASE WHEN pg_catalog.octet_length(watch_context) OPERATOR(pg_catalog.<=) 2011 THEN watch_context END;
         watch_payload := pg_catalog.concat(watch_head, ',"rows":[[]]', watch_context, '}');
-        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_truncated', '') IS NULL) THEN RAISE data_exception; END IF;
+        IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_truncated', '') IS NULL THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         watch_payload := '{"v":1,"table":"orders","label":"truncated","op":"truncated","columns":[]}';
         BEGIN
@@ -47,7 +47,7 @@ BEGIN
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of orders/truncated could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_truncated', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
+        RETURN NULL;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_orders_truncated', watch_payload) IS NULL THEN '' END;  -- always NULL

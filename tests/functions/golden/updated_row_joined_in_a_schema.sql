@@ -20,8 +20,8 @@ BEGIN
       ',"rows":[[', coalesce(NEW.puppy_id, NULL::integer), ',', pg_catalog.to_json((SELECT watch_root.kind FROM shop.animals AS watch_root WHERE watch_root.id OPERATOR(pg_catalog.=) NEW.puppy_id)::pg_catalog.text), ',"', ((NEW.puppy_id OPERATOR(pg_catalog.<>) OLD.puppy_id) IS NOT FALSE)::integer::pg_catalog.text, (pg_catalog.record_image_ne(ROW(NEW.toy), ROW(OLD.toy)))::integer::pg_catalog.text, '",', coalesce(OLD.puppy_id, NULL::integer), ',', coalesce(pg_catalog.to_json(OLD.toy::pg_catalog.text), 'null'), ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}') END;
-    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999
-      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN RAISE data_exception; END IF;
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 THEN RAISE data_exception; END IF;
+    IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN OTHERS OR assert_failure THEN
       BEGIN
@@ -40,7 +40,7 @@ BEGIN
           WHEN pg_catalog.octet_length(watch_rows) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_rows, ']]', watch_context, '}')
           WHEN pg_catalog.octet_length(watch_key) OPERATOR(pg_catalog.<=) watch_room THEN pg_catalog.concat(watch_head, ',"rows":[[', watch_key, ']]', watch_context, '}')
           ELSE pg_catalog.concat(watch_head, ',"rows":[],"resync":"a row does not fit into a notification"}') END;
-        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN RAISE data_exception; END IF;
+        IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         watch_payload := '{"v":1,"table":"puppies","label":"played","op":"updated","columns":["puppy_id","kind"],"old":["puppy_id","toy"],"schema":"shop"}';
         BEGIN
@@ -55,7 +55,7 @@ BEGIN
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of shop.puppies/played could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
+        RETURN NULL;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_shop_puppies_played', watch_payload) IS NULL THEN '' END;  -- always NULL

@@ -22,8 +22,8 @@ BEGIN
       ',"rows":[[', watch_rows, ']]',
       ',"context":' OPERATOR(pg_catalog.||) pg_catalog.to_json(pg_catalog.current_setting('sqlalchemy_watch.context', true))::pg_catalog.text,
       '}') END;
-    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 OR tg_table_name OPERATOR(pg_catalog.<>) 'orders'
-      OR (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_moved', '') IS NULL) THEN RAISE data_exception; END IF;
+    IF pg_catalog.octet_length(watch_payload) OPERATOR(pg_catalog.>) 7999 OR tg_table_name OPERATOR(pg_catalog.<>) 'orders' THEN RAISE data_exception; END IF;
+    IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_moved', '') IS NULL THEN RAISE data_exception; END IF;
   EXCEPTION
     WHEN no_data_found THEN RETURN NULL;
     WHEN OTHERS OR assert_failure THEN
@@ -63,7 +63,7 @@ BEGIN
           END LOOP;
           watch_payload := NULL;
         END IF;
-        IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_moved', '') IS NULL) THEN RAISE data_exception; END IF;
+        IF tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_moved', '') IS NULL THEN RAISE data_exception; END IF;
       EXCEPTION WHEN OTHERS OR assert_failure THEN
         watch_payload := '{"v":1,"table":"orders","label":"moved","op":"updated","columns":["id"]}';
         BEGIN
@@ -78,7 +78,7 @@ BEGIN
         EXCEPTION WHEN OTHERS OR assert_failure THEN  -- as where a right is lacking, or the client's encoding
           BEGIN RAISE WARNING USING MESSAGE = 'sqlalchemy_watch: the rows of orders/moved could not be described'; EXCEPTION WHEN OTHERS OR assert_failure THEN END;
         END;
-        BEGIN IF (tg_relid IS NULL AND pg_catalog.pg_notify('watch_orders_moved', '') IS NULL) THEN END IF; watch_payload := NULL; EXCEPTION WHEN OTHERS OR assert_failure THEN RETURN NULL; END;
+        RETURN NULL;
       END;
   END;
   RETURN CASE WHEN watch_payload IS NOT NULL AND pg_catalog.pg_notify('watch_orders_moved', watch_payload) IS NULL THEN '' END;  -- always NULL

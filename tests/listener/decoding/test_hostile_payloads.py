@@ -265,6 +265,14 @@ def test_payload_is_of_the_table_whose_oid_is_known_or_else_of_that_schema(place
             assert found[1].message.schema == schema
 
 
+def test_bare_head_tells_of_rows() -> None:
+    """A trigger function that could not build more sends it."""
+    for label, route in ROUTES.items():
+        with pytest.raises(PayloadError) as raised:
+            ROUTER.decode(CHANNELS[label], f"{wire.head_json(route.watch)}}}".encode())
+        assert raised.value.tells_of_rows
+
+
 @pytest.mark.parametrize("broken", ["[[abc]]", "[[1]", "[[NaN]]", "[[1],,[2]]", "[[1]]}{", ""])
 def test_payload_that_begins_as_ours_and_is_no_json_tells_of_rows(broken: str) -> None:
     # A column that somebody retyped: its text is no number.
