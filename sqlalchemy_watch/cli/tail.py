@@ -18,6 +18,7 @@ import typer
 from ..declaring.targets import tables_of
 from ..errors import one_line
 from ..events.event import Event
+from ..listener.foreground import LOOK_SECONDS
 from ..listener.listener import Listener
 from ..signals.watch_signals import WatchSignal
 from ..watched import signals_in
@@ -48,11 +49,13 @@ def tail(
     listener = Listener(make_engine(url), found, durable=group)
     listener.resync.connect(printer.print_resync)
     listener.disconnected.connect(printer.print_disconnected)
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    # Not `ended.set()`: where the main thread begins to wait it holds the lock that this needs.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with listener:
             say("listening", to_stderr=True)
-            ended.wait()
+            while not ended.wait(LOOK_SECONDS):  # in steps: a signal that comes right before it waits does not end that
+                pass
     except KeyboardInterrupt:
         pass
     if printer.broken:

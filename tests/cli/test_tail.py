@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -169,6 +170,28 @@ def test_tail_ends_when_the_reader_of_its_pipe_has_left(
     assert tail.process.stderr is not None
     assert tail.process.stderr.read() == ""
     tail.process.stderr.close()
+
+
+SIGTERM_IN_WAIT = """
+import os, runpy, signal, sys, threading
+wait = threading.Condition.wait
+def signalled(self, timeout=None):
+    if sys._getframe(2).f_code.co_name == "tail":
+        os.kill(os.getpid(), signal.SIGTERM)
+    return wait(self, timeout)
+threading.Condition.wait = signalled
+runpy.run_module("sqlalchemy_watch", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_tail_ends_when_asked_to_while_it_begins_to_wait(environment: dict[str, str], orders: Any) -> None:
+    # The signal's handler then runs while the main thread holds the lock of what it waits for.
+    tail = Tail([sys.executable, "-c", SIGTERM_IN_WAIT], environment)
+    try:
+        tail.finish()
+    finally:
+        tail.process.kill()
+    assert tail.process.returncode == 0
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
