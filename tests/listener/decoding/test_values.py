@@ -28,7 +28,7 @@ from support import created_database, resync_reasons
 
 from sqlalchemy_watch import ConfigurationError, Event, Listener, Watch, Watched
 
-pytestmark = pytest.mark.server
+pytestmark = pytest.mark.sqlalchemy
 
 #: Types that older servers do not have.
 SINCE = {"int4multirange": 14, "datemultirange": 14}
