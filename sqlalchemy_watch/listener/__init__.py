@@ -2,8 +2,8 @@
 
 ::
 
-    server -> notify or wal -> handover -> dispatch -> receivers
-              (source)         (queue)     (decoding)
+    server -> notify or wal --parts of transactions--> dispatch --events--> receivers, batches
+                   ^------ acknowledged, full ------- ledger <------ done ------
 
 Rooms, from above; each imports only from those below it:
 
@@ -13,13 +13,13 @@ notify      the LISTEN source: protocol (pure), session (a connection), source (
             exclusive (one of several processes)
 wal         the source of a replication slot: messages, skipped, protocol, liveness and takeover (pure), slots,
             large (what libpq holds), monitor, preparing, session, standby, source
-dispatch    the thread that calls receivers; placing with lookups and unplaced (whose event is it?), calls, gather
-            (batches), positions, letters and their table, garbage
+dispatch    the thread that calls receivers: dispatcher, receivers, batches, failures (the policy of each way), resyncs,
+            placing with lookups and unplaced (whose event is it?), calls, positions, letters and their table, garbage
 source      the parts of every source: Keeper (the one loop: connect, read, lose, back off), Wake, Poller, Tokens
 lifecycle   the listener's own signals
 server      connections as the engine makes them, questions to the catalog, checks, a limit for each query
 decoding    payloads to values (payload and rows are pure), routes, encodings
-handover    the items and queues between reading and dispatching
+pipeline    parts (of transactions), the ledger (what is done), the inbox of the dispatch thread, the gate (tenures)
 waiting     the dispatch thread's waiting for coroutine receivers, and for time to pass
 options, heartbeat and xids (pure), stats, processes, naming, foreground
 
@@ -31,7 +31,7 @@ thread                      owns
 `sqlalchemy-watch-listen`   NOTIFY: the connection, NotifySession and NotifyProtocol, in turns with the dispatch thread
 `sqlalchemy-watch-wal`      durable: the walsender connection, WalSession, WalCore, Liveness, Position, Before, Standby
 `sqlalchemy-watch-slot`     durable: SlotMonitor's connection and its part of the stats; looks at the triggers
-`sqlalchemy-watch-dispatch` the dispatcher, its gatherer, the decoders; calls every receiver that is no coroutine
+`sqlalchemy-watch-dispatch` the dispatcher, its batches, the decoders; calls every receiver that is no coroutine
 `sqlalchemy-watch-ask`      for one look-up: a connection of the engine's own kind, and its `connect` events
 the caller's                `start`, `run`, `stop`, `catch_up`, `stats`, `healthy`
 an event loop's             coroutine receivers, which the dispatch thread waits for
@@ -40,8 +40,12 @@ an event loop's             coroutine receivers, which the dispatch thread waits
 ==================  ======================================  ============================================================
 shared              between                                 by
 ==================  ======================================  ============================================================
-EventQueue,         source puts, dispatch takes;            its lock; the deque's own atomic ends; `full` is read
-WaitingQueue        wal pauses and discards                 without a lock
+Inbox               source puts, dispatch takes             a SimpleQueue; counters with one writing thread each; its
+                                                            lock where something is dropped
+Ledger              source begins, dispatch and whoever     its lock, a leaf; what was handled is noted without it
+                    keeps an event hold and let go
+Gate                source opens, closes and renews,        its lock; `needs_attention` is a single assignment
+                    callers stop, dispatch passes
 Turns               listen and dispatch                     its lock: one of them has the session at a time
 Tokens              callers add, the source finds           its lock
 Wake                anybody wakes, the source waits         a pair of sockets

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from .handover.queue import EventQueue
 from .options import Options
 from .source import SourceState
 
@@ -20,14 +19,14 @@ def is_hearing(state: SourceState, options: Options, busy_since: float | None, n
     return busy_since is None or now - busy_since <= options.heartbeat_interval
 
 
-def lag(queue: EventQueue, newest: float | None, options: Options, busy_since: float | None, now: float) -> float:
-    """Return the age of the oldest event that has not been dispatched, in seconds; 0 where there is none.
+def lag(since: float | None, newest: float | None, options: Options, now: float) -> float:
+    """Return the age of the oldest event that is not done, in seconds; 0 where there is none.
 
+    :param since: the time since which it has been here, by `time.monotonic()`; None without any.
     :param newest: the age, in seconds, that the newest event had when it was dispatched; None before the first.
     """
-    since = queue.waiting_since(is_busy=busy_since is not None)
     if since is None:
-        return 0.0 if busy_since is None else now - busy_since
+        return 0.0
     # What a group reads may have been committed long ago; the last event that was dispatched tells how long.
     committed = (newest or 0.0) if options.group is not None else 0.0
     return max(now - since, committed)

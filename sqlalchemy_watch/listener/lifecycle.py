@@ -16,7 +16,7 @@ import blinker
 from blinker import ANY
 
 from ..signals.receivers import function_name
-from .handover.items import Connected, Disconnected, Resync
+from .pipeline.parts import Connected, Disconnected, News
 from .waiting import Coroutine, Waiting
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -90,7 +90,7 @@ class Lifecycle:
         #: The loop in which coroutine receivers run; None if the listener was started outside of one.
         self.loop: asyncio.AbstractEventLoop | None = None
 
-    def tell(self, item: Connected | Disconnected | Resync, waiting: Waiting) -> None:
+    def tell(self, item: News, waiting: Waiting) -> None:
         """Tell of the connection, or that something may have been missed."""
         if isinstance(item, Connected):
             self._send(self.connected, waiting)

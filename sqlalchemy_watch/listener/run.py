@@ -23,13 +23,16 @@ from . import health, processes
 from .decoding.routes import Router
 from .decoding.values import ValueDecoders
 from .dispatch.dispatcher import Dispatcher
-from .dispatch.durable import DurableDispatcher
-from .handover.items import Connected, Control, Disconnected, Resync
-from .handover.queue import EventQueue, WaitingQueue
+from .dispatch.failures import NotTriedAgain, Reports, TriedAgain
+from .dispatch.letters import Calling, Letters
 from .lifecycle import Lifecycle
 from .naming import event_words
 from .notify.source import NotifySource
 from .options import Options
+from .pipeline.gate import Gate
+from .pipeline.inbox import MAX_BYTES, MAX_LOG_BYTES, Inbox
+from .pipeline.ledger import Ledger
+from .pipeline.parts import News, Resync
 from .server.asking import Asker
 from .server.checks import warn_of_triggers, within
 from .server.connect import Connect
@@ -73,7 +76,10 @@ class Run:
         #: True from the beginning to `stop()`, also while it reconnects.
         self.is_running: bool = True
         self._warned_of_block: float | None = None
-        self._queue: EventQueue
+        bytes_limit = MAX_BYTES if options.group is None else MAX_LOG_BYTES
+        self._inbox = Inbox(options.max_queue, bytes_limit)
+        self._gate = Gate(self._inbox, Ledger(options.max_queue))
+        self._reports = Reports(self._stats, self._on_failure)
         self._source: Source
         self._dispatcher: Dispatcher
         self._monitor: SlotMonitor | None = None
@@ -85,28 +91,27 @@ class Run:
         self._dispatcher.placing.use(asker, options.schemas)
 
     def _make_notified(self, connect: Connect) -> None:
-        self._queue = queue = EventQueue(self._options.max_queue)
         self._source = source = NotifySource(
-            connect, self._options, self._router.routes, queue, self._stats, self._look_at_triggers,
-            self._look_at_dispatcher,
+            connect, self._options, self._router.routes, self._inbox, self._gate.ledger, self._stats,
+            self._look_at_triggers, self._look_at_dispatcher,
         )  # fmt: skip
         self._dispatcher = Dispatcher(
-            queue, self._router, self._stats, self._on_control, self._on_failure, self._waiting,
-            source.turns.read,
+            self._inbox, self._gate, self._router, self._stats, self._on_news, NotTriedAgain(self._reports),
+            self._waiting, source.turns.read,
         )  # fmt: skip
 
     def _make_durable(self, connect: Connect, group: str) -> None:
-        self._queue = queue = WaitingQueue(self._options.max_queue)
-        self._monitor = SlotMonitor(
-            connect, self._options, queue, self._stats, self._look_at_dispatcher, self._look_at_triggers
+        options, inbox, gate, stats, waiting = self._options, self._inbox, self._gate, self._stats, self._waiting
+        self._monitor = SlotMonitor(connect, options, stats, self._look_at_dispatcher, self._look_at_triggers)
+        self._source = WalSource(connect, options, self._router.routes, inbox, gate, stats, self._monitor)
+        policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
+        self._dispatcher = Dispatcher(inbox, gate, self._router, stats, self._on_news, policy, waiting)
+        self._dispatcher.placing.wait = policy.wait
+        calling = Calling(
+            self._dispatcher.receivers.call_all, policy.call_again, self._reports.report, self._on_dead_letter
         )
-        self._source = source = WalSource(
-            connect, self._options, self._router.routes, queue, self._stats, self._monitor
-        )
-        self._dispatcher = dispatcher = DurableDispatcher(
-            queue, self._router, self._stats, self._on_control, self._on_failure, self._waiting
-        )
-        dispatcher.configure(group, self._options.retry, connect, source.acknowledge, self._on_dead_letter)
+        letters = Letters(group, options.retry, connect, self._router, waiting, stats, calling, inbox, gate)
+        policy.park, self._monitor.on_letter_due = letters.park, letters.note_due
 
     def start(self) -> None:
         """Start the threads; outside of any lock, since a new thread may run finalizers before it counts as started.
@@ -188,7 +193,7 @@ class Run:
         self._source.disown()
         for signal in self._streamed:
             signal.forget(self)
-        self._queue, self._stats = EventQueue(self._options.max_queue), Stats()
+        self._inbox, self._stats = Inbox(self._options.max_queue), Stats()
 
     def is_calling(self, task: asyncio.Task[Any] | None) -> bool:
         """Return True if this task is a receiver that is being called."""
@@ -223,7 +228,7 @@ class Run:
             ": a receiver may be slow, or need the event loop that this call blocks (then use await catch_up_async())"
         )
         raise CatchUpTimeout(
-            f"not caught up within {timeout:g} s, {len(self._queue)} notifications are waiting{state or hint}"
+            f"not caught up within {timeout:g} s, {len(self._inbox)} notifications are waiting{state or hint}"
         ) from failure
 
     def _check_heard(self) -> None:
@@ -244,14 +249,13 @@ class Run:
         busy_since, now = self._dispatcher.busy_since, time.monotonic()
         if not health.is_hearing(self._source.state, self._options, busy_since, now):
             return False
-        return (
-            max_lag is None or health.lag(self._queue, self._dispatcher.lag, self._options, busy_since, now) <= max_lag
-        )
+        since = self._gate.ledger.waiting_since
+        return max_lag is None or health.lag(since, self._dispatcher.lag, self._options, now) <= max_lag
 
     def stats(self) -> Stats:
         """Return a copy of the counters."""
-        queue = self._queue
-        return dataclasses.replace(self._stats, lag=self._dispatcher.lag, queue_depth=len(queue), dropped=queue.dropped)
+        inbox = self._inbox
+        return dataclasses.replace(self._stats, lag=self._dispatcher.lag, queue_depth=len(inbox), dropped=inbox.dropped)
 
     def _look_at_triggers(self, connection: psycopg.Connection[Any]) -> None:
         seconds = min(TRIGGERS_SECONDS, self._options.heartbeat_timeout * TRIGGERS_SHARE)
@@ -269,19 +273,18 @@ class Run:
             self._warned_of_block = since
             log.warning(
                 "no event was dispatched for %.1f s, %d notifications are waiting: the dispatch thread is %s",
-                seconds, len(self._queue), _whereabouts(self._dispatcher.thread),
+                seconds, len(self._inbox), _whereabouts(self._dispatcher.thread),
             )  # fmt: skip
 
-    def _on_control(self, item: Control) -> None:
-        if isinstance(item, Resync):
+    def _on_news(self, news: News) -> None:
+        if isinstance(news, Resync):
             self._stats.resyncs += 1
             for signal in self._streamed:
-                signal.missed(item.reason)
-        if isinstance(item, (Resync, Connected, Disconnected)):
-            self._lifecycle.tell(item, self._waiting)
-        if isinstance(item, Resync):
-            level = logging.INFO if item.reason == STARTED_LATE else logging.WARNING
-            log.log(level, "events may have been missed: %s", item.reason)
+                signal.missed(news.reason)
+        self._lifecycle.tell(news, self._waiting)
+        if isinstance(news, Resync):
+            level = logging.INFO if news.reason == STARTED_LATE else logging.WARNING
+            log.log(level, "events may have been missed: %s", news.reason)
 
     def _on_failure(self, receiver: Any, event: Any, error: BaseException, fate: str) -> None:
         self._lifecycle.tell_failure(receiver, event, error, self._waiting)

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import psycopg
 
 from ..errors import ConfigurationError, OwnershipError, SlotError, UnsupportedServerError, WatchError, one_line
-from .handover.items import Connected, Disconnected
+from .pipeline.parts import Connected, Disconnected
 from .processes import let_go
 from .stats import ReadingStats
 

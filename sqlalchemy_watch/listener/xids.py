@@ -40,5 +40,6 @@ class Xids:
     def widen(self, xid: int) -> int:
         """Return the number in 64 bits of a transaction in the log, which may be older than others before it."""
         txid = widened(xid, self._newest)
-        self.note(txid)
+        if txid > self._newest:
+            self._newest = txid
         return txid

@@ -7,9 +7,14 @@ from typing import Any
 from sqlalchemy_watch import Listener
 
 
-def queue_of(listener: Listener) -> Any:
-    """Return the queue between the two threads."""
-    return _run_of(listener)._queue
+def inbox_of(listener: Listener) -> Any:
+    """Return the inbox of the dispatch thread."""
+    return _run_of(listener)._inbox
+
+
+def gate_of(listener: Listener) -> Any:
+    """Return the gate in front of receivers."""
+    return _run_of(listener)._gate
 
 
 def dispatcher_of(listener: Listener) -> Any:

@@ -1,4 +1,4 @@
-"""The thread that decodes payloads and calls receivers. A receiver that raises does not disturb the others."""
+"""The thread that decodes payloads and calls receivers, for every way of delivery."""
 
 from __future__ import annotations
 
@@ -13,28 +13,25 @@ from typing import Any
 
 from ...errors import PayloadError
 from ...events.event import Event
-from ...events.messages import parts_of
-from ...signals.feeds import Feed
-from ...signals.matching import Keys
-from ...signals.receivers import Subscriber
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
-from ..handover.items import BatchesDue, CaughtUp, Connected, Control, Disconnected, Notification, Resync
-from ..handover.queue import EventQueue
-from ..naming import event_words
+from ..pipeline.gate import Gate, Revoked
+from ..pipeline.inbox import Inbox, Lot
+from ..pipeline.parts import CaughtUp, Connected, News, Notification, Resync, Transaction
 from ..stats import Stats
 from ..waiting import Waiting
-from .calls import Call, make_all
+from .batches import Batches
+from .failures import Policy
 from .garbage import GarbageLog
-from .gather import Batch, Gatherer
 from .placing import Placing
+from .positions import Positions
+from .receivers import Receivers
+from .resyncs import Resyncs
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: Called with control items, in the dispatch thread.
-OnControl = Callable[[Control], None]
-#: Called when a receiver raised, with receiver, event, error, and what comes of it in words.
-OnFailure = Callable[[Any, Any, BaseException, str], None]
+#: Called with what the listener's own signals tell, in the dispatch thread.
+OnNews = Callable[[News], None]
 
 #: Reads from the source, and waits until something comes, or a deadline; returns False where it can't at present.
 ReadSource = Callable[[float | None], bool]
@@ -44,52 +41,53 @@ LAST_BATCH_SECONDS = 2.0
 
 UNREADABLE = "a message could not be read by this version of the library"
 
-#: Seconds between two resyncs that messages ask for, for the same reason. Otherwise a client that floods a channel
-#: would keep everybody reloading.
-RESYNC_SECONDS = 1.0
-
-#: Seconds between attempts to get an item, where getting one fails.
+#: Seconds between attempts to get something to do, where getting it fails.
 BUG_SECONDS = 0.1
 
 UNEXPECTED = "an unexpected error while dispatching"
-UNCOMPARED = "a filter could not compare a value"
-UNDECIDED = "an event came without a column that filters compare: too large, or of an outdated trigger"
 
 
 class Dispatcher:
-    """Takes items from the queue and handles them, until the queue is closed."""
+    """Handles what comes into the inbox, until `stop()`.
 
-    #: True if an item is handled anew where an unexpected error ended that. Otherwise such an error is a gap.
-    _repeats = False
+    :param policy: for receivers that raise, and errors of the library's own.
+    :param read_source: reads in this thread while there is nothing to do.
+    """
 
     def __init__(
-        self,
-        queue: EventQueue,
-        router: Router,
-        stats: Stats,
-        on_control: OnControl,
-        on_failure: OnFailure,
-        waiting: Waiting,
-        read_source: ReadSource = lambda deadline: False,
-    ) -> None:
+        self, inbox: Inbox, gate: Gate, router: Router, stats: Stats, on_news: OnNews, policy: Policy,
+        waiting: Waiting, read_source: ReadSource = lambda deadline: False,
+    ) -> None:  # fmt: skip
+        self._inbox, self._gate, self._router, self._stats = inbox, gate, router, stats
+        self._on_news, self._policy, self._waiting = on_news, policy, waiting
         self._read_source = read_source
-        self._queue, self._router, self._stats = queue, router, stats
-        self._on_control, self._on_failure = on_control, on_failure
-        self._waiting = waiting
-        self._gatherer = Gatherer()
+        self._batches = Batches(gate, waiting, policy)
+        self._receivers = Receivers(gate, waiting, policy, self._batches)
+        self._resyncs = Resyncs(gate)
+        self._positions = Positions()
+        #: That of which something is handled; and one that is held since an event of it, or of one behind it, was
+        #: passed over that is to be looked at again.
+        self._transaction: Transaction | None = None
+        self._passed_over: Transaction | None = None
         #: The number of the first row of the present notification that has not been dispatched yet.
         self._next_row = 0
+        #: True once the present message is not gone on with.
+        self._is_cut = False
         self._garbage = GarbageLog()
         #: The time of the newest event, and when it was dispatched.
         self._newest: tuple[datetime, float] | None = None
-        self.placing: Placing = Placing(router, queue, stats, self._ask_to_resync, lambda: self._waiting.stopped)
-        #: The time of the last resync that messages asked for, by reason.
-        self._resynced: dict[str, float] = {}
-        #: The time at which handling the present item began, by `time.monotonic()`; None between items.
+        self.placing: Placing = Placing(router, inbox, stats, self._ask_to_resync, lambda: self._waiting.stopped)
+        #: The time at which handling the present message began, by `time.monotonic()`; None between messages.
         self.busy_since: float | None = None
+        gate.on_news = self._hear
         self.thread: threading.Thread = threading.Thread(
             target=self._run, name="sqlalchemy-watch-dispatch", daemon=True
         )
+
+    @property
+    def receivers(self) -> Receivers:
+        """All that is connected, as this thread calls it."""
+        return self._receivers
 
     @property
     def lag(self) -> float | None:
@@ -99,41 +97,96 @@ class Dispatcher:
 
     def stop(self) -> None:
         """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
-        self._queue.close()
+        self._gate.stop()
         self._waiting.stop()
+        if not self._policy.repeats:
+            self._inbox.drop_rest()
 
     def _run(self) -> None:
-        while True:  # a bug of ours must not silence the listener
+        while not self._gate.is_stopped:  # a bug of ours must not silence the listener
             try:
-                item = self._next()
+                self._step()
             except BaseException:
                 self._note_bug()
                 time.sleep(BUG_SECONDS)
-                continue
-            if item is None:
-                break
-            self.busy_since = time.monotonic()
-            try:
-                self._handle(item)
-            except BaseException:
-                self._note_bug()
-                if isinstance(item, CaughtUp):  # whoever waits is told of the gap, and waits for nothing else
-                    item.done.set()
             self.busy_since = None
         try:
-            self._last_batches()
+            self._end()
         except BaseException:
             with contextlib.suppress(Exception):
                 log.exception("unexpected error while dispatching the last batches")
 
-    def _next(self) -> Notification | Control | None:
-        """Return the next item. While there is none, this thread reads the source itself."""
-        queue, deadline = self._queue, self._gatherer.deadline
-        if self.placing.due_at != math.inf:
-            deadline = min(deadline or math.inf, self.placing.due_at)
-        while queue.is_idle and (deadline is None or deadline > time.monotonic()) and self._read_source(deadline):
+    def _step(self) -> None:
+        """Do what is to be done next, or what is due. While there is nothing, this thread reads the source itself."""
+        inbox, deadline = self._inbox, self._deadline
+        if inbox.is_empty:
+            inbox.put_owed(self._gate.ledger)
+        while inbox.is_empty and (deadline is None or deadline > time.monotonic()) and self._read_source(deadline):
             pass
-        return queue.get(deadline)
+        work = inbox.get(deadline)
+        if isinstance(work, Lot):
+            self._handle_lot(work)
+        elif work is not None:
+            self._until_done(work)
+        if self._gate.needs_attention:
+            self._until_done(self._gate.await_turn)
+        if deadline is not None and deadline <= time.monotonic():
+            self._until_done(self._deliver_due)
+
+    @property
+    def _deadline(self) -> float | None:
+        deadline = min(self._batches.deadline, self._resyncs.deadline, self.placing.due_at)
+        return None if deadline == math.inf else deadline
+
+    def _handle_lot(self, lot: Lot) -> None:
+        """Handle the parts of transactions; those of a tenure that is over are dropped."""
+        gate, ledger = self._gate, lot.ledger
+        if ledger is gate.ledger and ledger is not gate.served:
+            self._forget()
+        for transaction, messages, is_last in lot.parts:
+            self._transaction = transaction
+            for message in messages:
+                if gate.is_stopped:
+                    return
+                self._inbox.note_taken(message)
+                if ledger is not gate.served:
+                    continue
+                self.busy_since, self._next_row = time.monotonic(), 0
+                handle = self._handle_notification if isinstance(message, Notification) else self._handle_mark
+                if not self._until_done(handle, transaction, message) and gate.is_stopped:
+                    return
+            if is_last and ledger is gate.served:
+                ledger.handled(transaction)
+                if transaction.when_done:
+                    ledger.settle()
+        self._transaction = None
+        ledger.settle()
+
+    def _until_done(self, action: Callable[..., Any], *arguments: Any) -> bool:
+        """Do something. With durable delivery until that has succeeded: what was not heard must not be acknowledged.
+
+        :returns: False where it was not done to its end.
+        """
+        attempts = 0
+        self._is_cut = False
+        while True:
+            try:
+                try:
+                    action(*arguments)
+                    return not (self._is_cut or self._waiting.was_cut_short)
+                except Revoked:
+                    raise
+                except BaseException:
+                    if not self._policy.repeats:
+                        self._note_bug()
+                        return True
+                    attempts += 1
+                    if not self._policy.pause_after_bug(attempts):
+                        return False
+                self._gate.await_turn()
+            except Revoked:
+                self._forget()
+                return False
 
     def _note_bug(self) -> None:
         """Log the bug and send a resync. The thread goes on, even where it is logging that fails."""
@@ -142,72 +195,121 @@ class Dispatcher:
         with contextlib.suppress(Exception):
             self._ask_to_resync(UNEXPECTED)
 
-    def _handle(self, item: Notification | Control) -> None:
-        if isinstance(item, Notification):
-            self._handle_notification(item)
-        elif isinstance(item, BatchesDue):
-            self._deliver_batches(self._gatherer.take_due())
-            self.placing.look_again(time.monotonic())
-            self._send_resyncs(time.monotonic())
-        elif isinstance(item, CaughtUp):
-            self._deliver_batches(self._gatherer.take_all())
-            self.placing.look_again()
-            self._send_resyncs()
-            if not self._waiting.was_cut_short:
-                item.done.set()
-        elif isinstance(item, Resync) and item.is_asked_for:
-            self._ask_to_resync(item.reason)
-        else:
-            assert isinstance(item, (Resync, Connected, Disconnected))
-            self.placing.forget(is_connected=isinstance(item, Connected))
-            self._tell(item)
+    def _forget(self) -> None:
+        """Drop what belongs to a tenure that is over: it comes again, or another consumer delivered it."""
+        self._gate.serve(self._gate.ledger)
+        self._batches.forget()
+        self._resyncs.forget()
+        self._passed_over = None
+        self._positions = Positions()
+        self.placing.forget()
 
-    def _tell(self, item: Resync | Connected | Disconnected) -> None:
+    def _handle_mark(self, transaction: Transaction, mark: News | CaughtUp) -> None:
+        if isinstance(mark, CaughtUp):
+            try:
+                self._deliver_due(math.inf)
+            finally:  # whoever waits is told of a gap, and waits for nothing else
+                if not self._waiting.was_cut_short:
+                    self._gate.served.when_done(transaction, mark.done)
+        elif isinstance(mark, Resync) and mark.is_asked_for:
+            self._ask_to_resync(mark.reason)
+        else:
+            self.placing.forget(is_connected=isinstance(mark, Connected))
+            self._tell(mark)
+
+    def _deliver_due(self, now: float | None = None) -> None:
+        """Deliver the batches that are due, look again at what was passed over, and send resyncs that were put off.
+
+        :param now: those that are due by then, by `time.monotonic()`; infinite for all.
+        """
+        now = time.monotonic() if now is None else now
+        self._batches.deliver_due(now)
+        self.placing.look_again(now)
+        self._hold_passed_over()
+        self._send_resyncs(now)
+
+    def _hold_passed_over(self) -> None:
+        """Acknowledge no event that was passed over by an earlier answer, until that has been asked for again."""
+        if self.placing.due_at == math.inf:
+            if self._passed_over is not None:
+                held, self._passed_over = self._passed_over, None
+                self._gate.served.done(held, 0)
+        elif self._passed_over is None and self._transaction is not None and self._policy.repeats:
+            self._gate.served.hold(self._transaction, 0)
+            self._passed_over = self._transaction
+
+    def _hear(self, news: News) -> None:
+        """Tell of the connection at once, and of a gap behind what has been gathered.
+
+        While another process may be the active consumer, nothing that was gathered may be delivered. Where it is no
+        longer this process's, it is dropped, and lies on neither side of the gap.
+        """
+        self.placing.forget(is_connected=isinstance(news, Connected))
+        try:
+            if isinstance(news, Resync):
+                with contextlib.suppress(Revoked):
+                    self._batches.deliver_due()
+            self._on_news(news)
+        except BaseException:
+            self._note_bug()
+
+    def _tell(self, news: News) -> None:
         """Tell of the connection, or of a gap: in the order of events, and so behind what has been gathered."""
         try:
-            self._deliver_batches(self._gatherer.take_all())
+            self._batches.deliver_due()
         finally:
-            self._on_control(item)
+            self._on_news(news)
 
-    def _handle_notification(self, notification: Notification) -> None:
+    def _ask_to_resync(self, reason: str) -> None:
+        """Send a resync, or put it off where there was one for this reason just now."""
+        self._resyncs.ask(reason, self._transaction)
+        self._send_resyncs(time.monotonic())
+
+    def _send_resyncs(self, now: float) -> None:
+        for reason in self._resyncs.due(now):
+            try:
+                self._tell(Resync(reason))
+            finally:
+                self._resyncs.sent(reason)
+
+    def _handle_notification(self, transaction: Transaction, notification: Notification) -> None:
+        self._dispatch(transaction, notification)
+        if self._passed_over is not None or self.placing.due_at != math.inf:
+            self._hold_passed_over()
+
+    def _dispatch(self, transaction: Transaction, notification: Notification) -> None:
+        first = None if transaction.lsn is None else self._positions.first_of(transaction, notification)
         try:
-            found = self.placing.decode(notification)
+            found = self.placing.decode(transaction, notification)
         except PayloadError as error:
             self._stats.garbage += 1
             self._garbage.note(notification, error)
-            if error.tells_of_rows or notification.lsn is not None:
+            if error.tells_of_rows or transaction.lsn is not None:
                 self._ask_to_resync(UNREADABLE)  # it told of rows, and so is no stranger's garbage
             return
         if found is None:
             return
         route, decoded = found
+        message = decoded.message
+        if first is not None:
+            message.lsn, message.first_position, message.origin = transaction.lsn, first, notification
+            self._positions.note_rows(len(decoded.rows) + len(decoded.lost))
         if route.log.isEnabledFor(logging.DEBUG):
-            message = decoded.message
             route.log.debug("%d rows %s by transaction %d", len(decoded.rows), message.kind.operation, message.txid)
-        self._deliver(notification, route, decoded)
+        self._deliver(transaction, route, decoded)
         if decoded.resync is not None:
             self._ask_to_resync(decoded.resync)
 
-    def _ask_to_resync(self, reason: str) -> None:
-        """Send a resync: now, or `RESYNC_SECONDS` after the last one for this reason."""
-        now = time.monotonic()
-        self._gatherer.put_off_resync(reason, self._resynced.get(reason, -math.inf) + RESYNC_SECONDS)
-        self._send_resyncs(now)
-
-    def _send_resyncs(self, now: float = math.inf) -> None:
-        """Send the resyncs that are due; without a time, all that were put off."""
-        for reason in self._gatherer.take_resyncs(now):
-            self._tell(Resync(reason))
-            self._resynced[reason] = time.monotonic()
-
-    def _deliver(self, notification: Notification, route: Route, decoded: Decoded) -> None:
-        message, rows, stats, queue = decoded.message, decoded.rows, self._stats, self._queue
+    def _deliver(self, transaction: Transaction, route: Route, decoded: Decoded) -> None:
+        message, rows, stats, gate, receivers = decoded.message, decoded.rows, self._stats, self._gate, self._receivers
+        receivers.transaction = transaction
         if rows:
             self._newest = message.at, time.time()
         uniform = route.destinations(()) if route.is_uniform else None
-        undecided, bugs = False, list[BaseException]()
+        reasons, bugs = set[str](), list[BaseException]()
         for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):
-            if queue.needs_attention and self._is_over():
+            if gate.needs_attention and not gate.await_turn():
+                self._is_cut = True
                 return
             if number < self._next_row:
                 continue
@@ -222,105 +324,34 @@ class Dispatcher:
                         if event is None:
                             event = Event(sender, message, values, extras, number)
                         if subscribers:
-                            self._call_all(signal, subscribers, sender, event)
+                            receivers.call_all(signal, subscribers, sender, event)
                         if signal.filters:
-                            undecided |= self._call_filtered(signal, sender, event)
+                            reasons |= receivers.call_filtered(signal, sender, event)
             except BaseException as error:
-                if self._repeats:
+                if self._policy.repeats:
                     self._next_row = number
                     raise
                 bugs.append(error)  # that is a gap; the other rows are gone on with
-        if undecided:
-            self._ask_to_resync(UNDECIDED)
+        for reason in reasons:
+            self._ask_to_resync(reason)
         if bugs:
             log.error("unexpected error while dispatching %d of %d rows", len(bugs), len(rows), exc_info=bugs[0])
             self._ask_to_resync(UNEXPECTED)
 
-    def _call_filtered(self, signal: Feed, sender: Any, event: Event[Any]) -> bool:
-        """Call the receivers of filters; return True if one could not be decided for want of a column."""
-        message, row, extras, _ = parts_of(event)
-        matches = signal.matching_subscribers(sender, row, message.kind.indexes, extras)
-        for filtered in matches.subscribers:
-            self._call_all(signal, filtered, sender, event)
-        for keys, error in matches.failed:
-            self._note_uncompared(signal, keys, sender, event, error)
-        return matches.is_undecided
-
-    def _note_uncompared(self, signal: Feed, keys: Keys, sender: Any, event: Event[Any], error: Exception) -> None:
-        """Note that the values of filters could not be compared: that is a gap for their receivers."""
-        log.error("filters of %s by %s could not be compared", event_words(event), ", ".join(keys), exc_info=error)
-        self._ask_to_resync(UNCOMPARED)
-
-    def _call_all(self, signal: Feed, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
-        """Call receivers. Failures are dealt with after all have been called."""
-        coroutines: list[Call] | None = None
-        failures: list[tuple[Call, BaseException]] | None = None
-        queue = self._queue
-        for subscriber in subscribers:
-            if queue.needs_attention and self._is_over():  # by the receiver before
-                break
-            if subscriber.is_async:
-                coroutines = [*(coroutines or ()), Call(signal, subscriber, sender, event)]
-                continue
-            if subscriber.batch is not None:
-                full = self._gatherer.add(subscriber.batch, sender, event)
-                if full is not None:
-                    self._deliver_batches([full])
-                continue
-            receiver = subscriber.receiver() if subscriber.weak else subscriber.receiver  # resolve(), without the call
-            if receiver is None:
-                continue
-            try:
-                if subscriber.positional:
-                    receiver(sender, event)
-                else:
-                    receiver(sender, event=event)
-            except BaseException as error:
-                failures = [*(failures or ()), (Call(signal, subscriber, sender, event), error)]
-        receiver = None  # weakly connected ones may die while a failure is dealt with
-        if coroutines and not (queue.needs_attention and self._is_over()):
-            failures = [*(failures or ()), *make_all(self._waiting, coroutines)]
-        for call, raised in failures or ():
-            self._failed(call, raised)
-
-    def _is_over(self) -> bool:
-        """Return True if no receiver is called any more. Asked before each call, while the queue needs attention."""
-        self._await_turn()
-        return self._queue.closed
-
-    def _await_turn(self) -> None:
-        """Wait while no receiver may be called. Without durable delivery they always may."""
-
-    def _deliver_batches(self, batches: list[Batch]) -> None:
-        for number, batch in enumerate(batches):
-            failures: list[tuple[Call, BaseException]] = []
-            try:
-                for subscriber in batch.signal.subscribers_for(batch.sender):
-                    self._await_turn()
-                    failures += make_all(self._waiting, [Call(batch.signal, subscriber, batch.sender, batch.events)])
-                for call, raised in failures:
-                    self._failed(call, raised)
-            except BaseException:
-                self._gatherer.put_back(batches[number + (not self._repeats) :])
-                raise
-
-    def _last_batches(self) -> None:
+    def _end(self) -> None:
         """Deliver at `stop()` what has been gathered. Coroutines get `LAST_BATCH_SECONDS` for it."""
+        if self._gate.is_revoked:
+            self._forget()
         self._waiting.extend(LAST_BATCH_SECONDS)
-        self._deliver_batches(self._gatherer.take_all())
+        with contextlib.suppress(Revoked):
+            self._batches.deliver_due()
         self._waiting.extend(0.0)
-
-    def _failed(self, call: Call, error: BaseException) -> None:
-        self._report(call, error, "not tried again")
-
-    def _report(self, call: Call, error: BaseException, fate: str) -> None:
-        """Count and report a failure, with what comes of the event in words."""
-        self._stats.failed_receivers += 1
-        with contextlib.suppress(Exception):  # a failure to log
-            self._on_failure(call.subscriber.resolve(), call.argument, error, fate)
+        self._gate.served.settle()
 
 
 def _numbers(decoded: Decoded) -> Sequence[int]:
     """Return the number of each decoded row within the payload."""
-    total, lost = len(decoded.rows) + len(decoded.lost), set(decoded.lost)
-    return [number for number in range(total) if number not in lost] if lost else range(total)
+    if not decoded.lost:
+        return range(len(decoded.rows))
+    lost = set(decoded.lost)
+    return [number for number in range(len(decoded.rows) + len(lost)) if number not in lost]

@@ -6,7 +6,7 @@ import logging
 import time
 
 from ...errors import PayloadError
-from ..handover.items import Notification
+from ..pipeline.parts import Notification
 
 log: logging.Logger = logging.getLogger(__name__)
 

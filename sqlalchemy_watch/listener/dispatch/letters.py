@@ -20,9 +20,11 @@ from ...events.event import Event
 from ...events.messages import parts_of
 from ...signals.receivers import name_of
 from ..decoding.routes import Elsewhere, Router
-from ..handover.items import Notification
 from ..naming import event_words, numbered_names
 from ..options import RetryPolicy
+from ..pipeline.gate import Gate, Revoked
+from ..pipeline.inbox import Inbox
+from ..pipeline.parts import Notification
 from ..server.connect import Connect
 from ..stats import DispatchStats
 from ..waiting import Waiting
@@ -65,15 +67,18 @@ class _Addressee(NamedTuple):
 class Letters:
     """The letters of one group.
 
-    All methods are the dispatch thread's.
+    All methods but `note_due` are the dispatch thread's.
     """
 
     def __init__(
         self, group: str, policy: RetryPolicy, connect: Connect, router: Router, waiting: Waiting,
-        stats: DispatchStats, calling: Calling,
+        stats: DispatchStats, calling: Calling, inbox: Inbox, gate: Gate,
     ) -> None:  # fmt: skip
         self._group, self._policy, self._connect = group, policy, connect
         self._router, self._waiting, self._stats, self._calling = router, waiting, stats, calling
+        self._inbox, self._gate = inbox, gate
+        #: True while `retry_next` is in the inbox: once is enough.
+        self._is_due = False
         #: By lsn, position and name; the oldest first.
         self._addressees: dict[tuple[int, int, str], _Addressee] = {}
         self._names_told: set[str] = set()
@@ -87,7 +92,7 @@ class Letters:
             try:
                 channel, payload = _origin_of(event)
                 lsn, position = event.lsn or 0, event.position or 0
-                name = self._address(call, Notification(channel, payload.encode(), lsn), position)
+                name = self._address(call, Notification(channel, payload.encode()), lsn, position)
                 letter = (self._group, channel, payload, lsn, position, name, describe(error), attempts)
                 with contextlib.closing(self._connect()) as connection:
                     dead_letters.park(connection, letter, retry_in)
@@ -108,11 +113,11 @@ class Letters:
         log.error("gave up %s for receiver %s: it is among the dead letters", words, name)
         self._calling.on_dead_letter(call.subscriber.resolve(), event, error)
 
-    def _address(self, call: Call, notification: Notification, position: int) -> str:
+    def _address(self, call: Call, notification: Notification, lsn: int, position: int) -> str:
         """Return the name of a receiver that is different from those of the event's other receivers."""
         name, own_id = name_of(call.subscriber), call.subscriber.receiver_id
         try:
-            named = list(self._named_calls(notification, position))
+            named = list(self._named_calls(notification, lsn, position))
         except PayloadError:  # it is not read as it was any more
             return name
         namesakes = {each.subscriber.receiver_id for _, each in named if name_of(each.subscriber) == name}
@@ -123,7 +128,7 @@ class Letters:
         if len(self._addressees) >= MAX_REMEMBERED:
             del self._addressees[next(iter(self._addressees))]
         receiver = call.subscriber.resolve()
-        self._addressees[notification.lsn or 0, position, name] = _Addressee(own_id, _reference(receiver))
+        self._addressees[lsn, position, name] = _Addressee(own_id, _reference(receiver))
         return name
 
     def _warn(self, name: str, call: Call) -> None:
@@ -135,12 +140,30 @@ class Letters:
                 event_words(call.argument), name,
             )  # fmt: skip
 
-    def next_due(self) -> DeadLetter | None:
-        """Return the letter that is to be tried now, if there is one."""
-        with contextlib.closing(self._connect()) as connection:
-            return dead_letters.next_due(connection, self._group)
+    def note_due(self) -> None:
+        """Have a letter tried soon; called by the monitor, in its thread."""
+        if not self._is_due:
+            self._is_due = True
+            self._inbox.put_call(self.retry_next)
 
-    def retry(self, letter: DeadLetter) -> None:
+    def retry_next(self) -> None:
+        """Try one letter. What has come meanwhile is handled before the next one."""
+        self._is_due = False
+        try:
+            with contextlib.closing(self._connect()) as connection:
+                letter = dead_letters.next_due(connection, self._group)
+            if letter is None or self._waiting.is_over or self._gate.needs_attention:
+                return
+            self._retry(letter)
+        except Revoked:
+            raise
+        except Exception as error:
+            log.warning("can't try the dead letters again (%s)", describe(error))
+            return
+        if not self._waiting.was_cut_short:
+            self.note_due()
+
+    def _retry(self, letter: DeadLetter) -> None:
         """Call a letter's receiver, and note the outcome; a letter that `stop()` interrupts stays as it is."""
         failure: tuple[Call, BaseException] | None = None
         outcome = ""
@@ -185,15 +208,14 @@ class Letters:
 
         :raises PayloadError: where the event can't be read any more.
         """
-        notification = Notification(letter.channel, letter.payload.encode(), letter.lsn)
-        named = self._named_calls(notification, letter.position)
+        named = self._named_calls(Notification(letter.channel, letter.payload.encode()), letter.lsn, letter.position)
         addressee = self._addressees.get((letter.lsn, letter.position, letter.receiver))
         if addressee is not None:
             found, is_alive = addressee.receiver_id, addressee.resolve() is not None
             return [call for _, call in named if is_alive and call.subscriber.receiver_id == found]
         return [call for name, call in named if letter.receiver in (name, dead_letters.as_ascii(name))]
 
-    def _named_calls(self, notification: Notification, position: int) -> Iterator[tuple[str, Call]]:
+    def _named_calls(self, notification: Notification, lsn: int, position: int) -> Iterator[tuple[str, Call]]:
         """Return each receiver of the one row of a letter, under its name in letters.
 
         :raises PayloadError: where the payload can't be read any more.
@@ -205,7 +227,7 @@ class Letters:
             found = self._router.decode_as_ours(found, found.schema or "")
         route, decoded = found
         message = decoded.message
-        message.lsn, message.first_position = notification.lsn, position
+        message.lsn, message.first_position = lsn, position
         message.origin = notification
         for row in decoded.rows:
             calls: list[Call] = []

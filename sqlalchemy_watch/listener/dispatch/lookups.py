@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from ...catalog.reading import Fetch
 from ...errors import one_line
 from ..decoding.routes import Elsewhere, Route
-from ..handover.queue import EventQueue
+from ..pipeline.inbox import Inbox
 from ..server.asking import Asker, Reply
 from ..server.schemas import Answer, Relation, Wanted, read_answer, read_session
 from .unplaced import Bucket, UnplacedLog
@@ -99,10 +99,10 @@ class LookUps:
         self,
         tables: Sequence[WatchedTable],
         asker: Asker,
-        queue: EventQueue,
+        inbox: Inbox,
         stopped: Callable[[], concurrent.futures.Future[None]],
     ) -> None:
-        self._asker, self._queue, self._stopped = asker, queue, stopped
+        self._asker, self._inbox, self._stopped = asker, inbox, stopped
         self._tables = {table.wanted.key: table for table in tables}
         self._reply: Reply | None = None
         #: What the listener's own connection sees; another thread sets it.
@@ -131,7 +131,7 @@ class LookUps:
             self._log.note_foreign(event.route.watch.table_key, event.schema or "")
             return Verdict.UNPLACED, ""
         table = self._table_of(event)
-        is_answered = table.received is not None and self._queue.taken <= table.received
+        is_answered = table.received is not None and self._inbox.taken <= table.received
         found = None if is_answered or table.received is None else self._judge_again(table, event, time.monotonic())
         if found is None:
             if not is_answered and not self._look_up(table, event.oid):
@@ -308,7 +308,7 @@ class LookUps:
         if self.retry_in() > 0:
             return False
         concurrent.futures.wait({self._stopped()}, self._bucket.take(time.monotonic()))
-        received, now = self._queue.received, time.monotonic()
+        received, now = self._inbox.received, time.monotonic()
         wanted = [each.wanted for each in self._tables.values()]
         try:
             reply = self._asker.ask(wanted, table.wanted, oid, self._stopped())

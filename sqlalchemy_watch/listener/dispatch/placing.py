@@ -17,9 +17,9 @@ import psycopg
 
 from ...catalog.reading import psycopg_fetcher
 from ..decoding.routes import Elsewhere, Found, Route, Router
-from ..handover.items import Notification
-from ..handover.queue import EventQueue
 from ..options import Schemas
+from ..pipeline.inbox import Inbox
+from ..pipeline.parts import Notification, Transaction
 from ..server.asking import Asker
 from ..server.deadline import Unanswered
 from ..server.schemas import Key, Wanted
@@ -50,12 +50,12 @@ class Placing:
     def __init__(
         self,
         router: Router,
-        queue: EventQueue,
+        inbox: Inbox,
         stats: DispatchStats,
         ask_to_resync: Callable[[str], None],
         stopped: Callable[[], concurrent.futures.Future[None]],
     ) -> None:
-        self._router, self._queue, self._stats = router, queue, stats
+        self._router, self._inbox, self._stats = router, inbox, stats
         self._ask_to_resync, self._stopped = ask_to_resync, stopped
         #: With durable delivery: waits for some seconds, and returns False where no look-up is to be tried again.
         self.wait: Callable[[float], bool] | None = None
@@ -87,15 +87,15 @@ class Placing:
             tables.append(
                 WatchedTable(Wanted(key, homes if declared is None else (declared,), functions), routes, known)
             )
-        self._lookups = LookUps(tables, asker, self._queue, self._stopped)
+        self._lookups = LookUps(tables, asker, self._inbox, self._stopped)
 
-    def decode(self, notification: Notification) -> Found | None:
+    def decode(self, transaction: Transaction, notification: Notification) -> Found | None:
         """Return the watch that a payload is of, and the payload decoded.
 
         :returns: None where it is not to be heard; that is counted.
         :raises PayloadError: where the payload can't be read.
         """
-        found = self._router.decode(notification.channel, notification.payload, notification.stamp)
+        found = self._router.decode(notification.channel, notification.payload, transaction.stamp)
         if isinstance(found, Elsewhere):
             return self._settle(found)
         if found is None:

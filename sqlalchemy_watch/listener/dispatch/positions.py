@@ -6,27 +6,28 @@ So they are the same for a release that watches one table more or less, has anot
 from __future__ import annotations
 
 from ..decoding.payload import count_rows
-from ..handover.items import Notification
+from ..pipeline.parts import Notification, Transaction
 
 
 class Positions:
     """Counts the rows of one transaction after another. Notifications come in the order of the log."""
 
     def __init__(self) -> None:
+        self._transaction: Transaction | None = None
         self._notification: Notification | None = None
         self._first = 0
         self._rows: int | None = None
 
-    def first_of(self, notification: Notification) -> int:
+    def first_of(self, transaction: Transaction, notification: Notification) -> int:
         """Return the position of the first row; the same where a notification is handled anew."""
         before = self._notification
-        if before is None or before.lsn != notification.lsn:
+        if before is None or transaction is not self._transaction:
             self._first = notification.skipped_rows
         elif notification is not before:
             rows = count_rows(before.payload) if self._rows is None else self._rows
             self._first += rows + notification.skipped_rows
         if notification is not before:
-            self._notification, self._rows = notification, None
+            self._transaction, self._notification, self._rows = transaction, notification, None
         return self._first
 
     def note_rows(self, rows: int) -> None:

@@ -12,8 +12,8 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
-from ..handover.items import Notification
 from ..heartbeat import Heartbeat
+from ..pipeline.parts import Notification
 
 
 class Arrived(Protocol):

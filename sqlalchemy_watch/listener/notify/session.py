@@ -14,8 +14,9 @@ import psycopg
 from psycopg.pq import ExecStatus
 from psycopg.pq.misc import PGnotify
 
-from ..handover.items import CaughtUp
-from ..handover.queue import EventQueue
+from ..pipeline.inbox import Inbox
+from ..pipeline.ledger import Ledger
+from ..pipeline.parts import CaughtUp
 from ..source import Poller, Tokens, Wake
 from ..stats import ReadingStats
 from .protocol import NotifyProtocol, Returned
@@ -38,12 +39,14 @@ class NotifySession:
         protocol: NotifyProtocol,
         tokens: Tokens,
         wake: Wake,
-        queue: EventQueue,
+        inbox: Inbox,
+        ledger: Ledger,
         stats: ReadingStats,
         on_heartbeat: Callable[[], None],
     ) -> None:
         self._pgconn, self._protocol = connection.pgconn, protocol
-        self._tokens, self._wake, self._queue, self._stats = tokens, wake, queue, stats
+        self._tokens, self._wake, self._stats = tokens, wake, stats
+        self._inbox, self._ledger = inbox, ledger
         self._on_heartbeat = on_heartbeat
         self._socket = self._pgconn.socket
         self._poller = Poller([self._socket, wake.fileno()])
@@ -73,16 +76,16 @@ class NotifySession:
         return waits
 
     def take(self, arrived: list[PGnotify]) -> None:
-        """Put notifications into the queue."""
+        """Put notifications into the inbox."""
         for part in self._protocol.receive(arrived, time.monotonic()):
             if isinstance(part, Returned):
                 for name in part.tokens:
                     done = self._tokens.take(name)
                     if done is not None:
-                        self._queue.put_control(CaughtUp(done))
+                        self._inbox.put_mark(self._ledger, CaughtUp(done.set))
             else:
                 self._stats.notifications += len(part)
-                self._queue.put(part)
+                self._inbox.put_or_drop(self._ledger, part)
 
     def _send_due(self) -> None:
         now = time.monotonic()

@@ -15,10 +15,11 @@ from psycopg.pq.misc import PGnotify
 
 from ..decoding.encodings import adopt_encoding, converter
 from ..decoding.routes import Route
-from ..handover.items import Connected, Disconnected, Resync
-from ..handover.queue import EventQueue
 from ..heartbeat import Heartbeat
 from ..options import Options
+from ..pipeline.inbox import Inbox
+from ..pipeline.ledger import Ledger
+from ..pipeline.parts import Connected, Disconnected, News, Resync
 from ..server.checks import check_not_pooled, check_server, keep_alive_when_idle
 from ..server.connect import Connect
 from ..source import STARTED_LATE, Keeper, SourceState, Tokens, Wake
@@ -45,18 +46,19 @@ class NotifySource:
         connect: Connect,
         options: Options,
         routes: Sequence[Route],
-        queue: EventQueue,
+        inbox: Inbox,
+        ledger: Ledger,
         stats: ReadingStats,
         on_connected: Callable[[psycopg.Connection[Any]], None],
         on_heartbeat: Callable[[], None],
     ) -> None:
         self._connect, self._options, self._routes = connect, options, routes
-        self._queue, self._stats = queue, stats
+        self._inbox, self._ledger, self._stats = inbox, ledger, stats
         self._on_connected, self._on_heartbeat = on_connected, on_heartbeat
         self._own_channel = f"watch_listener_{uuid.uuid4().hex}"
         self._wake = Wake()
         self._tokens = Tokens()
-        self.turns: Turns = Turns(self._wake.set, lambda: queue.is_idle)
+        self.turns: Turns = Turns(self._wake.set, lambda: inbox.is_empty)
         self.state: SourceState = SourceState("there is no connection at present")
         self._exclusive = Exclusive(options, self.state, stats) if options.exclusive is not None else None
         self._keeper = Keeper(
@@ -106,13 +108,13 @@ class NotifySource:
             if self._exclusive is not None:
                 self._stats.active = True
             session = NotifySession(
-                connection, self._protocol(codec), self._tokens, self._wake, self._queue, self._stats,
+                connection, self._protocol(codec), self._tokens, self._wake, self._inbox, self._ledger, self._stats,
                 self._note_heartbeat,
             )  # fmt: skip
             self.state.proved_at = time.monotonic()
             reason = self._gap(is_new=not self._keeper.announce())
             if reason is not None:
-                self._queue.put_control(Resync(reason))
+                self._put(Resync(reason))
             self.state.ready.set()
             try:
                 self._on_connected(connection)
@@ -129,7 +131,10 @@ class NotifySource:
 
     def tell(self, item: Connected | Disconnected) -> None:
         """Pass on that the connection is there, or lost."""
-        self._queue.put_control(item)
+        self._put(item)
+
+    def _put(self, news: News) -> None:
+        self._inbox.put_mark(self._ledger, news)
 
     def close(self) -> None:
         """Close what the thread was woken by."""

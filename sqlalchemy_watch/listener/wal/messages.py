@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from datetime import UTC, datetime, timedelta
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from ...errors import PayloadError
 from ...wire import DURABLE_PREFIX
@@ -33,50 +33,18 @@ _COMMIT = struct.Struct("!xQQ8x")
 _LENGTH = struct.Struct("!I")
 _STATUS = struct.Struct("!cQQQqB")
 
-#: Makes a named tuple of a tuple at a third of the cost of calling its class: there are three to a transaction.
-_new = tuple.__new__
-
-
-class Begin(NamedTuple):
-    """A transaction begins; they come whole, in commit order."""
-
-    commit_lsn: int
-    #: The time of the commit, in microseconds since 2000.
-    committed_at: int
-    #: The lower 32 bits of its number.
-    xid: int
-
-
-class LogicalMessage(NamedTuple):
-    """A message as `pg_logical_emit_message` wrote it, in the database's encoding; the content need not be text."""
-
-    prefix: bytes
-    #: A view where it is large: most of what is large is not ours, and is never copied.
-    content: bytes | memoryview
-    transactional: bool
-
-
-class Commit(NamedTuple):
-    """The transaction ends; acknowledging `end_lsn` acknowledges it."""
-
-    commit_lsn: int
-    end_lsn: int
-
-
-class Keepalive(NamedTuple):
-    """All before `wal_end` has been sent."""
-
-    wal_end: int
-    reply_wanted: bool
-
-
-class Other(NamedTuple):
-    """Anything else: origins, relations, changes of tables, of which our publication has none."""
-
-    kind: str
-
-
-Received: TypeAlias = Begin | LogicalMessage | Commit | Keepalive | Other
+#: What a piece is, and its parts. There are three pieces to a transaction, so they are plain tuples:
+#: MESSAGE, prefix, content, True if it is transactional. The message is as `pg_logical_emit_message` wrote it, in the
+#:     database's encoding; the content need not be text, and is a view where it is large: most of that is not ours.
+#: BEGIN, where it commits, the time of that in microseconds since 2000, the lower 32 bits of its number. Transactions
+#:     come whole, in commit order.
+#: COMMIT, where it commits, where it ends, None: acknowledging the end acknowledges the transaction.
+#: KEEPALIVE, up to where everything has been sent, True if a reply is wanted, None.
+#: OTHER, None, None, None: origins, relations, changes of tables, of which our publication has none.
+Received: TypeAlias = tuple[int, Any, Any, Any]
+MESSAGE, BEGIN, COMMIT, KEEPALIVE, OTHER = b"MBCk\0"
+_OTHER: Received = (OTHER, None, None, None)
+_W = ord("w")
 
 
 def parse(data: bytes | memoryview) -> Received:
@@ -88,30 +56,24 @@ def parse(data: bytes | memoryview) -> Received:
         if len(data) > _LARGE:
             return _parse_large(memoryview(data))
         data = bytes(data)
-        if data[:1] == b"w":
-            return _parse_message(data)
-        if data[:1] == b"k":
-            return _new(Keepalive, _KEEPALIVE.unpack_from(data, 1))
-        return Other(data[:1].decode("latin1"))
+        if data[0] == _W:
+            kind = data[_HEADER]
+            if kind == MESSAGE:
+                end = data.index(0, _HEADER + 10)
+                (length,) = _LENGTH.unpack_from(data, end + 1)
+                content = data[end + 5 : end + 5 + length]
+                if len(content) < length:
+                    raise ValueError("content")
+                return MESSAGE, data[_HEADER + 10 : end], content, data[_HEADER + 1] & 1 == 1
+            if kind == BEGIN:
+                return BEGIN, *_BEGIN.unpack_from(data, _HEADER + 1)
+            if kind == COMMIT:
+                return COMMIT, *_COMMIT.unpack_from(data, _HEADER + 1), None
+        elif data[0] == KEEPALIVE:
+            return KEEPALIVE, *_KEEPALIVE.unpack_from(data, 1), None
+        return _OTHER
     except (struct.error, ValueError, IndexError) as error:
         raise PayloadError(f"a replication message is cut off ({error})") from None
-
-
-def _parse_message(data: bytes) -> Received:
-    kind, at = data[_HEADER : _HEADER + 1], _HEADER + 1
-    if kind == b"M":
-        flags, prefix = data[at], at + 9
-        end = data.index(0, prefix)
-        (length,) = _LENGTH.unpack_from(data, end + 1)
-        content = data[end + 5 : end + 5 + length]
-        if len(content) < length:
-            raise ValueError("content")
-        return _new(LogicalMessage, (data[prefix:end], content, flags & 1 == 1))
-    if kind == b"B":
-        return _new(Begin, _BEGIN.unpack_from(data, at))
-    if kind == b"C":
-        return _new(Commit, _COMMIT.unpack_from(data, at))
-    return Other(kind.decode("latin1"))
 
 
 def _parse_large(data: memoryview) -> Received:
@@ -119,18 +81,18 @@ def _parse_large(data: memoryview) -> Received:
     head = bytes(data[:HEAD_BYTES])
     end = _end_of_prefix(head)
     if end is None:
-        return Other(head[_HEADER : _HEADER + 1].decode("latin1"))
+        return _OTHER
     (length,) = _LENGTH.unpack_from(data, end + 1)
     content = data[end + 5 : end + 5 + length]
     if len(content) < length:
         raise ValueError("content")
     prefix, is_transactional = prefix_of(head)
-    return _new(LogicalMessage, (prefix, content, is_transactional))
+    return MESSAGE, prefix, content, is_transactional
 
 
 def is_message(head: bytes) -> bool:
     """Return True if the piece of COPY data that begins like this is a logical message."""
-    return head[:1] == b"w" and head[_HEADER : _HEADER + 1] == b"M"
+    return len(head) > _HEADER and head[0] == _W and head[_HEADER] == MESSAGE
 
 
 def _end_of_prefix(head: bytes) -> int | None:

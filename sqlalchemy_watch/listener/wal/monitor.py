@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 
 from ..dispatch import dead_letters
-from ..handover.queue import WaitingQueue
 from ..options import Options
 from ..server.connect import Connect
 from ..stats import Stats
@@ -72,16 +71,17 @@ class SlotMonitor:
         self,
         connect: Connect,
         options: Options,
-        queue: WaitingQueue,
         stats: Stats,
         on_look: Callable[[], None],
         on_triggers: Callable[[psycopg.Connection[Any]], None],
     ) -> None:
         self._on_triggers, self._wants_triggers = on_triggers, False
-        self._connect, self._group, self._queue, self._stats = connect, options.slot, queue, stats
+        self._connect, self._group, self._stats = connect, options.slot, stats
         interval = options.heartbeat_interval
         self._interval = min(interval, RETRY_INTERVAL) if options.retry.needs_table else interval
         self._on_look = on_look
+        #: Called where a dead letter is to be tried again.
+        self.on_letter_due: Callable[[], None] = lambda: None
         #: The numbers of the server's transactions, whose newest is noted at each look.
         self.xids: Xids = Xids()
         self._stopping: threading.Event = threading.Event()
@@ -180,7 +180,7 @@ class SlotMonitor:
             self._warn(slot)
         # Also where this listener makes no letters: earlier ones may have been set to be tried again.
         if self._stats.active and dead_letters.next_due(connection, self._group) is not None:
-            self._queue.put_retry_due()
+            self.on_letter_due()
         return bool(found)
 
     def _warn(self, slot: slots.Slot) -> None:

@@ -1,4 +1,4 @@
-"""The consumer's half of streaming replication: bytes in, items and status updates out.
+"""The consumer's half of streaming replication: bytes in, parts of transactions and status updates out.
 
 Pure: no socket, no thread, no clock. Times are those of `time.monotonic()`, positions in the log are integers.
 
@@ -9,22 +9,21 @@ has been taken already, is passed over.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ...events.messages import Stamp
 from ...wire import DURABLE_PREFIX
-from ..handover.items import CaughtUp, Committed, Item, Notification, Resync, Settable
+from ..pipeline.parts import CaughtUp, Message, Notification, Part, Resync, Transaction
 from ..stats import ReadingStats
 from ..xids import Xids
 from .liveness import Liveness
 from .messages import (
+    BEGIN,
+    COMMIT,
+    KEEPALIVE,
+    MESSAGE,
     RESYNC_PREFIX,
     TOKEN_PREFIX,
-    Begin,
-    Commit,
-    Keepalive,
-    LogicalMessage,
     format_lsn,
     parse,
     prefix_of,
@@ -38,8 +37,14 @@ SLOT_LOST = (
     "or the slot was dropped: events in between are lost"
 )
 
+#: Bytes of payloads from which on a transaction comes in parts.
+PART_BYTES = 65_536
+
 #: Seconds between acknowledgements at the least, unless somebody waits for one.
 ACKNOWLEDGE_INTERVAL = 0.05
+
+#: Makes a named tuple of a tuple at a third of the cost of calling its class: there are two to a transaction.
+_new = tuple.__new__
 
 _PREFIX = DURABLE_PREFIX.encode()
 _TOKEN = TOKEN_PREFIX.encode()
@@ -54,8 +59,8 @@ class Position:
         #: The commit of the newest transaction that was taken in full, and of the next one the messages taken.
         self._taken_commit = begins - 1
         self._taken_partly: tuple[int, int] = (0, 0)
-        #: The end of the newest one that was taken in full.
-        self.end: int = 0
+        #: The transaction of which something was handed on, and not yet the end.
+        self.begun: Transaction | None = None
         self.in_transaction: bool = False
         self.commit_lsn: int = 0
         self._messages = 0
@@ -79,12 +84,17 @@ class Position:
         self._taken_partly = (self.commit_lsn, self._messages)
         return True
 
-    def take_commit(self, commit: Commit) -> bool:
+    @property
+    def is_taken(self) -> bool:
+        """True if the transaction was taken in full before."""
+        return self.commit_lsn <= self._taken_commit
+
+    def take_commit(self, commit_lsn: int) -> bool:
         """Return True if the end of the transaction has not been taken before."""
         self.in_transaction = False
-        if commit.commit_lsn <= self._taken_commit:
+        if commit_lsn <= self._taken_commit:
             return False
-        self._taken_commit, self.end = commit.commit_lsn, commit.end_lsn
+        self._taken_commit = commit_lsn
         return True
 
     @property
@@ -100,8 +110,8 @@ class Contents:
     group: bytes
     #: The channels by the prefix of their messages.
     channels: Mapping[bytes, str]
-    #: Finds the token of that name; None for another process's.
-    find_token: Callable[[str], Settable | None]
+    #: Finds what waits for the token of that name; None for another process's.
+    find_token: Callable[[str], Callable[[], None] | None]
     #: To UTF-8; None where the log is in UTF-8 already.
     convert: Callable[[bytes], bytes] | None = None
 
@@ -125,15 +135,20 @@ class WalCore:
     ) -> None:
         self._contents, self._position, self._stats = contents, position, stats
         self._xids = xids
-        #: The transaction that is read; and its number and the time of its commit, once that is asked for.
-        self._begun = Begin(0, 0, 0)
-        self._stamp: Stamp | None = None
+        #: Of the transaction that is read: the time of its commit in microseconds since 2000, the lower 32 bits of its
+        #: number, and its messages that are in no part yet.
+        self._committed_at = self._xid = 0
+        self._messages: list[Message] = []
+        self._size = 0
+        #: What was read, to be taken; with the number of its notifications, and the bytes of their payloads.
+        self._parts: list[Part] = []
+        self._notifications = self._parts_size = 0
         self.liveness: Liveness = liveness
         self._status_interval = status_interval
-        self._tokens: list[Settable] = []
         self._skipped = SkippedRows()
-        #: Up to where everything has been read, and dispatched.
+        #: Up to where everything has been read, and dispatched; True if nothing else that was handed on is under way.
         self._received = self._acknowledged = 0
+        self._is_idle = False
         #: The position that the server was told last, and the time.
         self.sent: int = -1
         self._sent_at = -math.inf
@@ -142,30 +157,60 @@ class WalCore:
         self.commits: int = 0
         position.reconnect()
 
-    def receive(self, data: bytes | memoryview, now: float) -> Iterable[Item]:
-        """Return the items to dispatch of one piece of COPY data.
+    def receive(self, data: bytes | memoryview, now: float) -> None:
+        """Take one piece of COPY data.
 
         :raises PayloadError: where it is cut off.
         """
-        received = parse(data)
-        if isinstance(received, LogicalMessage):
-            return self._take_message(received) if received.transactional else ()
-        if isinstance(received, Begin):
-            self._position.begin(received.commit_lsn)
-            self._begun, self._stamp = received, None
-            self._tokens = []
+        kind, one, two, three = parse(data)
+        if kind == MESSAGE:
+            if three:
+                self._take_message(one, two)
+        elif kind == BEGIN:
+            self._position.begin(one)
+            self._committed_at, self._xid = two, three
             self._skipped.forget()
-        elif isinstance(received, Commit):
+        elif kind == COMMIT:
             self.commits += 1
-            self._received = max(self._received, received.end_lsn)
-            if self._position.take_commit(received):
-                return (Committed(received.end_lsn), *map(CaughtUp, self._tokens))
-        elif isinstance(received, Keepalive):
-            self._received = max(self._received, received.wal_end)
-            self._reply_is_owed |= received.reply_wanted
-            if received.reply_wanted:
+            self._received = max(self._received, two)
+            if self._position.take_commit(one):
+                self._end_transaction(two)
+        elif kind == KEEPALIVE:
+            self._received = max(self._received, one)
+            if two:
+                self._reply_is_owed = True
                 self.liveness.note_request(now)
-        return ()
+
+    def take(self) -> tuple[list[Part], int, int]:
+        """Return what was read, the number of notifications in it, and the bytes of their payloads."""
+        taken = self._parts, self._notifications, self._parts_size
+        self._parts, self._notifications, self._parts_size = [], 0, 0
+        return taken
+
+    def cut(self) -> None:
+        """Make a part of what was read of a transaction that has not ended."""
+        transaction = self._position.begun
+        if self._messages and transaction is not None:
+            self._add_part(Part(transaction, self._messages, False))
+
+    def _end_transaction(self, end_lsn: int) -> None:
+        transaction = self._position.begun
+        if transaction is not None:  # there was something for us in it
+            self._position.begun = None
+            transaction.end = end_lsn
+            self._add_part(_new(Part, (transaction, self._messages, True)))
+
+    def _add_part(self, part: Part) -> None:
+        self._parts.append(part)
+        self._parts_size += self._size
+        self._messages, self._size = [], 0
+
+    def _add(self, message: Message) -> None:
+        position = self._position
+        if position.begun is None:
+            stamp = self._xids.widen(self._xid), time_of(self._committed_at)
+            position.begun = Transaction(position.commit_lsn, stamp)
+        self._messages.append(message)
 
     def pass_over(self, head: bytes, size: int) -> bool:
         """Return True if a message that begins like this, of this size, is not to be read; then it has been counted."""
@@ -177,39 +222,41 @@ class WalCore:
         self._skipped.add_large()
         return True
 
-    def _take_message(self, message: LogicalMessage) -> Iterable[Item]:
+    def _take_message(self, prefix: bytes, content: bytes | memoryview) -> None:
         contents, position = self._contents, self._position
-        channel = contents.channels.get(message.prefix)
+        channel = contents.channels.get(prefix)
         if channel is not None:
             skipped = self._skipped
             if not position.take_message():
                 skipped.forget()  # those have been counted then
-                return ()
-            self._stats.notifications += 1
-            payload = bytes(message.content)
+                return
+            payload = bytes(content)
             if contents.convert is not None:
                 payload = contents.convert(payload)
-            stamp = self._stamp or self._make_stamp()
-            return (Notification(channel, payload, position.commit_lsn, skipped.take(), stamp),)
-        if message.prefix == _TOKEN:
-            if isinstance(message.content, bytes):  # a token is short
-                done = contents.find_token(message.content.decode(errors="replace"))
+            self._stats.notifications += 1
+            self._add(_new(Notification, (channel, payload, skipped.take())))
+            self._notifications += 1
+            self._size += len(payload)
+            if self._size >= PART_BYTES:
+                self.cut()
+        elif prefix == _TOKEN:
+            # A token is short; and one of a transaction that was taken before is not waited for any more.
+            if isinstance(content, bytes) and not position.is_taken:
+                done = contents.find_token(content.decode(errors="replace"))
                 if done is not None:
-                    self._tokens.append(done)
-        elif message.prefix == _RESYNC:
-            if message.content == contents.group and position.take_message():
-                return (Resync(SLOT_LOST, is_asked_for=True),)
-        elif message.prefix.startswith(_PREFIX):
-            self._skipped.add(message.content)
-        return ()
+                    self._add(CaughtUp(done))
+        elif prefix == _RESYNC:
+            if content == contents.group and position.take_message():
+                self._add(Resync(SLOT_LOST, is_asked_for=True))
+        elif prefix.startswith(_PREFIX):
+            self._skipped.add(content)
 
-    def _make_stamp(self) -> Stamp:
-        self._stamp = self._xids.widen(self._begun.xid), time_of(self._begun.committed_at)
-        return self._stamp
+    def acknowledge(self, lsn: int, *, is_idle: bool) -> None:
+        """Note that everything up to there has been dispatched.
 
-    def acknowledge(self, lsn: int) -> None:
-        """Note that everything up to there has been dispatched."""
-        self._acknowledged = lsn
+        :param is_idle: True if that is all that was handed on.
+        """
+        self._acknowledged, self._is_idle = lsn, is_idle
 
     @property
     def has_news(self) -> bool:
@@ -220,7 +267,7 @@ class WalCore:
     def _acknowledgeable(self) -> int:
         # With nothing under way, writes to unwatched tables are acknowledged too: the slot must not hold the
         # disk for nothing.
-        if self._position.in_transaction or self._position.end > self._acknowledged:
+        if self._position.in_transaction or self._parts or not self._is_idle:
             return self._acknowledged
         return max(self._acknowledged, self._received)
 

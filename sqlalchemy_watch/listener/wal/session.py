@@ -11,8 +11,8 @@ from psycopg import errors, generators, sql
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
-from ..handover.items import Item
-from ..handover.queue import WaitingQueue
+from ..pipeline.inbox import Inbox, Lot
+from ..pipeline.ledger import Ledger
 from ..source import Poller, Wake
 from .large import LargePieces
 from .messages import parse_lsn
@@ -25,8 +25,11 @@ from .takeover import Log, parse_history
 #: it sends the rest of that first.
 FINISH_SECONDS = 0.5
 
-#: Messages whose items are put into the queue together.
-TAKEN_AT_ONCE = 64
+#: Pieces that are taken together: of short transactions each has three.
+PIECES_AT_ONCE = 192
+
+#: Seconds between looks at what is acknowledged, while something is not.
+LOOK_SECONDS = 0.25
 
 #: Bytes that libpq's buffer, of 16 kB at first, holds as soon as it has met a larger piece.
 FIRST_BUFFER = 16_384
@@ -116,13 +119,14 @@ class WalSession:
         self,
         connection: psycopg.Connection[Any],
         core: WalCore,
-        queue: WaitingQueue,
+        inbox: Inbox,
+        ledger: Ledger,
         wake: Wake,
         monitor: SlotMonitor,
         seconds: float,
         on_sent: Callable[[int], None],
     ) -> None:
-        self._pgconn, self._core, self._queue = connection.pgconn, core, queue
+        self._pgconn, self._core, self._inbox, self._ledger = connection.pgconn, core, inbox, ledger
         self._wake, self._monitor, self._seconds, self._on_sent = wake, monitor, seconds, on_sent
         self._socket = self._pgconn.socket
         self._reading = Poller([wake.fileno(), self._socket])
@@ -145,7 +149,7 @@ class WalSession:
                 self._take_all()
                 self._send_due()
                 self._wait()
-                if self._rate.is_busy(time.monotonic(), self._core.commits) and not self._queue.full:
+                if self._rate.is_busy(time.monotonic(), self._core.commits) and not self._is_full:
                     # To wake two threads for each transaction takes more of the processor than handling it.
                     time.sleep(LINGER_SECONDS)
                     self._pgconn.consume_input()
@@ -154,36 +158,46 @@ class WalSession:
                 self._monitor.forget(self._look)
         self._finish()
 
+    @property
+    def _is_full(self) -> bool:
+        return self._inbox.is_full or self._ledger.is_full
+
     def _take_all(self) -> None:
-        """Take the messages that libpq has, as far as the queue has space."""
-        while not self._queue.full:
-            taken: list[Item] = []
+        """Take the messages that libpq has, as far as there is space."""
+        while not self._is_full:
             try:
-                is_all = self._take_some(taken)
+                is_all = self._take_some()
             finally:  # whatever counts as taken is not sent again
-                if taken:
-                    self._queue.put(taken)
+                self._hand_on()
             if is_all:
                 return
             self._send_due()
 
-    def _take_some(self, taken: list[Item]) -> bool:
+    def _hand_on(self) -> None:
+        self._core.cut()
+        parts, notifications, size = self._core.take()
+        if parts:
+            self._ledger.begin(parts, time.monotonic())
+            self._inbox.put(Lot(self._ledger, parts, notifications, size))
+
+    def _take_some(self) -> bool:
         """Take messages, up to a bound; return True if those were all."""
-        get, receive, now = self._pgconn.get_copy_data, self._core.receive, time.monotonic()
-        heard = False
-        for number in range(TAKEN_AT_ONCE):
+        core, get, now = self._core, self._pgconn.get_copy_data, time.monotonic()
+        receive, heard = core.receive, False
+        for number in range(PIECES_AT_ONCE):
             # A large piece has not arrived whole the first time, unless libpq's buffer is large already.
             size, data = get(1) if number and not self._had_large else self._large.take()
             if size <= 0:
                 if heard:
-                    self._core.liveness.hear(now)
+                    core.liveness.hear(now)
                 if size < 0:
                     raise self._ended()
                 return True
             heard = True
             self._had_large = self._had_large or size > FIRST_BUFFER
-            taken += receive(data, now)
-        self._core.liveness.hear(now)
+            if data:  # otherwise it was passed over
+                receive(data, now)
+        core.liveness.hear(now)
         return False
 
     def _ended(self) -> psycopg.Error:
@@ -194,18 +208,23 @@ class WalSession:
 
     def _send_due(self) -> None:
         core, now = self._core, time.monotonic()
-        core.liveness.pause(self._queue.full, now)
+        core.liveness.pause(self._is_full, now)
         if self._look is not None and self._look.seen is not None:
             seen, self._look = self._look.seen, None
             core.liveness.see(seen, now)
         if self._look is not None and self._look.is_refused:
             core.liveness.refuse()
-        core.acknowledge(self._queue.acknowledged)
+        self._note_acknowledged()
         status = core.send(now)
         if status is not None:
             self._send(status)
         if core.liveness.wants_look(now):
             self._look = self._monitor.look_at(self._pgconn.backend_pid, self._wake.set)
+
+    def _note_acknowledged(self) -> None:
+        ledger = self._ledger
+        ledger.settle()
+        self._core.acknowledge(ledger.acknowledged, is_idle=ledger.is_idle)
 
     def _send(self, status: bytes) -> None:
         self._on_sent(self._core.sent)
@@ -215,11 +234,14 @@ class WalSession:
     def _wait(self) -> None:
         core, now = self._core, time.monotonic()
         self._wake.is_wanted = True  # before looking, so that nothing is missed in between
-        core.acknowledge(self._queue.acknowledged)
-        if core.has_news:
+        self._note_acknowledged()
+        is_full = self._is_full
+        if core.has_news and not is_full:
             self._wake.is_wanted = False  # it looks in a moment anyway
-        is_full = not self._queue.request_space()
-        ready = (self._paused if is_full else self._reading).wait(max(0.0, core.deadline(now) - now))
+        seconds = max(0.0, core.deadline(now) - now)
+        if not self._ledger.is_idle:
+            seconds = min(seconds, LOOK_SECONDS)
+        ready = (self._paused if is_full else self._reading).wait(seconds)
         if self._wake.fileno() in ready:
             self._wake.drain()
         if self._socket in ready:
@@ -233,7 +255,7 @@ class WalSession:
         A connection closed while something unread lies in it is reset, and what the server has not read is lost.
         """
         now = time.monotonic()
-        self._core.acknowledge(self._queue.acknowledged)
+        self._note_acknowledged()
         self._send(self._core.status(now))
         self._pgconn.put_copy_end()
         self._pgconn.flush()

@@ -44,7 +44,8 @@ class SkippedRows:
 
     def forget(self) -> None:
         """Begin anew."""
-        self._uncounted, self._rows, self._size = [], 0, 0
+        if self._uncounted or self._rows:
+            self._uncounted, self._rows, self._size = [], 0, 0
 
     def _count(self) -> None:
         self._rows += sum(map(count_rows, self._uncounted))

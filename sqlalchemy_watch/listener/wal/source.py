@@ -16,7 +16,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import psycopg
@@ -26,10 +26,12 @@ from ...errors import SlotError, one_line
 from ...wire import DURABLE_PREFIX
 from ..decoding.encodings import adopt_encoding, converter
 from ..decoding.routes import Route
-from ..handover.items import Connected, Disconnected, Resync
-from ..handover.queue import WaitingQueue
 from ..heartbeat import Heartbeat
 from ..options import Options
+from ..pipeline.gate import Gate
+from ..pipeline.inbox import Inbox
+from ..pipeline.ledger import Ledger
+from ..pipeline.parts import Connected, Disconnected, Resync
 from ..server.connect import Connect
 from ..source import STARTED_LATE, Keeper, SourceState, Tokens, Wake
 from ..stats import ReadingStats
@@ -65,13 +67,14 @@ class WalSource:
         connect: Connect,
         options: Options,
         routes: Sequence[Route],
-        queue: WaitingQueue,
+        inbox: Inbox,
+        gate: Gate,
         stats: ReadingStats,
         monitor: SlotMonitor,
     ) -> None:
         self._connect, self._options = connect, options
         self._channels = sorted({route.watch.channel for route in routes})
-        self._queue, self._stats, self._monitor = queue, stats, monitor
+        self._inbox, self._gate, self._stats, self._monitor = inbox, gate, stats, monitor
         self._preparation = Preparation(connect, options, monitor.look_at_triggers)
         self._wake = Wake()
         self._tokens = Tokens()
@@ -83,7 +86,7 @@ class WalSource:
             self, self.state, stats, name="sqlalchemy-watch-wal", activity=f"reading slot {self._options.slot!r}",
             steady=STEADY_SECONDS, log=log,
         )  # fmt: skip
-        queue.on_space_freed = self._wake.set
+        gate.ledger.on_progress = self._wake.nudge
 
     @property
     def thread(self) -> threading.Thread:
@@ -101,16 +104,6 @@ class WalSource:
         Were the child to keep it open, a dead parent's slot would stay active, and the others stand by.
         """
         self._keeper.disown()
-
-    def acknowledge(self, end_lsn: int) -> bool:
-        """Note that everything up to there has been dispatched; called by the dispatch thread, in order.
-
-        :returns: False, with nothing noted, while this process may not be the active consumer.
-        """
-        if not self._queue.acknowledge(end_lsn):
-            return False
-        self._wake.nudge()
-        return True
 
     def send_token(self, done: threading.Event, deadline: float) -> None:
         """Have `done` set when everything that is committed by now has been dispatched and acknowledged.
@@ -141,7 +134,7 @@ class WalSource:
 
         :raises Exception: as `send_token` does.
         """
-        wanted = self._queue.acknowledged
+        wanted = self._gate.ledger.acknowledged
         while time.monotonic() < deadline:
             try:
                 with contextlib.closing(self._connect()) as connection:
@@ -177,12 +170,12 @@ class WalSource:
 
     def note_loss(self) -> None:
         """Pause dispatching: another consumer may be active from now on."""
-        self._queue.pause()
+        self._gate.close()
         self._stats.active = False
 
     def tell(self, item: Connected | Disconnected) -> None:
         """Pass on that the connection is there, or lost."""
-        self._queue.put_urgent(item)
+        self._gate.tell(item)
 
     def close(self) -> None:
         """Close what the thread was woken by."""
@@ -203,7 +196,9 @@ class WalSource:
         """Read until stopped; return False, with nothing read, where another consumer is active."""
         codec = adopt_encoding(connection)  # the contents of messages are never converted by the server
         log_now = read_log(connection)
-        self._know(acknowledged=self._queue.acknowledged)
+        ledger = self._gate.ledger
+        ledger.settle()
+        self._know(acknowledged=ledger.acknowledged)
         self._before = self._before.look_at(log_now)
         seconds = self._options.heartbeat_timeout
         try:
@@ -216,12 +211,15 @@ class WalSource:
         acknowledged = self._take_up(log_now)
         self._standby.end()
         core = self._core(codec, prepared.sender_timeout)
-        session = WalSession(connection, core, self._queue, self._wake, self._monitor, seconds, self._note_moved)
+        ledger = self._gate.ledger
+        ledger.acknowledge(acknowledged)
+        session = WalSession(
+            connection, core, self._inbox, ledger, self._wake, self._monitor, seconds, self._note_moved
+        )
         self._stats.active = True
         if not self._keeper.announce() and slot_is_new and self.state.keeps_trying:
-            self._queue.put_urgent(Resync(STARTED_LATE))
-        self._queue.resume()
-        self._queue.acknowledge(acknowledged)
+            self._gate.tell(Resync(STARTED_LATE))
+        self._gate.open()
         self.state.ready.set()
         session.run(self._keeper.stopping.is_set)
         return True
@@ -241,27 +239,37 @@ class WalSource:
             self._know(newest=self._position.newest)
             decision = take_up(self._before, log_now, parse_lsn(row[0]))
             if not decision.goes_on:
-                self._queue.discard(decision.acknowledged)
+                self._begin_tenure(decision.acknowledged)
                 self._position = Position(decision.acknowledged)
             if decision.resync:
-                self._queue.put_urgent(Resync(SERVER_CHANGED))
+                self._gate.tell(Resync(SERVER_CHANGED))
             self._know(log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False, is_undone=False)
             for name in self._tokens.rename():  # those on their way may be lost
                 _emit(connection, name)
         return decision.acknowledged
+
+    def _begin_tenure(self, acknowledged: int) -> None:
+        """Drop what was read and is not acknowledged: it comes again, or another consumer delivered it."""
+        ledger = Ledger(self._options.max_queue, acknowledged)
+        ledger.on_progress = self._wake.nudge
+        self._gate.renew(ledger)
 
     def _core(self, codec: str, sender_timeout: float) -> WalCore:
         options = self._options
         interval, timeout = options.heartbeat_interval, options.heartbeat_timeout
         channels = {(DURABLE_PREFIX + name).encode(codec, "replace"): name for name in self._channels}
         return WalCore(
-            Contents(self._options.slot.encode(), channels, self._tokens.find, converter(codec)),
+            Contents(self._options.slot.encode(), channels, self._find_token, converter(codec)),
             self._position,
             Liveness(Heartbeat(interval, timeout, time.monotonic()), interval + timeout + sender_timeout),
             min(interval, sender_timeout / 4),
             self._stats,
             self._monitor.xids,
         )
+
+    def _find_token(self, name: str) -> Callable[[], None] | None:
+        done = self._tokens.find(name)
+        return None if done is None else done.set
 
     def _know(self, **changes: Any) -> None:
         self._before = dataclasses.replace(self._before, **changes)

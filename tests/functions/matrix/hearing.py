@@ -15,7 +15,7 @@ from psycopg import sql
 from sqlalchemy import Engine, create_engine
 
 from sqlalchemy_watch import Event, Listener
-from sqlalchemy_watch.listener.dispatch import dispatcher
+from sqlalchemy_watch.listener.dispatch import resyncs
 from sqlalchemy_watch.wire import DURABLE_SINCE
 
 from .declarations import HOSTILE_SCHEMA, Variant, declare
@@ -95,8 +95,8 @@ class Hearing:
             for signal in model.watch:
                 signal.connect(self._receiver(signal.name))
         # Each resync comes in its place, however many there are.
-        seconds, dispatcher.RESYNC_SECONDS = dispatcher.RESYNC_SECONDS, 0.0
-        stack.callback(setattr, dispatcher, "RESYNC_SECONDS", seconds)
+        seconds, resyncs.RESYNC_SECONDS = resyncs.RESYNC_SECONDS, 0.0
+        stack.callback(setattr, resyncs, "RESYNC_SECONDS", seconds)
         stack.callback(drop_slots, self._cluster, self._database)
         group = f"group_{self._database}"
         self._listeners = {

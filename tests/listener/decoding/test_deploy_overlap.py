@@ -14,7 +14,7 @@ from sqlalchemy.types import Integer, Text
 from support import resync_reasons
 
 from sqlalchemy_watch import Listener, Watch, Watched, install
-from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED
+from sqlalchemy_watch.listener.dispatch.receivers import UNDECIDED
 
 
 def declare(watches: Sequence[Any], columns: Sequence[str]) -> Any:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -15,51 +13,13 @@ from postgres import needs_logical_messages
 from support import insert, resync_reasons, wait_until
 
 from sqlalchemy_watch import RetryPolicy, wire
-from sqlalchemy_watch.listener.dispatch import dispatcher
-from sqlalchemy_watch.listener.dispatch.dispatcher import RESYNC_SECONDS, UNREADABLE
-from sqlalchemy_watch.listener.handover.items import Committed, Item, Notification
-from sqlalchemy_watch.listener.handover.queue import WaitingQueue
+from sqlalchemy_watch.listener.dispatch import resyncs
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
+from sqlalchemy_watch.listener.dispatch.resyncs import RESYNC_SECONDS
 
 from ..conftest import MakeListener
 
 pytestmark = needs_logical_messages
-
-
-@pytest.fixture
-def switching_often() -> Iterator[None]:
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    yield
-    sys.setswitchinterval(interval)
-
-
-@pytest.mark.usefixtures("switching_often")
-def test_a_closed_queue_gives_nothing_even_while_it_is_being_emptied() -> None:
-    # A transaction's end could be taken after its last event was passed over.
-    for _ in range(5):
-        queue = WaitingQueue(1_000_000)
-        queue.put(Notification("channel", b"") for _ in range(20_000))
-        queue.put_control(Committed(1))
-        taken_late: list[Item | None] = []
-        begun = threading.Event()
-
-        def take(queue: WaitingQueue = queue, begun: threading.Event = begun) -> None:
-            while True:
-                begun.set()
-                was_closed = queue.closed
-                item = queue.get()
-                if was_closed:
-                    taken_late.append(item)  # noqa: B023
-                if item is None:
-                    return
-
-        taker = threading.Thread(target=take)
-        taker.start()
-        begun.wait()
-        queue.close()
-        taker.join()
-        assert [item for item in taken_late if item is not None] == []
-        assert len(queue) == 0
 
 
 def test_a_batch_that_is_given_up_by_stop_is_delivered_again(
@@ -167,7 +127,7 @@ def test_forged_messages_that_tell_of_a_gap_cause_few_resyncs(
 def test_a_resync_that_was_put_off_is_sent_before_its_transaction_is_acknowledged(
     client: psycopg.Connection[Any], Order: Any, durable: MakeListener, group: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "RESYNC_SECONDS", 600.0)
+    monkeypatch.setattr(resyncs, "RESYNC_SECONDS", 600.0)
     with durable() as listener:
         reasons = resync_reasons(listener)
         for _ in range(2):

@@ -22,7 +22,7 @@ from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, W
 from sqlalchemy_watch.listener.dispatch import dead_letters
 
 from ..conftest import MakeListener
-from ..insides import queue_of
+from ..insides import inbox_of
 from ..proxy import Proxy
 from .test_retries import QUICK, Flaky, letters
 
@@ -261,7 +261,7 @@ def test_new_events_do_not_wait_for_all_the_letters_that_are_due(
             raise ConnectionError("the mail server is down")
         if len(calls) == 11:
             insert(client, "orders", 100)
-            wait_until(client, lambda: len(queue_of(listener)))
+            wait_until(client, lambda: len(inbox_of(listener)))
         elif len(calls) == 21:
             done.set()
 

@@ -14,11 +14,11 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import end_listeners, insert, wait_until
 
 from sqlalchemy_watch import Listener, Watch, Watched, wire
-from sqlalchemy_watch.listener.dispatch import dispatcher as dispatcher_module
+from sqlalchemy_watch.listener.dispatch import batches as batches_module
 from sqlalchemy_watch.listener.dispatch.calls import make_all
 
 from ..conftest import MakeListener
-from ..insides import queue_of
+from ..insides import inbox_of
 
 Client = psycopg.Connection[Any]
 Journal = list[Any]
@@ -115,7 +115,7 @@ def test_an_overflow_is_told_of_behind_what_was_gathered(engine: Engine, client:
 
     def fill(sender: Any, event: Any) -> None:
         insert(client, "items", 2, 3, 4, 5)
-        wait_until(client, lambda: queue_of(listener).dropped)
+        wait_until(client, lambda: inbox_of(listener).dropped)
 
     Item.watch.updated.filter_by(price=2).connect(fill)
     listener = Listener(engine, Item, max_queue=2)
@@ -210,7 +210,7 @@ def test_a_failing_batch_leaves_the_others_to_be_delivered(
             raise MemoryError
         return make_all(waiting, calls)
 
-    monkeypatch.setattr(dispatcher_module, "make_all", fail_once)
+    monkeypatch.setattr(batches_module, "make_all", fail_once)
     with listener:
         change(client)
         listener.catch_up()

@@ -16,9 +16,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import insert, resync_reasons, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, Watched
-from sqlalchemy_watch.listener.dispatch import dispatcher as dispatcher_module
+from sqlalchemy_watch.listener.dispatch import batches as batches_module
 from sqlalchemy_watch.listener.dispatch.calls import make_all
-from sqlalchemy_watch.listener.dispatch.dispatcher import UNCOMPARED, UNEXPECTED
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNEXPECTED
+from sqlalchemy_watch.listener.dispatch.receivers import UNCOMPARED
 from sqlalchemy_watch.signals.matching import MAX_DEPTH
 
 from ..conftest import MakeListener
@@ -290,8 +291,8 @@ def test_an_error_inside_the_library_acknowledges_nothing_and_repeats_nothing_th
         original(signal, subscribers, sender, event)
 
     with durable(retry=RetryPolicy(**QUICK)) as listener:
-        original = dispatcher_of(listener)._call_all
-        monkeypatch.setattr(dispatcher_of(listener), "_call_all", call_all)
+        original = dispatcher_of(listener).receivers.call_all
+        monkeypatch.setattr(dispatcher_of(listener).receivers, "call_all", call_all)
         insert(client, "orders", range(1, 4))
         insert(client, "orders", 4)
         listener.catch_up()
@@ -307,7 +308,7 @@ def test_what_an_error_inside_the_library_held_up_comes_again_in_the_next_proces
     Order.watch.inserted.connect(recorder)
     failed = threading.Event()
 
-    def fail(notification: Any) -> None:
+    def fail(transaction: Any, notification: Any) -> None:
         failed.set()
         raise MemoryError
 
@@ -339,7 +340,7 @@ def test_a_batch_that_an_error_inside_the_library_held_up_is_delivered_and_ackno
             raise MemoryError
         return make_all(waiting, calls)
 
-    monkeypatch.setattr(dispatcher_module, "make_all", fail_twice)
+    monkeypatch.setattr(batches_module, "make_all", fail_twice)
     with durable(retry=RetryPolicy(**QUICK)) as listener:
         insert(client, "orders", 1, 2)
         listener.catch_up()
@@ -361,8 +362,8 @@ def test_an_error_inside_the_library_is_a_gap_for_its_rows_alone(
 
     with Listener(engine, User) as listener:
         reasons = resync_reasons(listener)
-        original = dispatcher_of(listener)._call_all
-        monkeypatch.setattr(dispatcher_of(listener), "_call_all", call_all)
+        original = dispatcher_of(listener).receivers.call_all
+        monkeypatch.setattr(dispatcher_of(listener).receivers, "call_all", call_all)
         insert(client, "users", range(1, 7))
         listener.catch_up()
     assert [event.identity[0] for event in recorder.events] == [2, 4, 6]

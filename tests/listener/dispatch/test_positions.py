@@ -18,7 +18,7 @@ from sqlalchemy_watch import Listener, Watch, Watched, wire
 from sqlalchemy_watch.declaring.targets import watches_of_table
 from sqlalchemy_watch.listener.decoding.payload import MAX_COUNTED_BYTES, count_rows
 from sqlalchemy_watch.listener.dispatch.positions import Positions
-from sqlalchemy_watch.listener.handover.items import Notification
+from sqlalchemy_watch.listener.pipeline.parts import Notification, Transaction
 from sqlalchemy_watch.listener.wal.skipped import SkippedRows
 
 Client = psycopg.Connection[Any]
@@ -71,11 +71,12 @@ def test_only_so_much_is_kept_of_what_nobody_watches() -> None:
 
 def test_positions_go_on_within_a_transaction_and_begin_anew_with_the_next() -> None:
     positions = Positions()
+    transactions = {1: Transaction(1), 2: Transaction(2)}
 
     def first(rows: int, lsn: int, skipped: int = 0, *, noted: int | None = None) -> int:
-        notification = Notification("c", payload(rows), lsn, skipped)
-        found = positions.first_of(notification)
-        assert positions.first_of(notification) == found  # handled anew
+        notification = Notification("c", payload(rows), skipped)
+        found = positions.first_of(transactions[lsn], notification)
+        assert positions.first_of(transactions[lsn], notification) == found  # handled anew
         if noted is not None:
             positions.note_rows(noted)
         return found

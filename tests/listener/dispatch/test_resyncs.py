@@ -15,10 +15,13 @@ from support import MADE_UP
 from sqlalchemy_watch import wire
 from sqlalchemy_watch.listener.decoding.routes import Router
 from sqlalchemy_watch.listener.decoding.values import ValueDecoders
-from sqlalchemy_watch.listener.dispatch import dispatcher as module
+from sqlalchemy_watch.listener.dispatch import resyncs as module
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE, Dispatcher
-from sqlalchemy_watch.listener.handover.items import Control, Notification, Resync
-from sqlalchemy_watch.listener.handover.queue import EventQueue
+from sqlalchemy_watch.listener.dispatch.failures import NotTriedAgain, Reports
+from sqlalchemy_watch.listener.pipeline.gate import Gate
+from sqlalchemy_watch.listener.pipeline.inbox import Inbox
+from sqlalchemy_watch.listener.pipeline.ledger import Ledger
+from sqlalchemy_watch.listener.pipeline.parts import News, Notification, Resync
 from sqlalchemy_watch.listener.stats import Stats
 from sqlalchemy_watch.listener.waiting import Waiting
 
@@ -32,9 +35,11 @@ class Dispatching:
     """A dispatcher at work, and what it told."""
 
     def __init__(self) -> None:
-        self.queue = EventQueue(100)
-        self.told: SimpleQueue[Control] = SimpleQueue()
-        self.dispatcher = Dispatcher(self.queue, ROUTER, Stats(), self.told.put, self._note_failure, Waiting())
+        self.inbox, self.ledger, stats = Inbox(100), Ledger(100), Stats()
+        self.told: SimpleQueue[News] = SimpleQueue()
+        policy = NotTriedAgain(Reports(stats, self._note_failure))
+        gate = Gate(self.inbox, self.ledger)
+        self.dispatcher = Dispatcher(self.inbox, gate, ROUTER, stats, self.told.put, policy, Waiting())
 
     def __enter__(self) -> Dispatching:
         self.dispatcher.thread.start()
@@ -71,6 +76,6 @@ def test_the_last_payload_that_asks_to_resync_is_followed_by_a_resync(
 ) -> None:
     fields = {**wire.head_fields(ROUTE.watch), **MADE_UP, "rows": []}
     asks = Notification(ROUTE.watch.channel, json.dumps({**fields, **changes}).encode())
-    dispatching.queue.put([asks, asks])
+    dispatching.inbox.put_or_drop(dispatching.ledger, [asks, asks])
     told = [dispatching.told.get(timeout=10) for _ in range(2)]  # the second by itself, with nothing behind it
     assert told == [Resync(reason)] * 2

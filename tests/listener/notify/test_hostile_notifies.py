@@ -20,7 +20,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import MADE_UP, PATIENCE, insert, oid_of
 
 from sqlalchemy_watch import CatchUpTimeout, Listener, Watch, Watched, wire
-from sqlalchemy_watch.listener.dispatch.dispatcher import UNDECIDED, UNREADABLE
+from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
+from sqlalchemy_watch.listener.dispatch.receivers import UNDECIDED
 
 from ..conftest import MakeListener
 from ..insides import own_channel_of

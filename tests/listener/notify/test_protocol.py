@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import pytest
 
-from sqlalchemy_watch.listener.handover.items import Notification
 from sqlalchemy_watch.listener.heartbeat import Heartbeat, Silent
 from sqlalchemy_watch.listener.notify.protocol import NotifyProtocol, Part, Returned
+from sqlalchemy_watch.listener.pipeline.parts import Notification
 
 OWN = b"watch_listener_secret"
 

@@ -15,12 +15,13 @@ import pytest
 from postgres import Cluster
 from support import wait_until
 
-from sqlalchemy_watch.listener.handover.items import CaughtUp, Notification
-from sqlalchemy_watch.listener.handover.queue import EventQueue
 from sqlalchemy_watch.listener.heartbeat import Heartbeat
 from sqlalchemy_watch.listener.notify.protocol import NotifyProtocol
 from sqlalchemy_watch.listener.notify.session import NotifySession
 from sqlalchemy_watch.listener.notify.turns import Turns
+from sqlalchemy_watch.listener.pipeline.inbox import Inbox, Lot
+from sqlalchemy_watch.listener.pipeline.ledger import Ledger
+from sqlalchemy_watch.listener.pipeline.parts import CaughtUp, Message, Notification
 from sqlalchemy_watch.listener.source import Tokens, Wake
 from sqlalchemy_watch.listener.stats import Stats
 
@@ -163,11 +164,11 @@ def test_notifications_that_came_before_the_connection_are_looked_at_first() -> 
 def test_notifications_behind_the_answer_to_a_heartbeat_are_read_with_it(
     cluster: Cluster, database: str, client: psycopg.Connection[Any]
 ) -> None:
-    queue, tokens, wake = EventQueue(10), Tokens(), Wake()
+    inbox, tokens, wake = Inbox(10), Tokens(), Wake()
     protocol = NotifyProtocol({b"a_channel": "a_channel"}, b"own_channel", Heartbeat(30.0, 10.0, time.monotonic()))
     with cluster.connect(database) as connection:
         connection.execute("LISTEN a_channel; LISTEN own_channel")
-        session = NotifySession(connection, protocol, tokens, wake, queue, Stats(), lambda: None)
+        session = NotifySession(connection, protocol, tokens, wake, inbox, Ledger(10), Stats(), lambda: None)
         tokens.add(threading.Event())
         session._send_due()
         with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peeked:
@@ -176,4 +177,9 @@ def test_notifications_behind_the_answer_to_a_heartbeat_are_read_with_it(
             wait_until(client, lambda: b"behind" in peeked.recv(65536, socket.MSG_PEEK))
         session.step(time.monotonic())
     wake.close()
-    assert [type(queue.get()) for _ in range(len(queue))] == [CaughtUp, Notification]
+    found: list[Message] = []
+    while not inbox.is_empty:
+        lot = inbox.get()
+        assert isinstance(lot, Lot)
+        found += [message for part in lot.parts for message in part.messages]
+    assert [type(message) for message in found] == [CaughtUp, Notification]

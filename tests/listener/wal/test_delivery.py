@@ -19,7 +19,7 @@ from support import insert, wait_until
 from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched, context, muted
 
 from ..conftest import MakeListener
-from ..insides import dispatcher_of, queue_of
+from ..insides import dispatcher_of, gate_of
 
 pytestmark = [pytest.mark.server, needs_logical_messages]
 
@@ -346,7 +346,7 @@ def test_a_transaction_in_the_middle_of_which_the_listener_stops_is_delivered_ag
     assert reached.wait(10)
     stopping = threading.Thread(target=listener.stop)
     stopping.start()
-    wait_until(client, lambda: queue_of(listener).closed)
+    wait_until(client, lambda: gate_of(listener).is_stopped)
     go_on.set()
     stopping.join()
     assert heard == [1, 2, 3, 11, 12, 13, 14, 15]

@@ -11,7 +11,6 @@ from typing import Any
 import psycopg
 import pytest
 
-from sqlalchemy_watch.listener.handover.queue import WaitingQueue
 from sqlalchemy_watch.listener.options import Options, RetryPolicy
 from sqlalchemy_watch.listener.stats import Stats
 from sqlalchemy_watch.listener.wal.monitor import SOON, SlotMonitor
@@ -36,7 +35,7 @@ def server() -> Unreachable:
 @pytest.fixture
 def monitor(server: Unreachable) -> Iterator[SlotMonitor]:
     options = Options(10, 30.0, 10.0, "a_group", RetryPolicy())
-    monitor = SlotMonitor(server, options, WaitingQueue(10), Stats(), lambda: None, lambda connection: None)
+    monitor = SlotMonitor(server, options, Stats(), lambda: None, lambda connection: None)
     monitor.thread.start()
     yield monitor
     monitor.stop()
@@ -67,7 +66,7 @@ def test_it_ends_at_once_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None
     options = Options(10, 30.0, 10.0, "a_group", RetryPolicy())
     monitor = SlotMonitor(
         lambda **how: io.BytesIO(),  # type: ignore[arg-type]
-        options, WaitingQueue(10), Stats(), looked.set, lambda connection: None,
+        options, Stats(), looked.set, lambda connection: None,
     )  # fmt: skip
     monkeypatch.setattr(monitor, "_look", lambda connection: True)
     monitor.thread.start()
@@ -80,7 +79,7 @@ def test_it_ends_at_once_while_it_looks(monkeypatch: pytest.MonkeyPatch) -> None
 def test_it_ends_though_it_is_stopped_while_it_turns_to_look(server: Unreachable) -> None:
     """The moment between a look and the next one, in which a wake-up would be lost."""
     options = Options(10, 30.0, 10.0, "a_group", RetryPolicy())
-    monitor = SlotMonitor(server, options, WaitingQueue(10), Stats(), lambda: None, lambda connection: None)
+    monitor = SlotMonitor(server, options, Stats(), lambda: None, lambda connection: None)
 
     class StoppedNow(threading.Event):
         def clear(self) -> None:

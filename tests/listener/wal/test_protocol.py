@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from sqlalchemy_watch.errors import PayloadError
-from sqlalchemy_watch.listener.handover.items import CaughtUp, Committed, Item, Notification, Resync
 from sqlalchemy_watch.listener.heartbeat import Heartbeat, Silent
+from sqlalchemy_watch.listener.pipeline.parts import CaughtUp, Message, Notification, Resync
 from sqlalchemy_watch.listener.source import Tokens
 from sqlalchemy_watch.listener.stats import ReadingStats
 from sqlalchemy_watch.listener.wal.liveness import LOOK_AFTER, PRESSING, Liveness, Seen
 from sqlalchemy_watch.listener.wal.protocol import (
     ACKNOWLEDGE_INTERVAL,
+    PART_BYTES,
     SLOT_LOST,
     Contents,
     Position,
@@ -28,8 +29,6 @@ from sqlalchemy_watch.listener.xids import Xids
 
 INTERVAL, TIMEOUT = 30.0, 10.0
 
-#: The number and the time of the transactions here.
-STAMP = 5 * 2**32 + 7, datetime(2000, 1, 1, tzinfo=UTC)
 CHANNEL = b"sqlalchemy_watch/orders"
 
 
@@ -58,11 +57,15 @@ def transaction(lsn: int, *contents: bytes) -> list[bytes]:
     return [begin(lsn), *map(message, contents), commit(lsn, lsn + 10)]
 
 
+#: A message with the commit of its transaction, or the end of one.
+Read = tuple[int, Message | str]
+
+
 class Connection:
     """A core, and all that its consumer does with it."""
 
     def __init__(self, position: Position | None = None, **contents: Any) -> None:
-        self.tokens: dict[str, threading.Event] = {}
+        self.tokens: dict[str, Callable[[], None]] = {}
         contents = {"find_token": self.tokens.get, **contents}
         self.stats = ReadingStats()
         self.xids = Xids(5 * 2**32)
@@ -75,10 +78,21 @@ class Connection:
             self.xids,
         )
 
-    def feed(self, *pieces: bytes, now: float = 0.0) -> list[Item]:
-        items = [item for piece in pieces for item in self.core.receive(piece, now)]
+    def feed(self, *pieces: bytes, now: float = 0.0) -> list[Read]:
+        for piece in pieces:
+            self.core.receive(piece, now)
         self.core.liveness.hear(now)
-        return items
+        self.core.cut()
+        found: list[Read] = []
+        for transaction, messages, is_last in self.core.take()[0]:
+            assert transaction.lsn is not None
+            found += [(transaction.lsn, message) for message in messages]
+            if is_last:
+                found.append((transaction.end, "end"))
+        return found
+
+    def acknowledge(self, lsn: int, *, is_idle: bool = True) -> None:
+        self.core.acknowledge(lsn, is_idle=is_idle)
 
     def send(self, now: float) -> tuple[int, int, bool] | None:
         """Return what is sent at that time: received, acknowledged, and True if a reply is wanted."""
@@ -100,8 +114,8 @@ def connection() -> Connection:
     return made
 
 
-def payloads(items: list[Item]) -> list[bytes]:
-    return [item.payload for item in items if isinstance(item, Notification)]
+def payloads(items: list[Read]) -> list[bytes]:
+    return [item.payload for _, item in items if isinstance(item, Notification)]
 
 
 # Dispatching
@@ -109,7 +123,7 @@ def payloads(items: list[Item]) -> list[bytes]:
 
 def test_a_transaction_is_its_messages_and_its_end(connection: Connection) -> None:
     assert connection.feed(*transaction(100, b"x", b"y")) == [
-        Notification("orders", b"x", 100, 0, STAMP), Notification("orders", b"y", 100, 0, STAMP), Committed(110),
+        (100, Notification("orders", b"x")), (100, Notification("orders", b"y")), (110, "end"),
     ]  # fmt: skip
     assert connection.stats.notifications == 2
 
@@ -117,30 +131,39 @@ def test_a_transaction_is_its_messages_and_its_end(connection: Connection) -> No
 def test_the_messages_of_a_transaction_have_its_number_and_the_time_of_its_commit(connection: Connection) -> None:
     connection.xids.begin(5 * 2**32)
     begins = [begin(100, 0, 2**32 - 5), begin(120, 1_500_000, 9), begin(140, -1_000_000, 2**32 - 6)]
-    items: list[Item] = []
     for lsn, begun in zip((100, 120, 140), begins, strict=True):
-        items += connection.feed(begun, message(b"x"), message(b"y"), commit(lsn, lsn + 10))
-    stamps = [item.stamp for item in items if isinstance(item, Notification)]
+        for piece in (begun, message(b"x"), message(b"y"), commit(lsn, lsn + 10)):
+            connection.core.receive(piece, 0.0)
     at = datetime(2000, 1, 1, tzinfo=UTC)
-    assert (
-        stamps[::2]
-        == stamps[1::2]
-        == [
-            (5 * 2**32 - 5, at),
-            (5 * 2**32 + 9, at + timedelta(seconds=1.5)),
-            (5 * 2**32 - 6, at - timedelta(seconds=1)),  # begun before the others
-        ]
-    )
+    assert [part.transaction.stamp for part in connection.core.take()[0]] == [
+        (5 * 2**32 - 5, at),
+        (5 * 2**32 + 9, at + timedelta(seconds=1.5)),
+        (5 * 2**32 - 6, at - timedelta(seconds=1)),  # begun before the others
+    ]
+
+
+def test_a_large_transaction_comes_in_parts() -> None:
+    core = Connection().core
+    third = b"x" * (PART_BYTES // 3 + 1)
+    for piece in (begin(100), *[message(third)] * 4, commit(100, 110), *transaction(200, b"y")):
+        core.receive(piece, 0.0)
+    parts, notifications, size = core.take()
+    assert [(part.transaction.lsn, len(part.messages), part.is_last) for part in parts] == [
+        (100, 3, False), (100, 1, True), (200, 1, True),
+    ]  # fmt: skip
+    assert parts[0].transaction is parts[1].transaction
+    assert (notifications, size) == (5, 4 * len(third) + 1)
+    assert core.take() == ([], 0, 0)
 
 
 @pytest.mark.parametrize(
     ("piece", "items"),
     [
-        (message(b"x"), [Notification("orders", b"x", 100, 0, STAMP)]),
+        (message(b"x"), [(100, Notification("orders", b"x"))]),
         (message(b"x", b"sqlalchemy_watch/other"), []),
         (message(b"x", b"another program's"), []),
         (message(b"x", flags=0), []),  # not transactional: written though its transaction may have failed
-        (message(b"a_group", b"sqlalchemy_watch/resync"), [Resync(SLOT_LOST)]),
+        (message(b"a_group", b"sqlalchemy_watch/resync"), [(100, Resync(SLOT_LOST))]),
         (message(b"another_group", b"sqlalchemy_watch/resync"), []),
         (message(b"unknown", b"sqlalchemy_watch/token"), []),
         (message(b"\xff\xfe", b"sqlalchemy_watch/token"), []),
@@ -151,7 +174,7 @@ def test_the_messages_of_a_transaction_have_its_number_and_the_time_of_its_commi
     ],
 )
 def test_of_what_the_server_sends_only_our_own_is_dispatched(
-    connection: Connection, piece: bytes, items: list[Item]
+    connection: Connection, piece: bytes, items: list[Read]
 ) -> None:
     connection.feed(begin(100))
     assert connection.feed(piece) == items
@@ -175,17 +198,19 @@ def test_contents_are_converted(connection: Connection) -> None:
     assert payloads(connection.feed(*transaction(100, b"\xe4"))) == ["ä".encode()]
 
 
-def test_a_token_is_back_when_its_transaction_ends(connection: Connection) -> None:
-    connection.tokens["mine"] = done = threading.Event()
+def test_a_token_is_back_with_its_transaction(connection: Connection) -> None:
+    connection.tokens["mine"] = done = threading.Event().set
     token = message(b"mine", b"sqlalchemy_watch/token")
-    assert connection.feed(begin(100), token) == []
-    assert connection.feed(commit(100, 110)) == [Committed(110), CaughtUp(done)]
+    assert connection.feed(begin(100), token, commit(100, 110)) == [(100, CaughtUp(done)), (110, "end")]
 
 
-def test_a_token_whose_transaction_was_cut_off_is_not_back(connection: Connection) -> None:
-    connection.tokens["mine"] = threading.Event()
-    connection.feed(begin(100), message(b"mine", b"sqlalchemy_watch/token"))
-    assert connection.feed(*transaction(200)) == [Committed(210)]
+def test_a_token_of_a_transaction_that_was_taken_before_is_not_back() -> None:
+    position = Position()
+    Connection(position).feed(*transaction(100))
+    connection = Connection(position)
+    connection.tokens["mine"] = threading.Event().set
+    assert connection.feed(begin(100), message(b"mine", b"sqlalchemy_watch/token"), commit(100, 110)) == []
+    assert position.begun is None
 
 
 def test_a_token_that_was_sent_anew_is_back_under_its_new_name_alone(connection: Connection) -> None:
@@ -193,12 +218,12 @@ def test_a_token_that_was_sent_anew_is_back_under_its_new_name_alone(connection:
     tokens, done = Tokens(), threading.Event()
     old = tokens.add(done)
     (new,) = tokens.rename()
-    connection = Connection(find_token=tokens.find)
+    connection = Connection(find_token=lambda name: getattr(tokens.find(name), "set", None))
     items = [
         connection.feed(begin(lsn), message(name.encode(), b"sqlalchemy_watch/token"), commit(lsn, lsn + 10))
         for lsn, name in ((100, old), (200, new))
     ]
-    assert items == [[Committed(110)], [Committed(210), CaughtUp(done)]]
+    assert items == [[], [(200, CaughtUp(done.set)), (210, "end")]]
 
 
 # Events that are sent again
@@ -215,16 +240,27 @@ BEGINS = [0, 4, 7]
 )
 def test_whatever_was_taken_before_is_passed_over(cut: int, again_from: int) -> None:
     position = Position()
-    first = Connection(position).feed(*ALL[:cut])
-    second = Connection(position).feed(*ALL[again_from:])
-    assert [*first, *second] == Connection().feed(*ALL)
+    one, other = Connection(position), Connection(position)
+    assert [*one.feed(*ALL[:cut]), *other.feed(*ALL[again_from:])] == Connection().feed(*ALL)
+
+
+def test_a_transaction_that_a_lost_connection_has_cut_goes_on_as_the_same() -> None:
+    position, parts = Position(), []
+    for pieces in (ALL[:2], ALL[:4]):
+        core = Connection(position).core
+        for piece in pieces:
+            core.receive(piece, 0.0)
+        core.cut()
+        parts += core.take()[0]
+    assert [(len(part.messages), part.is_last) for part in parts] == [(1, False), (1, True)]
+    assert parts[0].transaction is parts[1].transaction
 
 
 def test_what_was_dispatched_by_another_process_is_passed_over() -> None:
     # A commit record may begin exactly where the one before ends.
     connection = Connection(Position(begins=110))
     items = connection.feed(*transaction(100, b"old"), *transaction(110, b"new"))
-    assert items == [Notification("orders", b"new", 110, 0, STAMP), Committed(120)]
+    assert items == [(110, Notification("orders", b"new")), (120, "end")]
 
 
 @pytest.mark.parametrize(
@@ -251,7 +287,7 @@ def test_the_newest_commit_of_which_something_was_taken(pieces: list[bytes], new
 def test_a_transaction_is_acknowledged_once_it_is_dispatched(connection: Connection) -> None:
     connection.feed(*transaction(100, b"x"))
     assert connection.send(ACKNOWLEDGE_INTERVAL) is None
-    connection.core.acknowledge(110)
+    connection.acknowledge(110)
     assert connection.send(ACKNOWLEDGE_INTERVAL) == (110, 110, False)
     assert connection.send(2 * ACKNOWLEDGE_INTERVAL) is None
     assert connection.stats.acknowledged == "0/6E"
@@ -259,33 +295,40 @@ def test_a_transaction_is_acknowledged_once_it_is_dispatched(connection: Connect
 
 def test_acknowledgements_are_not_sent_more_often_than_need_be(connection: Connection) -> None:
     connection.feed(*transaction(100, b"x"), now=1.0)
-    connection.core.acknowledge(110)
+    connection.acknowledge(110)
     assert connection.send(1.0) == (110, 110, False)
     connection.feed(*transaction(200, b"x"), now=1.0)
-    connection.core.acknowledge(210)
+    connection.acknowledge(210)
     assert connection.send(1.0 + ACKNOWLEDGE_INTERVAL / 2) is None
     assert connection.core.deadline(1.0) == pytest.approx(1.0 + ACKNOWLEDGE_INTERVAL)
     assert connection.send(1.0 + ACKNOWLEDGE_INTERVAL) == (210, 210, False)
 
 
 @pytest.mark.parametrize(
-    ("pieces", "acknowledged", "said_to_be"),
+    ("pieces", "acknowledged", "is_idle", "said_to_be"),
     [
-        ([keepalive(500)], 0, 500),  # nothing is under way: unwatched writes must not hold the server's disk
-        ([begin(400), keepalive(500)], 0, 0),
-        ([*transaction(100, b"x"), keepalive(500)], 0, 0),
-        ([*transaction(100, b"x"), keepalive(500)], 110, 500),
-        ([*transaction(100, b"x"), begin(400), keepalive(500)], 110, 110),
-        ([*transaction(100, b"x"), *transaction(200, b"y"), keepalive(500)], 110, 110),
-        ([*transaction(100), keepalive(500)], 110, 500),
+        ([keepalive(500)], 0, True, 500),  # nothing is under way: unwatched writes must not hold the server's disk
+        ([begin(400), keepalive(500)], 0, True, 0),
+        ([*transaction(100, b"x"), keepalive(500)], 0, False, 0),
+        ([*transaction(100, b"x"), keepalive(500)], 110, True, 500),
+        ([*transaction(100, b"x"), begin(400), keepalive(500)], 110, True, 110),
+        ([*transaction(100, b"x"), *transaction(200, b"y"), keepalive(500)], 110, False, 110),
+        ([*transaction(100), keepalive(500)], 0, True, 500),
     ],
 )
 def test_how_far_the_server_may_forget_its_log(
-    connection: Connection, pieces: list[bytes], acknowledged: int, said_to_be: int
+    connection: Connection, pieces: list[bytes], acknowledged: int, is_idle: bool, said_to_be: int
 ) -> None:
     connection.feed(*pieces)
-    connection.core.acknowledge(acknowledged)
+    connection.acknowledge(acknowledged, is_idle=is_idle)
     assert said(connection.core.status(1.0))[1] == said_to_be
+
+
+def test_what_was_read_and_not_yet_handed_on_is_not_acknowledged(connection: Connection) -> None:
+    for piece in (*transaction(100, b"x"), keepalive(500)):
+        connection.core.receive(piece, 0.0)
+    connection.acknowledge(0)
+    assert said(connection.core.status(1.0))[1] == 0
 
 
 def test_a_transaction_cut_off_by_the_connection_is_not_under_way_any_more() -> None:
@@ -293,6 +336,7 @@ def test_a_transaction_cut_off_by_the_connection_is_not_under_way_any_more() -> 
     Connection(position).feed(begin(100))
     connection = Connection(position)
     connection.feed(keepalive(500))
+    connection.acknowledge(0)
     assert said(connection.core.status(1.0))[1] == 500
 
 

@@ -13,10 +13,9 @@ from sqlalchemy import Engine
 from support import insert, wait_until
 
 from sqlalchemy_watch import Listener, RetryPolicy
-from sqlalchemy_watch.listener.handover.items import CaughtUp
 
 from ..conftest import MakeListener
-from ..insides import dispatcher_of, queue_of
+from ..insides import dispatcher_of, gate_of
 from ..journal import Journal
 from ..proxy import Proxy
 
@@ -67,7 +66,7 @@ def stand_by(second: Listener) -> Journal:
 
 def wait_for_pause(listener: Listener, client: psycopg.Connection[Any]) -> None:
     """Wait until a listener has noticed its loss, while a receiver is at work still."""
-    wait_until(client, lambda: queue_of(listener).needs_attention)
+    wait_until(client, lambda: gate_of(listener).needs_attention)
 
 
 def take_over(proxy: Proxy, client: psycopg.Connection[Any], second: Listener) -> None:
@@ -260,7 +259,8 @@ def test_catch_up_returns_though_another_one_was_active_meanwhile(
     assert send_receipt.begun.wait(10)
     waiting = threading.Thread(target=one.catch_up, daemon=True)
     waiting.start()
-    wait_until(client, lambda: any(isinstance(item, CaughtUp) for item in list(queue_of(one)._items)))
+    ledger = gate_of(one).ledger
+    wait_until(client, lambda: ledger.settle() or len(ledger._open) == 3)  # two rows, and the mark
     journal = Journal().attach(one)
     take_over(proxy, client, other)
     send_receipt.go_on.set()

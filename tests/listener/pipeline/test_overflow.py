@@ -15,8 +15,7 @@ from sqlalchemy.orm import DeclarativeBase
 from support import end_listeners, insert, wait_until
 
 from sqlalchemy_watch import Watch
-from sqlalchemy_watch.listener.handover.items import Notification, Resync
-from sqlalchemy_watch.listener.handover.queue import MAX_BYTES, OVERFLOW, EventQueue
+from sqlalchemy_watch.listener.pipeline.inbox import OVERFLOW
 
 from ..conftest import MakeListener
 from ..journal import Journal
@@ -72,30 +71,6 @@ def test_queue_overflow_of_200_000_events(
     assert [entry for entry in journal.entries if entry[0] != "event"] == [("connected",), ("resync", OVERFLOW)]
     assert journal.entries[-2:] == [("resync", OVERFLOW), ("event", 300_000)]
     assert journal.ids()[:1001] == list(range(1, 1002))
-
-
-def test_queue_is_bounded_in_bytes_too() -> None:
-    queue = EventQueue(1_000_000)
-    payload = b"x" * 8000
-    queue.put(Notification("c", payload) for _ in range(20_000))
-    assert MAX_BYTES <= len(queue) * 8000 < MAX_BYTES + 8000
-    assert queue.dropped == 20_000 - len(queue)
-    waiting = len(queue)
-    assert all(isinstance(queue.get(), Notification) for _ in range(waiting))
-    assert queue.get() == Resync(OVERFLOW)
-    queue.put([Notification("c", payload)])
-    assert queue.get() == Notification("c", payload)
-
-
-def test_nothing_is_taken_from_a_queue_that_is_closed(caplog: pytest.LogCaptureFixture) -> None:
-    queue = EventQueue(10)
-    queue.put([Notification("c", b"")])
-    queue.close()
-    queue.put([Notification("c", b"")])
-    queue.put_control(Resync("late"))
-    assert queue.get() is None
-    assert len(queue) == 0
-    assert queue.dropped == 1
 
 
 def test_stuck_receiver_and_a_flapping_connection_do_not_fill_the_memory(

@@ -1,0 +1,162 @@
+"""The treatment of receivers that raise, and of errors of the library's own: one policy for each way of delivery."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from ..naming import event_words
+from ..options import RetryPolicy
+from ..pipeline.gate import Gate
+from ..stats import DispatchStats
+from ..waiting import Waiting
+from .calls import Call, make_all, release
+
+log: logging.Logger = logging.getLogger(__name__)
+
+#: Called when a receiver raised, with receiver, event, error, and what comes of it in words.
+OnFailure = Callable[[Any, Any, BaseException, str], None]
+
+#: Seconds between looks at a receiver that is to be called again: it may have been disconnected.
+LOOK_SECONDS = 0.2
+
+
+class Reports:
+    """Counts and reports failures."""
+
+    def __init__(self, stats: DispatchStats, on_failure: OnFailure) -> None:
+        self._stats, self._on_failure = stats, on_failure
+
+    def report(self, call: Call, error: BaseException, fate: str) -> None:
+        """Report a failure, with what comes of the event in words."""
+        self._stats.failed_receivers += 1
+        with contextlib.suppress(Exception):  # a failure to log
+            self._on_failure(call.subscriber.resolve(), call.argument, error, fate)
+
+
+class Policy(Protocol):
+    """What becomes of an event that a receiver, or the library itself, fails on."""
+
+    #: True if a message is handled anew where an error of the library's own ended that. Otherwise that is a gap.
+    repeats: bool
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """Deal with a receiver that raised.
+
+        :raises Revoked: where the tenure is over.
+        """
+
+    def pause_after_bug(self, attempts: int) -> bool:
+        """Wait before a message is handled anew; return False where it is not."""
+
+
+class NotTriedAgain:
+    """A failure is reported, and the event counts as heard: nobody has it any more."""
+
+    repeats = False
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """Report it."""
+        self._reports.report(call, error, "not tried again")
+
+    def pause_after_bug(self, attempts: int) -> bool:
+        """Return False: that is a gap."""
+        return False
+
+
+class Park(Protocol):
+    """Writes a dead letter, however long that takes."""
+
+    def __call__(self, call: Call, event: Any, error: BaseException, attempts: int) -> None:
+        """Write it."""
+
+
+class TriedAgain:
+    """A receiver is called again until it takes the event, is disconnected, or the event is given up.
+
+    All in the dispatch thread.
+    """
+
+    repeats = True
+
+    def __init__(
+        self, policy: RetryPolicy, reports: Reports, gate: Gate, waiting: Waiting, stats: DispatchStats
+    ) -> None:
+        self._policy, self._reports, self._gate, self._waiting, self._stats = policy, reports, gate, waiting, stats
+        #: Set once the letters are there.
+        self.park: Park
+
+    def failed(self, call: Call, error: BaseException) -> None:
+        """Call the receiver again until it takes the event, is disconnected, or the policy gives the event up."""
+        policy, waiting, attempts = self._policy, self._waiting, 1
+        while True:
+            self._reports.report(call, error, self._fate(attempts))
+            release(error)
+            if waiting.is_over:
+                break
+            self._gate.await_turn()
+            if not call.is_wanted:
+                return
+            if policy.is_exhausted(attempts) or not policy.in_order:
+                for event in call.argument if isinstance(call.argument, list) else [call.argument]:
+                    self.park(call, event, error, attempts)
+                return
+            self._pause_for(call, policy.delay(attempts))
+            self._gate.await_turn()
+            if waiting.is_over:
+                break
+            if not call.is_wanted:
+                log.info("%s: its receiver was disconnected, and is not called again", event_words(call.argument))
+                return
+            self._stats.retries += 1
+            failure = self.call_again(call)
+            if failure is None:
+                return
+            error = failure
+            attempts += 1
+        waiting.was_cut_short = True
+
+    def _fate(self, attempts: int) -> str:
+        policy = self._policy
+        if policy.is_exhausted(attempts):
+            return "it goes to the dead letters"
+        again = f"tried again in {policy.delay(attempts):g} s"
+        return again if policy.in_order else f"parked among the dead letters, and {again}"
+
+    def _pause_for(self, call: Call, seconds: float) -> None:
+        """Wait for this time, or until the receiver is disconnected: then nothing holds the line up any more."""
+        deadline = time.monotonic() + seconds
+        while (left := deadline - time.monotonic()) > 0 and not self._waiting.is_over and call.is_wanted:
+            self._waiting.pause(min(left, LOOK_SECONDS))
+
+    def call_again(self, call: Call) -> BaseException | None:
+        """Call a receiver once more, and return what it raised."""
+        failures = make_all(self._waiting, [call])
+        return failures[0][1] if failures else None
+
+    def pause_after_bug(self, attempts: int) -> bool:
+        """Wait before a message is handled anew; return False where that is left to the next process."""
+        delay = self._policy.delay(attempts)
+        with contextlib.suppress(Exception):
+            log.exception("unexpected error while dispatching; nothing is acknowledged, and tried again in %g s", delay)
+        self._waiting.pause(delay)
+        if self._waiting.is_over:
+            self._waiting.was_cut_short = True
+            return False
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait before an event is looked up again; return False where that is left to whoever reads the log next.
+
+        :raises Revoked: where the tenure is over.
+        """
+        self._waiting.pause(seconds)
+        self._gate.await_turn()
+        self._waiting.was_cut_short |= self._waiting.is_over
+        return not self._waiting.was_cut_short

@@ -1,0 +1,1 @@
+"""What reading, dispatching and receivers have in common: parts of transactions, and their ledger."""

@@ -1,0 +1,82 @@
+"""Transactions, and the parts of them that pass from reading to dispatching, with the marks that have a place there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from ...events.messages import Stamp
+
+
+class Notification(NamedTuple):
+    """A payload that came on a channel. Nothing in it can be trusted."""
+
+    channel: str
+    payload: bytes
+    #: The number of rows between the notification before and this one, in the same transaction, that nobody watches
+    #: here.
+    skipped_rows: int = 0
+
+
+@dataclass(frozen=True)
+class Resync:
+    """Events may be missing at this place."""
+
+    reason: str
+    #: True where a message says so: anybody may have written it, and many of them.
+    is_asked_for: bool = field(default=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Connected:
+    """LISTEN is in force."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection is gone."""
+
+    error: BaseException | None
+
+
+@dataclass(frozen=True)
+class CaughtUp:
+    """The place that `catch_up` waits for: everything that was committed before that call lies in front of it."""
+
+    #: Called once all that is done.
+    done: Callable[[], None]
+
+
+News: TypeAlias = Connected | Disconnected | Resync
+Message: TypeAlias = Notification | News | CaughtUp
+
+
+class Transaction:
+    """A transaction of the log; without durable delivery what came at once, since NOTIFY has no ends of transactions.
+
+    It is done when nobody holds it. The reader does so from the beginning.
+    """
+
+    __slots__ = ("end", "holds", "lsn", "stamp", "taken_at", "when_done")
+
+    def __init__(self, lsn: int | None = None, stamp: Stamp | None = None) -> None:
+        #: The place in the server's log where it committed; None without durable delivery.
+        self.lsn: int | None = lsn
+        #: Its number, and the time of the commit; None without durable delivery.
+        self.stamp: Stamp | None = stamp
+        #: Its end in the server's log, once that was read: acknowledging this acknowledges it.
+        self.end: int = 0
+        #: The ledger's: how often it is held, and what is called once it is done and all before it.
+        self.holds: int = 1
+        self.when_done: list[Callable[[], None]] | None = None
+        #: When its first part was taken, by `time.monotonic()`; 0 before.
+        self.taken_at: float = 0.0
+
+
+class Part(NamedTuple):
+    """A part of a transaction, in the order of the log."""
+
+    transaction: Transaction
+    messages: Sequence[Message]
+    is_last: bool
