@@ -190,11 +190,12 @@ def _consume(group: str, url: str, path: str, options: dict[str, Any]) -> None:
     listener = Listener(create_engine(url), Base, durable=group, **options)
     listener.connected.connect(lambda sender: _say("active"), weak=False)
     listener.disconnected.connect(lambda sender, error: _say("lost"), weak=False)
-    stopping = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _say("started")
     listener.start(timeout=60)
-    stopping.wait()
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(0.5)
     listener.stop()
 
 

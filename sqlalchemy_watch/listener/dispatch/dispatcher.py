@@ -151,7 +151,9 @@ class Dispatcher:
                 self._inbox.note_taken(message)
                 if ledger is not gate.served:
                     continue
-                self.busy_since, self._next_row = time.monotonic(), 0
+                self.busy_since = now = time.monotonic()
+                gate.look(now)
+                self._next_row = 0
                 handle = self._handle_notification if isinstance(message, Notification) else self._handle_mark
                 if not self._until_done(handle, transaction, message) and gate.is_stopped:
                     return

@@ -8,13 +8,19 @@ is dropped.
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
 from .inbox import Inbox, summary
 from .ledger import Ledger
 from .parts import News
+
+#: The reader looks at its connection more often than that, in seconds. Otherwise the process was suspended, and another
+#: one may be active since: nobody passes before the server was asked.
+DOUBT_SECONDS = 0.75
 
 
 class Revoked(Exception):
@@ -37,6 +43,10 @@ class Gate:
         self._changed = threading.Condition(self._lock)
         self._closed = False
         self.is_stopped: bool = False
+        #: When the reader looked at its connection, by `time.monotonic()`; infinite where nobody else could take over.
+        self.looked_at: float = math.inf
+        #: True while it is to be found out whether this process is the active consumer still.
+        self.is_doubted: bool = False
         self._news: deque[News] = deque()
         #: Called in the dispatch thread, with news that come out of turn.
         self.on_news: Callable[[News], None] = lambda news: None
@@ -54,6 +64,24 @@ class Gate:
         with self._lock:
             self._closed = False
             self._note_change()
+
+    def look(self, now: float) -> None:
+        """Let nobody pass where the process has been suspended; called by the reader, and before each message.
+
+        :param now: by `time.monotonic()`.
+        """
+        if now - self.looked_at > DOUBT_SECONDS and not self.is_doubted:
+            with self._lock:
+                self.is_doubted = True
+                self._note_change()
+
+    def trust(self) -> None:
+        """Note that this process is the active consumer."""
+        self.looked_at = time.monotonic()
+        if self.is_doubted:
+            with self._lock:
+                self.is_doubted = False
+                self._note_change()
 
     def renew(self, ledger: Ledger) -> None:
         """Begin a new tenure: what belongs to the one before is dropped."""
@@ -80,7 +108,8 @@ class Gate:
             self._note_change()
 
     def _note_change(self) -> None:
-        self.needs_attention = self.is_stopped or self._closed or self.ledger is not self.served or bool(self._news)
+        is_held = self._closed or self.is_doubted or self.ledger is not self.served
+        self.needs_attention = is_held or self.is_stopped or bool(self._news)
         self._changed.notify_all()
         if self.needs_attention:
             self._inbox.wake()
@@ -88,7 +117,7 @@ class Gate:
     @property
     def is_revoked(self) -> bool:
         """True if what the dispatch thread handles will not be gone on with."""
-        return self.ledger is not self.served or (self.is_stopped and self._closed)
+        return self.ledger is not self.served or (self.is_stopped and (self._closed or self.is_doubted))
 
     def await_turn(self) -> bool:
         """In the dispatch thread: wait while the gate is closed; hear news meanwhile.
@@ -109,7 +138,7 @@ class Gate:
                     news = self._news.popleft()
                     self._note_change()
                     return news
-                if self.ledger is not self.served or not self._closed:
+                if self.ledger is not self.served or not (self._closed or self.is_doubted):
                     return None
                 self._changed.wait()
             return None

@@ -11,8 +11,8 @@ from psycopg import errors, generators, sql
 from psycopg.pq import ExecStatus
 from psycopg.pq.abc import PGconn, PGresult
 
+from ..pipeline.gate import Gate
 from ..pipeline.inbox import Inbox, Lot
-from ..pipeline.ledger import Ledger
 from ..source import Poller, Wake
 from .large import LargePieces
 from .messages import parse_lsn
@@ -28,7 +28,7 @@ FINISH_SECONDS = 0.5
 #: Pieces that are taken together: of short transactions each has three.
 PIECES_AT_ONCE = 192
 
-#: Seconds between looks at what is acknowledged, while something is not.
+#: Seconds between looks at what is acknowledged, and at the clock.
 LOOK_SECONDS = 0.25
 
 #: Bytes that libpq's buffer, of 16 kB at first, holds as soon as it has met a larger piece.
@@ -120,13 +120,14 @@ class WalSession:
         connection: psycopg.Connection[Any],
         core: WalCore,
         inbox: Inbox,
-        ledger: Ledger,
+        gate: Gate,
         wake: Wake,
         monitor: SlotMonitor,
         seconds: float,
         on_sent: Callable[[int], None],
     ) -> None:
-        self._pgconn, self._core, self._inbox, self._ledger = connection.pgconn, core, inbox, ledger
+        self._pgconn, self._core, self._inbox, self._gate = connection.pgconn, core, inbox, gate
+        self._ledger = gate.ledger
         self._wake, self._monitor, self._seconds, self._on_sent = wake, monitor, seconds, on_sent
         self._socket = self._pgconn.socket
         self._reading = Poller([wake.fileno(), self._socket])
@@ -208,9 +209,14 @@ class WalSession:
 
     def _send_due(self) -> None:
         core, now = self._core, time.monotonic()
+        self._look_at_gate(now)
         core.liveness.pause(self._is_full, now)
         if self._look is not None and self._look.seen is not None:
             seen, self._look = self._look.seen, None
+            if self._gate.is_doubted:
+                if not seen.is_ours:
+                    raise psycopg.OperationalError("the slot was given to another one meanwhile")
+                self._gate.trust()
             core.liveness.see(seen, now)
         if self._look is not None and self._look.is_refused:
             core.liveness.refuse()
@@ -226,6 +232,14 @@ class WalSession:
         ledger.settle()
         self._core.acknowledge(ledger.acknowledged, is_idle=ledger.is_idle)
 
+    def _look_at_gate(self, now: float) -> None:
+        """Ask whether the slot is ours still, where the process was suspended: what tells of that comes at the end."""
+        self._gate.look(now)
+        if not self._gate.is_doubted:
+            self._gate.looked_at = now
+        elif self._look is None:
+            self._look = self._monitor.look_at(self._pgconn.backend_pid, self._wake.set)
+
     def _send(self, status: bytes) -> None:
         self._on_sent(self._core.sent)
         self._pgconn.put_copy_data(status)
@@ -238,9 +252,7 @@ class WalSession:
         is_full = self._is_full
         if core.has_news and not is_full:
             self._wake.is_wanted = False  # it looks in a moment anyway
-        seconds = max(0.0, core.deadline(now) - now)
-        if not self._ledger.is_idle:
-            seconds = min(seconds, LOOK_SECONDS)
+        seconds = max(0.0, min(core.deadline(now) - now, LOOK_SECONDS))
         ready = (self._paused if is_full else self._reading).wait(seconds)
         if self._wake.fileno() in ready:
             self._wake.drain()

@@ -211,14 +211,14 @@ class WalSource:
         acknowledged = self._take_up(log_now)
         self._standby.end()
         core = self._core(codec, prepared.sender_timeout)
-        ledger = self._gate.ledger
-        ledger.acknowledge(acknowledged)
+        self._gate.ledger.acknowledge(acknowledged)
         session = WalSession(
-            connection, core, self._inbox, ledger, self._wake, self._monitor, seconds, self._note_moved
+            connection, core, self._inbox, self._gate, self._wake, self._monitor, seconds, self._note_moved
         )
         self._stats.active = True
         if not self._keeper.announce() and slot_is_new and self.state.keeps_trying:
             self._gate.tell(Resync(STARTED_LATE))
+        self._gate.trust()
         self._gate.open()
         self.state.ready.set()
         session.run(self._keeper.stopping.is_set)

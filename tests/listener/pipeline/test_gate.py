@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sqlalchemy_watch.listener.pipeline.gate import Gate, Revoked
+from sqlalchemy_watch.listener.pipeline.gate import DOUBT_SECONDS, Gate, Revoked
 from sqlalchemy_watch.listener.pipeline.inbox import MAX_NEWS, Inbox
 from sqlalchemy_watch.listener.pipeline.ledger import Ledger
 from sqlalchemy_watch.listener.pipeline.parts import Connected, Disconnected, News, Resync
@@ -115,3 +115,16 @@ def test_a_connection_that_comes_and_goes_while_a_receiver_blocks_fills_no_memor
     assert passing.gate.await_turn()
     assert len(passing.heard) <= MAX_NEWS
     assert passing.heard[-1] == Connected()
+
+
+def test_nobody_passes_after_the_process_was_suspended_before_the_server_was_asked(passing: Passing) -> None:
+    passing.gate.trust()
+    passing.gate.look(passing.gate.looked_at + DOUBT_SECONDS)
+    assert not passing.gate.is_doubted
+    passing.gate.look(passing.gate.looked_at + DOUBT_SECONDS + 0.1)
+    assert passing.gate.is_doubted
+    passing.begin()
+    assert passing.outcome is None
+    passing.gate.trust()
+    assert passing.end() is True
+    assert not passing.gate.needs_attention
