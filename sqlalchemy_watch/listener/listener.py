@@ -54,6 +54,9 @@ class Listener:
     :param retry: with `durable`, instead of `max_attempts`: the whole policy; see `RetryPolicy`.
     :param decoding_memory: with `durable`: the memory that the server may use for the changes of a transaction before
         it writes them to disk (`logical_decoding_work_mem`), such as `"256MB"`; None leaves the server's setting.
+    :param wait_visible: with `durable`: True to call no receiver before the row is visible to other sessions, so that
+        it can be loaded. A commit is in the log a moment before that, and behind a synchronous standby that does not
+        answer much earlier. It takes a query for each burst of transactions.
     :param exclusive: a name: of all processes whose listeners have it one hears, and the others stand by, by an
         advisory lock of the database that goes with the connection. The one that takes over has a `resync`.
         Not with `durable`, where it is so anyway.
@@ -88,12 +91,21 @@ class Listener:
         max_attempts: int | None = None,
         retry: RetryPolicy | None = None,
         decoding_memory: str | None = "256MB",
+        wait_visible: bool = True,
         exclusive: str | None = None,
         schemas: Iterable[str] | None = None,
     ) -> None:
         policy, homes = retry_policy(durable, max_attempts, retry), check_schemas(schemas)
         self._options = Options(
-            max_queue, heartbeat_interval, heartbeat_timeout, durable, policy, exclusive, homes, decoding_memory
+            max_queue,
+            heartbeat_interval,
+            heartbeat_timeout,
+            durable,
+            policy,
+            exclusive,
+            homes,
+            decoding_memory,
+            wait_visible,
         )
         self._targets = targets
         tables_of(*targets)  # refuses those that can't be watched

@@ -80,6 +80,8 @@ class Options:
     schemas: Schemas = None
     #: As PostgreSQL spells a size; None leaves the server's setting.
     decoding_memory: str | None = None
+    #: With durable delivery: True to have events wait until their rows are visible.
+    wait_visible: bool = True
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_interval", "heartbeat_timeout"):
@@ -92,6 +94,8 @@ class Options:
             check_group_name(self.group)
         if self.exclusive is not None:
             self._check_exclusive(self.exclusive)
+        if not isinstance(self.wait_visible, bool):
+            raise ConfigurationError(f"wait_visible must be True or False, not {self.wait_visible!r}")
         if self.decoding_memory is not None:
             _check_decoding_memory(self.decoding_memory)
 

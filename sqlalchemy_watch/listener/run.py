@@ -42,6 +42,7 @@ from .unheard import warn_of_unheard
 from .waiting import Waiting
 from .wal.monitor import SlotMonitor
 from .wal.source import WalSource
+from .wal.visibility import Visibility
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -105,7 +106,10 @@ class Run:
         self._monitor = SlotMonitor(connect, options, stats, self._look_at_dispatcher, self._look_at_triggers)
         self._source = WalSource(connect, options, self._router.routes, inbox, gate, stats, self._monitor)
         policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
-        self._dispatcher = Dispatcher(inbox, gate, self._router, stats, self._on_news, policy, waiting)
+        visibility = Visibility(connect, options.heartbeat_timeout, policy.wait) if options.wait_visible else None
+        self._dispatcher = Dispatcher(
+            inbox, gate, self._router, stats, self._on_news, policy, waiting, visibility=visibility
+        )
         self._dispatcher.placing.wait = policy.wait
         calling = Calling(
             self._dispatcher.receivers.call_all, policy.call_again, self._reports.report, self._on_dead_letter

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 
 from ...errors import PayloadError
 from ...events.event import Event
@@ -47,20 +47,37 @@ BUG_SECONDS = 0.1
 UNEXPECTED = "an unexpected error while dispatching"
 
 
+class Shows(Protocol):
+    """Knows which transactions are visible to others."""
+
+    def is_known(self, txid: int) -> bool:
+        """Return True if the transaction is visible, as far as that is known without a question."""
+
+    def await_visible(self, txid: int) -> bool:
+        """Return True once the transaction is visible, False where there is nothing to wait for any more."""
+
+    def forget(self) -> None:
+        """Trust no earlier answer any more."""
+
+    def close(self) -> None:
+        """Close what it has open."""
+
+
 class Dispatcher:
     """Handles what comes into the inbox, until `stop()`.
 
     :param policy: for receivers that raise, and errors of the library's own.
     :param read_source: reads in this thread while there is nothing to do.
+    :param visibility: has events wait until their rows are visible; None where they are, or need not be.
     """
 
     def __init__(
         self, inbox: Inbox, gate: Gate, router: Router, stats: Stats, on_news: OnNews, policy: Policy,
-        waiting: Waiting, read_source: ReadSource = lambda deadline: False,
+        waiting: Waiting, read_source: ReadSource = lambda deadline: False, visibility: Shows | None = None,
     ) -> None:  # fmt: skip
         self._inbox, self._gate, self._router, self._stats = inbox, gate, router, stats
         self._on_news, self._policy, self._waiting = on_news, policy, waiting
-        self._read_source = read_source
+        self._read_source, self._visibility = read_source, visibility
         self._batches = Batches(gate, waiting, policy)
         self._receivers = Receivers(gate, waiting, policy, self._batches)
         self._resyncs = Resyncs(gate)
@@ -205,6 +222,8 @@ class Dispatcher:
         self._passed_over = None
         self._positions = Positions()
         self.placing.forget()
+        if self._visibility is not None:
+            self._visibility.forget()
 
     def _handle_mark(self, transaction: Transaction, mark: News | CaughtUp) -> None:
         if isinstance(mark, CaughtUp):
@@ -280,6 +299,11 @@ class Dispatcher:
             self._hold_passed_over()
 
     def _dispatch(self, transaction: Transaction, notification: Notification) -> None:
+        if self._visibility is not None and transaction.stamp is not None:
+            txid = transaction.stamp[0]
+            if not self._visibility.is_known(txid) and not self._visibility.await_visible(txid):
+                self._is_cut = True
+                return
         first = None if transaction.lsn is None else self._positions.first_of(transaction, notification)
         try:
             found = self.placing.decode(transaction, notification)
@@ -349,6 +373,8 @@ class Dispatcher:
             self._batches.deliver_due()
         self._waiting.extend(0.0)
         self._gate.served.settle()
+        if self._visibility is not None:
+            self._visibility.close()
 
 
 def _numbers(decoded: Decoded) -> Sequence[int]:

@@ -9,11 +9,12 @@ from typing import Any
 import psycopg
 from psycopg import errors, generators, sql
 from psycopg.pq import ExecStatus
-from psycopg.pq.abc import PGconn, PGresult
+from psycopg.pq.abc import PGresult
 
 from ..pipeline.gate import Gate
 from ..pipeline.inbox import Inbox, Lot
 from ..source import Poller, Wake
+from .answers import is_readable, next_result
 from .large import LargePieces
 from .messages import parse_lsn
 from .monitor import Look, SlotMonitor
@@ -86,26 +87,12 @@ def start_replication(
     names = sql.Literal('"' + PUBLICATION + '"')
     pgconn.send_query(sql.SQL(_START).format(sql.Identifier(slot), names).as_bytes(None))
     pgconn.flush()
-    result = _next_result(pgconn, seconds)
+    result = next_result(pgconn, seconds)
     if result is None or result.status == ExecStatus.COPY_BOTH:
         return
-    while _next_result(pgconn, seconds) is not None:
+    while next_result(pgconn, seconds) is not None:
         pass
     raise errors.error_from_result(result)
-
-
-def _next_result(pgconn: PGconn, seconds: float) -> PGresult | None:
-    """Return the next result of a command; libpq's own waiting for it has no limit, and stops every thread."""
-    deadline = time.monotonic() + seconds
-    while pgconn.is_busy():
-        if not _is_readable(pgconn, deadline - time.monotonic()):
-            raise psycopg.OperationalError(f"no answer from the server within {seconds:g} s")
-        pgconn.consume_input()
-    return pgconn.get_result()
-
-
-def _is_readable(pgconn: PGconn, seconds: float) -> bool:
-    return bool(Poller([pgconn.socket]).wait(max(0.0, seconds)))
 
 
 class WalSession:
@@ -202,7 +189,7 @@ class WalSession:
         return False
 
     def _ended(self) -> psycopg.Error:
-        result = _next_result(self._pgconn, self._seconds)
+        result = next_result(self._pgconn, self._seconds)
         if result is None:
             return psycopg.OperationalError("the server ended the stream")
         return errors.error_from_result(result)
@@ -279,7 +266,7 @@ class WalSession:
             if ended and not self._pgconn.is_busy():
                 return
             if size == 0:
-                if not _is_readable(self._pgconn, deadline - time.monotonic()):
+                if not is_readable(self._pgconn, deadline - time.monotonic()):
                     return
                 self._pgconn.consume_input()
 

@@ -224,7 +224,10 @@ def test_transaction_that_is_in_the_log_and_not_to_be_seen_yet_is_waited_for(
     heard: list[Any] = []
     Account.watch.inserted.connect(lambda sender, event: heard.append((event.schema, event.identity[0])), weak=False)
     committing = "SELECT true FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
-    with Listener(engine, Account, durable=group) as listener, cluster.connect(database) as writer:
+    with (
+        Listener(engine, Account, durable=group, wait_visible=False) as listener,
+        cluster.connect(database) as writer,
+    ):
         reasons = resync_reasons(listener)
         try:
             client.execute("SET synchronous_commit = off")
