@@ -142,7 +142,8 @@ class Inbox:
 
     def _put_news(self, ledger: Ledger, news: Sequence[News]) -> None:
         self._news_put += len(news)
-        self._put_messages(ledger, news, 0, 0)
+        # No event, and so nothing that could be late: the ledger has nothing to do with it.
+        self.put(Lot(ledger, [Part(Transaction(), news, True)], 0, 0))
 
     def _put_messages(self, ledger: Ledger, messages: Sequence[Message], notifications: int, size: int) -> None:
         parts = [Part(Transaction(), messages, True)]

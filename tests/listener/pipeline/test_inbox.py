@@ -111,6 +111,14 @@ def test_a_connection_that_comes_and_goes_while_a_receiver_blocks_fills_no_memor
     assert told[-1] == Resync("lost and back")
 
 
+def test_what_is_told_of_the_connection_is_no_event_that_waits() -> None:
+    taken = Taken()
+    taken.tell(Connected())
+    assert taken.ledger.waiting_since is None
+    taken.put(1)
+    assert taken.ledger.waiting_since is not None
+
+
 def test_what_waits_is_dropped_at_the_end_and_what_comes_then_is_not_taken() -> None:
     taken = Taken()
     taken.put(1, 2)
