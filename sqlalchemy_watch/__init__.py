@@ -54,8 +54,8 @@ from .listener.listener import Listener
 from .listener.options import RetryPolicy
 from .listener.stats import Stats
 from .signals.filters import FilteredSignal
-from .signals.streams import EventStream
-from .signals.watch_signals import Details, WatchSignal, WatchSignals
+from .signals.streams import EventIterator, EventStream, Resync
+from .signals.watch_signals import Details, EventsSignal, WatchSignal, WatchSignals
 from .triggers.install import install, status, uninstall
 from .watched import Watched, watch
 from .writers import context, muted
@@ -67,14 +67,17 @@ __all__ = [
     "ConfigurationError",
     "Details",
     "Event",
+    "EventIterator",
     "EventStream",
     "EventsDropped",
+    "EventsSignal",
     "FilteredSignal",
     "Listener",
     "ListenerError",
     "ListenerStartError",
     "OwnershipError",
     "PayloadError",
+    "Resync",
     "RetryPolicy",
     "SlotError",
     "Stats",

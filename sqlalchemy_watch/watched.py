@@ -208,7 +208,7 @@ def _file(target: Any, owner: Mapper[Any] | Table, name: str, filings: list[_Fil
     """File the watches of a class or Table, all of them or none."""
     file_watches(filings)
     signals = {table_watch.label: endpoint.signal for _, table_watch, endpoint in filings}
-    collection = WatchSignals[Any](name, signals)
+    collection = WatchSignals[Any](name, signals, weakref.ref(target))
     _declared[target] = _Declared(weakref.ref(owner), collection)
     return collection
 

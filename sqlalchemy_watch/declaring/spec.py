@@ -30,7 +30,9 @@ DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
 FIRES: tuple[Fires, ...] = get_args(Fires)
 
 #: Attributes of the collection `Model.watch`, which a label must not hide.
-RESERVED_LABELS = frozenset({"connect", "disconnect", "connected_to"})
+RESERVED_LABELS = frozenset(
+    ["batches", "connect", "connect_via", "connected_to", "disconnect", "events", "iterate", "name", "read", "stream"]
+)
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Watch:
                 f"becomes an attribute of Model.watch"
             )
         if label in RESERVED_LABELS:
-            raise self._refusal(f"label {label!r} is a method of Model.watch: choose another")
+            raise self._refusal(f"label {label!r} is an attribute of Model.watch: choose another")
         if label in OPERATIONS and label != self.operation:
             raise self._refusal(f"label {label!r} is the name of another operation: choose another")
 

@@ -36,7 +36,18 @@ class EventKind:
 class Message:
     """The common part of the rows of one notification."""
 
-    __slots__ = ("at", "context", "first_position", "kind", "listener", "lsn", "origin", "schema", "txid")
+    __slots__ = (
+        "at",
+        "context",
+        "first_position",
+        "kind",
+        "listener",
+        "lsn",
+        "origin",
+        "schema",
+        "transaction",
+        "txid",
+    )
 
     def __init__(
         self,
@@ -60,6 +71,8 @@ class Message:
         self.lsn: int | None = None
         self.first_position: int | None = None
         self.origin: Any = None
+        #: With durable delivery: the transaction, which whoever keeps an event holds.
+        self.transaction: Any = None
 
 
 class Extras(NamedTuple):

@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 from ..aio import sync_engine_of
 from ..declaring.targets import tables_of
 from ..errors import ListenerError
+from ..signals.watch_signals import EventsSignal, feed_of
 from . import processes
 from .decoding.values import ValueDecoders
 from .foreground import run_until_told
@@ -114,6 +115,8 @@ class Listener:
         self._decoders = ValueDecoders(sync_engine_of(engine))
         self._lifecycle = lifecycle = Lifecycle(self)
         self._run: Run | None = None
+        #: All events, in the order of the log: with `connect`, `batches`, `stream` and `iterate`, like a single signal.
+        self.events: EventsSignal = EventsSignal(self)
         self.connected: LifecycleSignal[ConnectedReceiver] = lifecycle.connected
         self.disconnected: LifecycleSignal[DisconnectedReceiver] = lifecycle.disconnected
         self.resync: LifecycleSignal[ResyncReceiver] = lifecycle.resync
@@ -155,6 +158,7 @@ class Listener:
                         tables,
                         self._decoders,
                         self._lifecycle,
+                        feed_of(self.events),
                         keeps_trying=not wait,
                     )
             if is_new:

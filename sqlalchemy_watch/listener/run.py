@@ -64,13 +64,14 @@ class Run:
 
     def __init__(
         self, connect: Connect, asker: Asker, options: Options, tables: Sequence[Table], decoders: ValueDecoders,
-        lifecycle: Lifecycle, keeps_trying: bool,
+        lifecycle: Lifecycle, everything: Feed, keeps_trying: bool,
     ) -> None:  # fmt: skip
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
         self._renamed = asker.renamed_schemas
         self._router = Router(
-            tables, decoders, durable=options.group is not None, listener=lifecycle.sender, schemas=self._renamed
-        )
+            tables, decoders, durable=options.group is not None, listener=lifecycle.sender, schemas=self._renamed,
+            everything=everything,
+        )  # fmt: skip
         warn_of_unheard(self._router, tables, options.group)
         self._stats = Stats()
         self._waiting = Waiting(lifecycle.loop)
@@ -104,7 +105,9 @@ class Run:
     def _make_durable(self, connect: Connect, group: str) -> None:
         options, inbox, gate, stats, waiting = self._options, self._inbox, self._gate, self._stats, self._waiting
         self._monitor = SlotMonitor(connect, options, stats, self._look_at_dispatcher, self._look_at_triggers)
-        self._source = WalSource(connect, options, self._router.routes, inbox, gate, stats, self._monitor)
+        self._source = WalSource(
+            connect, options, self._router.routes, inbox, gate, stats, self._monitor, self._has_receivers
+        )
         policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
         visibility = Visibility(connect, options.heartbeat_timeout, policy.wait) if options.wait_visible else None
         self._dispatcher = Dispatcher(
@@ -297,10 +300,13 @@ class Run:
     def _on_dead_letter(self, receiver: Any, event: Any, error: BaseException) -> None:
         self._lifecycle.tell_dead_letter(receiver, event, error, self._waiting)
 
+    def _has_receivers(self) -> bool:
+        return any(signal.has_receivers for signal in self._streamed)
+
     @property
     def _streamed(self) -> Iterable[Feed]:
-        """The signals whose streams this listener feeds: a group's events go to none."""
-        return self._router.signals if self._options.group is None else ()
+        """The signals that this listener serves."""
+        return (*self._router.signals, self._router.everything)
 
 
 def _wait(event: threading.Event, seconds: float, check: Callable[[], None] = lambda: None) -> bool:

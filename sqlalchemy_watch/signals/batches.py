@@ -11,7 +11,7 @@ from ..errors import ConfigurationError
 from ..events.event import T
 from .guard import lock
 from .receiver_types import ConnectsBatches
-from .receivers import Batching, Names, ReceiverSignal, Subscriber
+from .receivers import Batching, ClaimsNames, ReceiverSignal, Subscriber
 
 
 class BatchOptions(NamedTuple):
@@ -46,6 +46,7 @@ class BatchSignal(ConnectsBatches[T], ReceiverSignal):  # type: ignore[misc]
     `max_wait` seconds, and in `catch_up()` and `stop()`.
 
     :param names: of the receivers of the signal whose events they are.
+    :param sender: of batches with the events of several signals; None for those of a single one.
     :param keep: called with this signal as a subscriber, whenever a receiver was connected.
     :param release: called with the same when the last receiver is gone.
     """
@@ -56,11 +57,12 @@ class BatchSignal(ConnectsBatches[T], ReceiverSignal):  # type: ignore[misc]
         self,
         name: str,
         options: BatchOptions,
-        names: Names,
+        names: ClaimsNames,
         keep: Callable[[Subscriber], None],
         release: Callable[[Subscriber], None],
+        sender: Any = None,
     ) -> None:
-        self._batching = Batching(*options)
+        self._batching = Batching(*options, sender)
         super().__init__(name, "many events at once", self._batching, names)
         #: The most events of a batch.
         self.max_size: int = options.max_size

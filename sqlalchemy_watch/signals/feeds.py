@@ -15,7 +15,7 @@ from .guard import lock
 from .matching import Keys, Matches
 from .receivers import Names, Outlet, Subscriber
 from .registry import FilterRegistry
-from .streams import EventStream
+from .streams import Stream
 
 
 class Feed(Outlet):
@@ -34,19 +34,19 @@ class Feed(Outlet):
         #: Empty without filtered subscriptions. Read for each row, and so no property.
         self.filters: Mapping[Keys, Mapping[Hashable, object]] = self.registry.by_keys
         #: Of the signal and of its views, for the listener to end.
-        self.streams: weakref.WeakSet[EventStream[Any]] = weakref.WeakSet()
+        self.streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
         #: Of the signal and of its views, by these and their parameters, while anybody has them.
         self.batches: weakref.WeakValueDictionary[Hashable, BatchSignal[Any]] = weakref.WeakValueDictionary()
-        #: The listeners without a group that serve the signal, by identity: they alone feed streams.
+        #: The listeners that serve the signal, by identity.
         self.sources: set[int] = set()
 
     def attach(self, source: object) -> None:
-        """Note a listener without a group that starts to serve the signal from this source."""
+        """Note a listener that starts to serve the signal."""
         with lock:
             self.sources.add(id(source))
 
     def detach(self, source: object) -> None:
-        """Note that such a listener stopped. Streams end with the last one."""
+        """Note that a listener stopped. Streams end with the last one."""
         with lock:
             self.sources.discard(id(source))
             streams = [] if self.sources else list(self.streams)

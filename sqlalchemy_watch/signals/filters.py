@@ -5,21 +5,20 @@ A view holds nothing: it says which subscriptions are meant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from blinker import ANY
 
-from ..errors import ConfigurationError
-from ..events.event import T
+from ..events.event import Event, T
 from .batches import BatchOptions, BatchSignal
 from .feeds import Feed
 from .guard import lock
 from .matching import Keys, TouchingKeys
 from .receiver_types import Connects, Decorator
-from .receivers import Subscriber
-from .streams import EventStream
+from .receivers import ClaimsNames, Subscriber
+from .streams import EventIterator, EventStream, OnGap, Resync
 from .styles import style_of
 
 
@@ -28,7 +27,19 @@ class EventSignal(Connects[T]):
 
     __slots__ = ()
 
-    _feed: Feed
+    @property
+    def _feeds(self) -> Sequence[Feed]:
+        """Where its events come from."""
+        raise NotImplementedError
+
+    @property
+    def _names_of_receivers(self) -> ClaimsNames:
+        return self._feeds[0].names
+
+    @property
+    def _common_sender(self) -> Any:
+        """The sender of batches with the events of several signals; None for a single one."""
+        return None
 
     if TYPE_CHECKING:  # blinker's, or the view's
 
@@ -51,30 +62,53 @@ class EventSignal(Connects[T]):
         """
         return self.connect(sender=sender, weak=weak)
 
-    def stream(self, max_queue: int = 1000) -> EventStream[T]:
-        """Return an asynchronous iterator over the events::
+    @overload
+    def stream(self, max_queue: int = ..., *, on_gap: Literal["raise"] = ...) -> EventStream[Event[T]]: ...
+    @overload
+    def stream(self, max_queue: int = ..., *, on_gap: Literal["yield"]) -> EventStream[Event[T] | Resync]: ...
+
+    def stream(self, max_queue: int = 1000, *, on_gap: OnGap = "raise") -> EventStream[Any]:
+        """Return an asynchronous iterator over the events, in the order of the log::
 
             async with User.watch.updated.stream() as events:
                 async for event in events:
                     await websocket.send_json(event.to_dict())
 
-        It has the events of listeners without a group: a stream drops what it has no room for, and a group's events
-        are acknowledged once they are taken. It ends when the last such listener of this signal stops, and with
-        `aclose()`.
+        It ends when the last listener stops that serves it, and with `aclose()`. An event of a consumer group counts as
+        delivered once the next one is asked for: nothing of it is dropped.
 
-        :param max_queue: the most events that wait while the consumer is slow. Beyond that the newest are dropped,
-            and `EventsDropped` is raised at that place; iterating may go on after it.
-        :raises ConfigurationError: outside a running event loop, for a `max_queue` below 1, and for a signal of
-            `delivery="durable"`.
+        :param max_queue: the most events that wait while the consumer is slow, without a group. Beyond that the newest
+            are dropped, and there is a gap at that place.
+        :param on_gap: what comes where events are missing: `"raise"` raises `EventsDropped`, and iterating may go on
+            after it; with `"yield"` a `Resync` comes among the events, so that one loop lives as long as its task.
+        :raises ConfigurationError: outside a running event loop, and for parameters out of range.
         """
-        feed = self._feed
-        if feed.delivery == "durable":
-            raise ConfigurationError(
-                f"signal {self.name!r}: its delivery is 'durable', and a stream would lose what it drops, since that "
-                f"counts as delivered: connect a receiver or use batches(), or declare delivery='both' and start a "
-                f"listener without a group as well"
-            )
-        return EventStream(self, feed.streams, feed.sources, max_queue)
+        return EventStream(self, [feed.streams for feed in self._feeds], max_queue, on_gap)
+
+    @overload
+    def iterate(
+        self, timeout: float | None = ..., max_queue: int = ..., *, on_gap: Literal["raise"] = ...
+    ) -> EventIterator[Event[T]]: ...
+    @overload
+    def iterate(
+        self, timeout: float | None = ..., max_queue: int = ..., *, on_gap: Literal["yield"]
+    ) -> EventIterator[Event[T] | Resync]: ...
+
+    def iterate(
+        self, timeout: float | None = None, max_queue: int = 1000, *, on_gap: OnGap = "raise"
+    ) -> EventIterator[Any]:
+        """Return an iterator over the events: `stream()` for threads and scripts::
+
+            with Order.watch.iterate(timeout=5) as events:
+                for event in events:
+                    print(event)
+
+        :param timeout: seconds to wait for an event, after which iterating ends; None waits for ever.
+        :param max_queue: as for `stream`.
+        :param on_gap: as for `stream`.
+        :raises ConfigurationError: for parameters out of range.
+        """
+        return EventIterator(self, [feed.streams for feed in self._feeds], max_queue, on_gap, timeout)
 
     def batches(self, max_size: int = 1000, max_wait: float = 0.1, *, latest_only: bool = False) -> BatchSignal[T]:
         """Return a signal whose receivers get many events at once, as `receiver(sender, events=[...])`::
@@ -83,26 +117,30 @@ class EventSignal(Connects[T]):
             def index(sender, events):
                 search.add([event.values for event in events])
 
-        A batch has the events of one sender. `catch_up` and `stop` deliver what has been gathered. The signal is kept
-        while it has receivers, and the same parameters return the same one.
+        A batch of a single signal has the events of one sender. One of several signals (`Order.watch`,
+        `listener.events`) has them all, in the order of the log. `catch_up` and `stop` deliver what has been gathered.
+        The signal is kept while it has receivers, and the same parameters return the same one.
 
         :param max_size: the most events of a batch; 1 or more.
         :param max_wait: the time, in seconds, that an event waits for others at the most; 0 gathers what has arrived
             already.
-        :param latest_only: keep only the latest event of each identity, that is, the one that was emitted last. That
-            is not the newest state of the row where another AFTER trigger writes to the row again: its inner change is
-            emitted before the outer one. Load the rows then, or see "Limits" in the documentation.
+        :param latest_only: keep only the latest event of each identity, that is, the one that was emitted last,
+            whatever its operation. That is not the newest state of the row where another AFTER trigger writes to the
+            row again: its inner change is emitted before the outer one. Load the rows then, or see "Limits" in the
+            documentation.
         :raises ConfigurationError: for values out of range.
         """
         name = f"{self.name}.batches"
         options = BatchOptions(max_size, max_wait, latest_only)
         options.check(name)
-        feed = self._feed
         with lock:
-            batch = feed.batches.get((self, options))
+            batch = next((feed.batches.get((self, options)) for feed in self._feeds), None)
             if batch is None:
-                batch = BatchSignal(name, options, feed.names, self._keep_batch, self._release_batch)
-                feed.batches[(self, options)] = batch
+                batch = BatchSignal(
+                    name, options, self._names_of_receivers, self._keep_batch, self._release_batch, self._common_sender
+                )
+                for feed in self._feeds:
+                    feed.batches[(self, options)] = batch
             return batch
 
 
@@ -121,6 +159,10 @@ class FilteredSignal(EventSignal[T]):
         self._feed = feed
         self._keys = keys
         self._values = values
+
+    @property
+    def _feeds(self) -> Sequence[Feed]:
+        return (self._feed,)
 
     @property
     def name(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import blinker
 from blinker import ANY
@@ -53,6 +53,8 @@ class Subscriber(NamedTuple):
     senders: frozenset[Hashable] | None = None
     #: As it was given to `connect`.
     name: str | None = None
+    #: True if it takes events in the order of the log, whatever runs side by side.
+    in_order: bool = False
 
     def resolve(self) -> Callable[..., Any] | None:
         """Return the receiver, or None where it was garbage collected."""
@@ -82,7 +84,8 @@ def subscriber_of(
     :param reference: the weak reference to the receiver, where it is `weak`.
     """
     found = reference if weak else receiver
-    return Subscriber(make_id(receiver), found, weak, *style, loop_of(style), name=name)
+    in_order = getattr(receiver, "in_order", False) is True
+    return Subscriber(make_id(receiver), found, weak, *style, loop_of(style), name=name, in_order=in_order)
 
 
 def _sender_key(sender: Any) -> Hashable:
@@ -165,6 +168,13 @@ class Subscribers:
         return tuple([subscriber for subscriber in found if subscriber.senders is None or key in subscriber.senders])
 
 
+class ClaimsNames(Protocol):
+    """Knows the names of receivers."""
+
+    def claim(self, name: str | None, receiver: Callable[..., Any]) -> ReceiverName | None:
+        """Return the name for a receiver, to be kept in its subscriber; None where it has none."""
+
+
 class Names:
     """The names of the receivers of one signal, its filters and its batches: no two receivers have the same one.
 
@@ -227,8 +237,10 @@ class Outlet:
 class Batching(Outlet):
     """The receivers of a signal made by `batches()`, for whom the listener gathers events."""
 
-    def __init__(self, max_size: int, max_wait: float, latest_only: bool) -> None:
+    def __init__(self, max_size: int, max_wait: float, latest_only: bool, sender: Any = None) -> None:
         super().__init__()
+        #: The sender of all batches; None where each sender has batches of its own.
+        self.sender: Any = sender
         self.max_size: int = max_size
         #: In seconds.
         self.max_wait: float = max_wait
@@ -245,7 +257,7 @@ class ReceiverSignal(blinker.NamedSignal):
     #: The keyword under which receivers get their argument.
     _keyword = "event"
 
-    def __init__(self, name: str, doc: str, outlet: Outlet, names: Names) -> None:
+    def __init__(self, name: str, doc: str, outlet: Outlet, names: ClaimsNames) -> None:
         self._outlet = outlet
         self._names = names
         super().__init__(name, doc)

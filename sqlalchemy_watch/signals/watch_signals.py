@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from numbers import Number
@@ -17,8 +18,7 @@ from ..events.event import T
 from .feeds import Feed
 from .filters import EventSignal, FilteredSignal
 from .matching import Keys, TouchingKeys, freeze
-from .receiver_types import Connects
-from .receivers import ReceiverSignal, Subscriber
+from .receivers import ClaimsNames, Names, ReceiverName, ReceiverSignal, Subscriber
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,10 @@ class WatchSignal(EventSignal[T], ReceiverSignal):  # type: ignore[misc, overrid
         self._has_old = has_old
         #: The Python type of each key's values; None where any is right.
         self._python_types = {name: _python_type(column.type) for name, column in carried.items()}
+
+    @property
+    def _feeds(self) -> Sequence[Feed]:
+        return (self._feed,)
 
     def filter_by(self, /, **values: Any) -> FilteredSignal[T]:
         """Return a view of the signal: the events of rows that have all of these values::
@@ -153,7 +157,7 @@ class WatchSignal(EventSignal[T], ReceiverSignal):  # type: ignore[misc, overrid
         self._feed.subscribers.remove(subscriber.receiver_id)
 
 
-def feed_of(signal: WatchSignal[Any]) -> Feed:
+def feed_of(signal: WatchSignal[Any] | EventsSignal) -> Feed:
     """Return the listener's side of a signal: no member of it, since users need none of that."""
     return signal._feed  # noqa: SLF001 - of the same module
 
@@ -168,12 +172,40 @@ def _python_type(type_: TypeEngine[Any]) -> type | None:
     return Number if issubclass(python_type, Number) else python_type
 
 
-class WatchSignals(Connects[T]):
-    """The signals of one model: `User.watch`. Iterable; each signal is also an attribute, by its label."""
+class WatchSignals(EventSignal[T]):
+    """The signals of one model: `User.watch`. Iterable; each signal is also an attribute, by its label.
 
-    def __init__(self, owner: str, signals: Mapping[str, WatchSignal[T]]) -> None:
-        self._owner = owner
+    What is connected to all of them at once hears their events in the order of the log.
+    """
+
+    def __init__(self, owner: str, signals: Mapping[str, WatchSignal[T]], model: Any = None) -> None:
+        self._owner, self._model = owner, model
         self._signals = dict(signals)
+
+    @property
+    def name(self) -> str:
+        """The name of the model, with `.watch`."""
+        return f"{self._owner}.watch"
+
+    @property
+    def _feeds(self) -> Sequence[Feed]:
+        return [feed_of(signal) for signal in self]
+
+    @property
+    def _names_of_receivers(self) -> ClaimsNames:
+        return _CommonNames([feed.names for feed in self._feeds])
+
+    @property
+    def _common_sender(self) -> Any:
+        return self._model() if isinstance(self._model, weakref.ref) else self._model
+
+    def _keep_batch(self, subscriber: Subscriber) -> None:
+        for feed in self._feeds:
+            feed.subscribers.add(subscriber)
+
+    def _release_batch(self, subscriber: Subscriber) -> None:
+        for feed in self._feeds:
+            feed.subscribers.remove(subscriber.receiver_id)
 
     def __getattr__(self, label: str) -> WatchSignal[T]:
         try:
@@ -205,8 +237,7 @@ class WatchSignals(Connects[T]):
         return [*super().__dir__(), *self._signals]
 
     def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
-        for signal in self:  # all of them or none
-            feed_of(signal).names.claim(name, receiver)
+        self._names_of_receivers.claim(name, receiver)  # of all of them or none
         for signal in self:
             signal.connect(receiver, sender, weak, name)
 
@@ -229,3 +260,38 @@ class WatchSignals(Connects[T]):
 
     def __repr__(self) -> str:
         return f"<WatchSignals {self._owner}: {', '.join(self._signals) or 'none'}>"
+
+
+class _CommonNames:
+    """The names of receivers that are connected to several signals at once."""
+
+    def __init__(self, names: Sequence[Names]) -> None:
+        self._names = names
+
+    def claim(self, name: str | None, receiver: Callable[..., Any]) -> ReceiverName | None:
+        """Return the name for a receiver: all signals have it, or none."""
+        claimed = [names.claim(name, receiver) for names in self._names]
+        return claimed[0] if claimed else None
+
+
+class EventsSignal(EventSignal[Any], ReceiverSignal):  # type: ignore[misc, override]
+    """All events of one listener, in the order of the log: `listener.events`. Senders are the models."""
+
+    def __init__(self, sender: object) -> None:
+        self._feed = feed = Feed("listener.events")
+        self._sender = weakref.ref(sender)
+        super().__init__(feed.name, "all events of a listener", feed, feed.names)
+
+    @property
+    def _feeds(self) -> Sequence[Feed]:
+        return (self._feed,)
+
+    @property
+    def _common_sender(self) -> Any:
+        return self._sender()
+
+    def _keep_batch(self, subscriber: Subscriber) -> None:
+        self._feed.subscribers.add(subscriber)
+
+    def _release_batch(self, subscriber: Subscriber) -> None:
+        self._feed.subscribers.remove(subscriber.receiver_id)

@@ -142,7 +142,7 @@ def test_wrong_watch_is_refused_in_the_class_statement(specs: Any, words: list[s
         (lambda: W("truncated", old=True), ["no previous values"]),
         (lambda: W("deleted", label="x", trigger_columns=("a",)), ["trigger_columns are for 'updated' only"]),
         (lambda: W("truncated", label="x", when=lambda o, n: n.a > 1), ["TRUNCATE names no rows"]),
-        (lambda: W("updated", label="connect"), ["is a method of Model.watch"]),
+        (lambda: W("updated", label="connect"), ["is an attribute of Model.watch"]),
         (lambda: W("updated", label="deleted"), ["another operation"]),
         (lambda: W("inserted", label="x", trigger_columns=("a",)), ["trigger_columns are for 'updated' only"]),
         (lambda: W("inserted", old=True), ["no previous values"]),

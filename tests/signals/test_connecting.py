@@ -16,6 +16,7 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import ConfigurationError, Event, Listener, Watch, Watched
+from sqlalchemy_watch.declaring.spec import RESERVED_LABELS
 from sqlalchemy_watch.events.messages import EventKind, Message
 from sqlalchemy_watch.signals.receivers import name_of
 from sqlalchemy_watch.signals.watch_signals import feed_of
@@ -225,9 +226,10 @@ def test_a_signal_shows_what_users_call_and_nothing_else(Item: Any) -> None:
     of_blinker = names(blinker.NamedSignal("any"))
     updated = Item.watch.updated
     assert isinstance(updated, blinker.NamedSignal)
-    own = {"batches", "delivery", "details", "filter_by", "operation", "stream", "touching"}
+    own = {"batches", "delivery", "details", "filter_by", "iterate", "operation", "stream", "touching"}
     assert names(updated) - of_blinker == own
-    view = {"batches", "connect", "connect_via", "connected_to", "disconnect", "name", "stream"}
+    view = {"batches", "connect", "connect_via", "connected_to", "disconnect", "iterate", "name", "stream"}
     assert names(updated.filter_by(id=1)) == names(updated.touching(id=1)) == view
     assert names(updated.batches()) - of_blinker == {"latest_only", "max_size", "max_wait"}
-    assert names(Item.watch) == {"connect", "connected_to", "deleted", "disconnect", "updated"}
+    assert names(Item.watch) == view | {"deleted", "updated"}
+    assert view < RESERVED_LABELS  # of what may come as well

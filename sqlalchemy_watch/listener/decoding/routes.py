@@ -140,8 +140,11 @@ class Router:
         durable: bool = False,
         listener: object = None,
         schemas: SchemaMap = NO_MAP,
+        everything: Feed | None = None,
     ) -> None:
         self._listener = listener
+        #: Hears all events of the listener.
+        self.everything: Feed = everything or Feed("listener.events")
         self.routes: list[Route] = []
         self.by_channel: dict[str, list[Route]] = {}
         #: The signals of watches that are delivered another way.

@@ -49,7 +49,7 @@ class Batch:
         key: Hashable = self._added
         if self.signal.latest_only:
             try:
-                key = freeze(event.identity)
+                key = event.model, freeze(event.identity)
                 self._by_key.pop(key, None)
                 self._by_key[key] = event
                 return
@@ -67,6 +67,8 @@ class Batches:
 
     def take(self, transaction: Transaction, signal: Batching, sender: Any, event: Event[Any]) -> None:
         """Add an event, and deliver the batch where that made it full."""
+        if signal.sender is not None:
+            sender = signal.sender
         key = (id(signal), id(sender))
         batch = self._batches.get(key)
         if batch is None:

@@ -318,7 +318,8 @@ class Dispatcher:
         route, decoded = found
         message = decoded.message
         if first is not None:
-            message.lsn, message.first_position, message.origin = transaction.lsn, first, notification
+            message.lsn, message.first_position = transaction.lsn, first
+            message.origin, message.transaction = notification, transaction
             self._positions.note_rows(len(decoded.rows) + len(decoded.lost))
         if route.log.isEnabledFor(logging.DEBUG):
             route.log.debug("%d rows %s by transaction %d", len(decoded.rows), message.kind.operation, message.txid)
@@ -331,6 +332,8 @@ class Dispatcher:
         receivers.transaction = transaction
         if rows:
             self._newest = message.at, time.time()
+        everything = self._router.everything
+        others = (everything,) if everything.has_receivers else ()
         uniform = route.destinations(()) if route.is_uniform else None
         reasons, bugs = set[str](), list[BaseException]()
         for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):
@@ -343,7 +346,7 @@ class Dispatcher:
             try:
                 for sender, signals in uniform or route.destinations(values):
                     event: Event[Any] | None = None
-                    for signal in signals:
+                    for signal in (*signals, *others) if others else signals:
                         subscribers = signal.subscribers_for(sender)
                         if not subscribers and not signal.filters:
                             continue

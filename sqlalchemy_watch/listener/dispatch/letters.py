@@ -234,7 +234,7 @@ class Letters:
             filtering: list[Call] = []
             for sender, signals in route.destinations(row[0]):
                 event: Event[Any] = Event(sender, message, *row)
-                for signal in signals:
+                for signal in (*signals, self._router.everything):
                     for subscriber, argument in signal.calls_for(sender, event):
                         calls.append(Call(signal, subscriber, sender, argument))
                     for keys in tuple(signal.filters):

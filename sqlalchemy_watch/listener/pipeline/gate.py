@@ -86,6 +86,7 @@ class Gate:
     def renew(self, ledger: Ledger) -> None:
         """Begin a new tenure: what belongs to the one before is dropped."""
         with self._lock:
+            self.ledger.is_over = True
             self.ledger = ledger
             self._note_change()
 
@@ -108,7 +109,8 @@ class Gate:
             self._note_change()
 
     def _note_change(self) -> None:
-        is_held = self._closed or self.is_doubted or self.ledger is not self.served
+        self.ledger.is_paused = self._closed or self.is_doubted
+        is_held = self.ledger.is_paused or self.ledger is not self.served
         self.needs_attention = is_held or self.is_stopped or bool(self._news)
         self._changed.notify_all()
         if self.needs_attention:

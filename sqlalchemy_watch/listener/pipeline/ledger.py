@@ -33,8 +33,13 @@ class Ledger:
         self.acknowledged: int = acknowledged
         #: Events that are kept beyond the dispatch thread's present step.
         self.kept: int = 0
-        #: Called when more is acknowledged, or fewer events are kept than before.
+        #: Called when more is acknowledged, or fewer events are kept than before; and when all is abandoned.
         self.on_progress: Callable[[], None] = lambda: None
+        #: The gate's: True while nobody passes it, and once another tenure has begun.
+        self.is_paused: bool = False
+        self.is_over: bool = False
+        #: True once somebody will not let go of what is held, so that it is to be read again.
+        self.is_abandoned: bool = False
 
     def begin(self, parts: Iterable[Part], now: float) -> None:
         """Note the transactions that begin with these parts, before these are handed on.
@@ -45,7 +50,7 @@ class Ledger:
             for part in parts:
                 transaction = part.transaction
                 if not transaction.taken_at:
-                    transaction.taken_at = now
+                    transaction.taken_at, transaction.ledger = now, self
                     self._open.append(transaction)
 
     def hold(self, transaction: Transaction, events: int = 1) -> None:
@@ -83,6 +88,11 @@ class Ledger:
         """Have this called once the transaction is done, and all before it."""
         with self._lock:
             transaction.when_done = [*(transaction.when_done or ()), call]
+
+    def abandon(self) -> None:
+        """Have all come again that is not acknowledged: somebody who holds an event will never let go."""
+        self.is_abandoned = True
+        self.on_progress()
 
     def acknowledge(self, lsn: int) -> None:
         """Note that all up to there was done, here or elsewhere."""

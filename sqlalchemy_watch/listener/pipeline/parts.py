@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ...events.messages import Stamp
 
@@ -52,13 +52,29 @@ News: TypeAlias = Connected | Disconnected | Resync
 Message: TypeAlias = Notification | News | CaughtUp
 
 
+class Keeps(Protocol):
+    """The ledger, as its transactions know it."""
+
+    is_over: bool
+    is_paused: bool
+
+    def hold(self, transaction: Transaction, events: int = 1) -> None:
+        """Hold a transaction."""
+
+    def done(self, transaction: Transaction, events: int = 1) -> None:
+        """Let go of a transaction."""
+
+    def abandon(self) -> None:
+        """Have all come again that is not acknowledged."""
+
+
 class Transaction:
     """A transaction of the log; without durable delivery what came at once, since NOTIFY has no ends of transactions.
 
     It is done when nobody holds it. The reader does so from the beginning.
     """
 
-    __slots__ = ("end", "holds", "lsn", "stamp", "taken_at", "when_done")
+    __slots__ = ("end", "holds", "ledger", "lsn", "stamp", "taken_at", "when_done")
 
     def __init__(self, lsn: int | None = None, stamp: Stamp | None = None) -> None:
         #: The place in the server's log where it committed; None without durable delivery.
@@ -72,6 +88,30 @@ class Transaction:
         self.when_done: list[Callable[[], None]] | None = None
         #: When its first part was taken, by `time.monotonic()`; 0 before.
         self.taken_at: float = 0.0
+        #: In which it was begun.
+        self.ledger: Keeps
+
+    def hold(self) -> None:
+        """Hold it for an event more."""
+        self.ledger.hold(self)
+
+    def done(self) -> None:
+        """Let go of it for an event."""
+        self.ledger.done(self)
+
+    def abandon(self) -> None:
+        """Have all come again that is not acknowledged."""
+        self.ledger.abandon()
+
+    @property
+    def is_over(self) -> bool:
+        """True once it is not this process's to deliver any more."""
+        return self.ledger.is_over
+
+    @property
+    def is_paused(self) -> bool:
+        """True while another process may be the active consumer."""
+        return self.ledger.is_paused
 
 
 class Part(NamedTuple):

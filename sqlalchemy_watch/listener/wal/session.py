@@ -221,6 +221,8 @@ class WalSession:
 
     def _look_at_gate(self, now: float) -> None:
         """Ask whether the slot is ours still, where the process was suspended: what tells of that comes at the end."""
+        if self._ledger.is_abandoned:
+            raise psycopg.OperationalError("a stream was left before its end: what it has not seen is read again")
         self._gate.look(now)
         if not self._gate.is_doubted:
             self._gate.looked_at = now

@@ -56,6 +56,8 @@ HANDOVER_SECONDS = 0.2
 #: Seconds between attempts of a caller's thread to reach the server.
 RETRY_SECONDS = 0.2
 
+LEFT_UNSEEN = "a stream was left before its end, and nothing is connected that would hear the rest"
+
 SERVER_CHANGED = "the server is another one than before (restored, or failed over): it may lack what was delivered last"
 
 
@@ -71,8 +73,9 @@ class WalSource:
         gate: Gate,
         stats: ReadingStats,
         monitor: SlotMonitor,
+        has_receivers: Callable[[], bool],
     ) -> None:
-        self._connect, self._options = connect, options
+        self._connect, self._options, self._has_receivers = connect, options, has_receivers
         self._channels = sorted({route.watch.channel for route in routes})
         self._inbox, self._gate, self._stats, self._monitor = inbox, gate, stats, monitor
         self._preparation = Preparation(connect, options, monitor.look_at_triggers)
@@ -153,6 +156,8 @@ class WalSource:
     def connect_and_read(self) -> None:
         """Read the slot until stopped or lost; where another consumer is active, stand by until it is free."""
         stopping = self._keeper.stopping
+        if self._gate.ledger.is_abandoned:
+            self._wait_for_receivers()
         prepared = self._preparation.prepare(self.state, stopping)
         if prepared.begins is not None:
             self._know(moved_to=prepared.begins, slot_is_new=True)
@@ -180,6 +185,13 @@ class WalSource:
     def close(self) -> None:
         """Close what the thread was woken by."""
         self._wake.close()
+
+    def _wait_for_receivers(self) -> None:
+        """Wait until somebody is connected: what a stream has left unseen would be acknowledged unheard."""
+        missing, self.state.missing = self.state.missing, LEFT_UNSEEN
+        while not (self._has_receivers() or self._keeper.stopping.wait(RETRY_SECONDS)):
+            pass
+        self.state.missing = missing
 
     def _connect_walsender(self) -> psycopg.Connection[Any]:
         try:
@@ -238,7 +250,7 @@ class WalSource:
             self._monitor.xids.begin(next_txid(connection))
             self._know(newest=self._position.newest)
             decision = take_up(self._before, log_now, parse_lsn(row[0]))
-            if not decision.goes_on:
+            if not decision.goes_on or self._gate.ledger.is_abandoned:
                 self._begin_tenure(decision.acknowledged)
                 self._position = Position(decision.acknowledged)
             if decision.resync:
