@@ -55,6 +55,7 @@ from .listener.options import RetryPolicy
 from .listener.stats import Stats
 from .signals.filters import FilteredSignal
 from .signals.streams import EventIterator, EventStream, Resync
+from .signals.transactions import Transaction, TransactionsSignal
 from .signals.watch_signals import Details, EventsSignal, WatchSignal, WatchSignals
 from .triggers.install import install, status, uninstall
 from .watched import Watched, watch
@@ -81,6 +82,8 @@ __all__ = [
     "RetryPolicy",
     "SlotError",
     "Stats",
+    "Transaction",
+    "TransactionsSignal",
     "UnknownVersionError",
     "UnsupportedServerError",
     "Watch",

@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 from ..aio import sync_engine_of
 from ..declaring.targets import tables_of
 from ..errors import ListenerError
+from ..signals.transactions import TransactionsSignal, chunks_of
 from ..signals.watch_signals import EventsSignal, feed_of
 from . import processes
 from .decoding.values import ValueDecoders
@@ -117,6 +118,8 @@ class Listener:
         self._run: Run | None = None
         #: All events, in the order of the log: with `connect`, `batches`, `stream` and `iterate`, like a single signal.
         self.events: EventsSignal = EventsSignal(self)
+        #: With `durable`: whole transactions.
+        self.transactions: TransactionsSignal = TransactionsSignal(durable is not None)
         self.connected: LifecycleSignal[ConnectedReceiver] = lifecycle.connected
         self.disconnected: LifecycleSignal[DisconnectedReceiver] = lifecycle.disconnected
         self.resync: LifecycleSignal[ResyncReceiver] = lifecycle.resync
@@ -159,6 +162,7 @@ class Listener:
                         self._decoders,
                         self._lifecycle,
                         feed_of(self.events),
+                        chunks_of(self.transactions),
                         keeps_trying=not wait,
                     )
             if is_new:

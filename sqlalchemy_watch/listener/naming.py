@@ -6,11 +6,12 @@ Of an event's values its identity alone is told: logs never have the contents of
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from ..events.event import Event
 from ..signals.receivers import Subscriber, name_of
+from ..signals.transactions import Transaction
 
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = 80
@@ -36,9 +37,11 @@ def model_name(model: Any) -> str:
     return str(getattr(model, "__name__", None) or getattr(model, "key", model))
 
 
-def event_words(argument: Event[Any] | list[Event[Any]]) -> str:
-    """Return an event, or the first of a batch, in words such as `Order.inserted (7,)`."""
-    if isinstance(argument, list):
+def event_words(argument: Event[Any] | Sequence[Event[Any]] | Transaction) -> str:
+    """Return an event, or the first of several, in words such as `Order.inserted (7,)`."""
+    if isinstance(argument, Transaction):
+        argument = argument.events
+    if isinstance(argument, Sequence):
         others = f" and {len(argument) - 1} more" if len(argument) > 1 else ""
         return f"{event_words(argument[0])}{others}" if argument else "no event"
     try:

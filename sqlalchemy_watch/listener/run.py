@@ -19,6 +19,7 @@ from sqlalchemy import Table
 from ..errors import CatchUpTimeout, ListenerError, ListenerStartError, WatchError, one_line
 from ..signals.feeds import Feed
 from ..signals.receivers import function_name
+from ..signals.transactions import Chunks
 from . import health, processes
 from .decoding.routes import Router
 from .decoding.values import ValueDecoders
@@ -64,7 +65,7 @@ class Run:
 
     def __init__(
         self, connect: Connect, asker: Asker, options: Options, tables: Sequence[Table], decoders: ValueDecoders,
-        lifecycle: Lifecycle, everything: Feed, keeps_trying: bool,
+        lifecycle: Lifecycle, everything: Feed, chunks: Chunks, keeps_trying: bool,
     ) -> None:  # fmt: skip
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
         self._renamed = asker.renamed_schemas
@@ -73,6 +74,7 @@ class Run:
             everything=everything,
         )  # fmt: skip
         warn_of_unheard(self._router, tables, options.group)
+        self._chunks = chunks
         self._stats = Stats()
         self._waiting = Waiting(lifecycle.loop)
         #: True from the beginning to `stop()`, also while it reconnects.
@@ -99,7 +101,7 @@ class Run:
         )  # fmt: skip
         self._dispatcher = Dispatcher(
             self._inbox, self._gate, self._router, self._stats, self._on_news, NotTriedAgain(self._reports),
-            self._waiting, source.turns.read,
+            self._waiting, self._chunks, source.turns.read,
         )  # fmt: skip
 
     def _make_durable(self, connect: Connect, group: str) -> None:
@@ -111,13 +113,15 @@ class Run:
         policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
         visibility = Visibility(connect, options.heartbeat_timeout, policy.wait) if options.wait_visible else None
         self._dispatcher = Dispatcher(
-            inbox, gate, self._router, stats, self._on_news, policy, waiting, visibility=visibility
+            inbox, gate, self._router, stats, self._on_news, policy, waiting, self._chunks, visibility=visibility
         )
         self._dispatcher.placing.wait = policy.wait
         calling = Calling(
             self._dispatcher.receivers.call_all, policy.call_again, self._reports.report, self._on_dead_letter
         )
-        letters = Letters(group, options.retry, connect, self._router, waiting, stats, calling, inbox, gate)
+        letters = Letters(
+            group, options.retry, connect, self._router, waiting, stats, calling, inbox, gate, self._chunks
+        )
         policy.park, self._monitor.on_letter_due = letters.park, letters.note_due
 
     def start(self) -> None:
@@ -301,7 +305,7 @@ class Run:
         self._lifecycle.tell_dead_letter(receiver, event, error, self._waiting)
 
     def _has_receivers(self) -> bool:
-        return any(signal.has_receivers for signal in self._streamed)
+        return bool(self._chunks.sizes) or any(signal.has_receivers for signal in self._streamed)
 
     @property
     def _streamed(self) -> Iterable[Feed]:

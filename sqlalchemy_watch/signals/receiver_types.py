@@ -69,7 +69,7 @@ class BatchDecorator(Protocol[T]):
 
 
 #: No receiver was given: `connect` is to decorate one.
-_LATER: Any = object()
+LATER: Any = object()
 
 
 class _Connecting:
@@ -78,7 +78,7 @@ class _Connecting:
     __slots__ = ()
 
     def _connect_or_decorate(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> Any:
-        if receiver is _LATER:
+        if receiver is LATER:
             return partial(self._connect_or_decorate, sender=sender, weak=weak, name=name)
         self._connect(receiver, sender, weak, name)
         return receiver
@@ -104,7 +104,7 @@ class Connects(_Connecting, Generic[T]):
     @overload
     def connect(self, *, sender: Any = ..., weak: bool = ..., name: str | None = ...) -> Decorator[T]: ...
 
-    def connect(self, receiver: Any = _LATER, sender: Any = ANY, weak: bool = False, name: str | None = None) -> Any:
+    def connect(self, receiver: Any = LATER, sender: Any = ANY, weak: bool = False, name: str | None = None) -> Any:
         """Connect a receiver, to be called as `receiver(sender, event=event)`, and return it: a decorator as well::
 
             @Order.watch.inserted.connect
@@ -146,7 +146,7 @@ class ConnectsBatches(_Connecting, Generic[T]):
     @overload
     def connect(self, *, sender: Any = ..., weak: bool = ..., name: str | None = ...) -> BatchDecorator[T]: ...
 
-    def connect(self, receiver: Any = _LATER, sender: Any = ANY, weak: bool = False, name: str | None = None) -> Any:
+    def connect(self, receiver: Any = LATER, sender: Any = ANY, weak: bool = False, name: str | None = None) -> Any:
         """Connect a receiver, to be called as `receiver(sender, events=[...])`, and return it: a decorator as well.
 
         It stays connected until it is disconnected, whoever else refers to it. The parameters are those of

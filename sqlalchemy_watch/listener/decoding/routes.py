@@ -142,7 +142,7 @@ class Router:
         schemas: SchemaMap = NO_MAP,
         everything: Feed | None = None,
     ) -> None:
-        self._listener = listener
+        self.listener: Any = listener
         #: Hears all events of the listener.
         self.everything: Feed = everything or Feed("listener.events")
         self.routes: list[Route] = []
@@ -173,7 +173,7 @@ class Router:
             error.tells_of_rows |= any(route.decoder.begins(payload) for route in self.by_channel.get(channel, ()))
             raise
         if found is not None and not isinstance(found, Elsewhere):
-            found[1].message.listener = self._listener
+            found[1].message.listener = self.listener
         return found
 
     def decode_as_ours(self, elsewhere: Elsewhere, schema: str) -> Found:
@@ -183,7 +183,7 @@ class Router:
         :raises PayloadError: where the payload can't be read.
         """
         decoded = elsewhere.route.decoder.decode(elsewhere.fields, schema, elsewhere.stamp)
-        decoded.message.listener = self._listener
+        decoded.message.listener = self.listener
         return elsewhere.route, decoded
 
     def _decode(self, channel: str, payload: bytes, stamp: Stamp | None) -> Found | Elsewhere | None:

@@ -11,6 +11,7 @@ from ...events.event import Event
 from ...signals.feeds import Feed
 from ...signals.matching import Keys
 from ...signals.receivers import Subscriber
+from ...signals.transactions import Transaction
 from ..waiting import Coroutine, Waiting
 
 #: Calls receivers with an event; deals with their failures itself.
@@ -25,12 +26,19 @@ class Connectable(Protocol):
 
 
 class Call(NamedTuple):
-    """A receiver, and what it is called with: an event, or for one of batches a list."""
+    """A receiver, and what it is called with: an event; a list, of batches; or a transaction."""
 
     signal: Connectable
     subscriber: Subscriber
     sender: Any
     argument: Any
+
+    @property
+    def events(self) -> Sequence[Event[Any]]:
+        """The event, or all of them."""
+        if isinstance(self.argument, Transaction):
+            return self.argument.events
+        return self.argument if isinstance(self.argument, list) else [self.argument]
 
     @property
     def is_wanted(self) -> bool:
@@ -45,6 +53,8 @@ class Call(NamedTuple):
             return receiver(self.sender, self.argument)
         if isinstance(self.argument, list):
             return receiver(self.sender, events=self.argument)
+        if isinstance(self.argument, Transaction):
+            return receiver(self.sender, transaction=self.argument)
         return receiver(self.sender, event=self.argument)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ...errors import PayloadError
 from ...events.event import Event
+from ...signals.transactions import Chunks
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
 from ..pipeline.gate import Gate, Revoked
@@ -27,6 +28,7 @@ from .placing import Placing
 from .positions import Positions
 from .receivers import Receivers
 from .resyncs import Resyncs
+from .transactions import Transactions
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -73,13 +75,15 @@ class Dispatcher:
 
     def __init__(
         self, inbox: Inbox, gate: Gate, router: Router, stats: Stats, on_news: OnNews, policy: Policy,
-        waiting: Waiting, read_source: ReadSource = lambda deadline: False, visibility: Shows | None = None,
+        waiting: Waiting, chunks: Chunks, read_source: ReadSource = lambda deadline: False,
+        visibility: Shows | None = None,
     ) -> None:  # fmt: skip
         self._inbox, self._gate, self._router, self._stats = inbox, gate, router, stats
         self._on_news, self._policy, self._waiting = on_news, policy, waiting
         self._read_source, self._visibility = read_source, visibility
         self._batches = Batches(gate, waiting, policy)
         self._receivers = Receivers(gate, waiting, policy, self._batches)
+        self._transactions = Transactions(chunks, router.listener, gate, waiting, policy)
         self._resyncs = Resyncs(gate)
         self._positions = Positions()
         #: That of which something is handled; and one that is held since an event of it, or of one behind it, was
@@ -174,12 +178,16 @@ class Dispatcher:
                 handle = self._handle_notification if isinstance(message, Notification) else self._handle_mark
                 if not self._until_done(handle, transaction, message) and gate.is_stopped:
                     return
-            if is_last and ledger is gate.served:
+            if is_last and ledger is gate.served and self._end_transaction():
                 ledger.handled(transaction)
                 if transaction.when_done:
                     ledger.settle()
         self._transaction = None
         ledger.settle()
+
+    def _end_transaction(self) -> bool:
+        """Deliver what waited for the end; return False where that was not done."""
+        return not self._transactions.are_gathered or self._until_done(self._transactions.end)
 
     def _until_done(self, action: Callable[..., Any], *arguments: Any) -> bool:
         """Do something. With durable delivery until that has succeeded: what was not heard must not be acknowledged.
@@ -218,6 +226,7 @@ class Dispatcher:
         """Drop what belongs to a tenure that is over: it comes again, or another consumer delivered it."""
         self._gate.serve(self._gate.ledger)
         self._batches.forget()
+        self._transactions.forget()
         self._resyncs.forget()
         self._passed_over = None
         self._positions = Positions()
@@ -334,6 +343,7 @@ class Dispatcher:
             self._newest = message.at, time.time()
         everything = self._router.everything
         others = (everything,) if everything.has_receivers else ()
+        gathers = self._transactions.are_wanted
         uniform = route.destinations(()) if route.is_uniform else None
         reasons, bugs = set[str](), list[BaseException]()
         for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):
@@ -356,6 +366,8 @@ class Dispatcher:
                             receivers.call_all(signal, subscribers, sender, event)
                         if signal.filters:
                             reasons |= receivers.call_filtered(signal, sender, event)
+                    if gathers:
+                        self._transactions.take(event or Event(sender, message, values, extras, number))
             except BaseException as error:
                 if self._policy.repeats:
                     self._next_row = number

@@ -104,7 +104,7 @@ class TriedAgain:
             if not call.is_wanted:
                 return
             if policy.is_exhausted(attempts) or not policy.in_order:
-                for event in call.argument if isinstance(call.argument, list) else [call.argument]:
+                for event in call.events:
                     self.park(call, event, error, attempts)
                 return
             self._pause_for(call, policy.delay(attempts))

@@ -19,6 +19,7 @@ from ...errors import PayloadError, one_line
 from ...events.event import Event
 from ...events.messages import parts_of
 from ...signals.receivers import name_of
+from ...signals.transactions import Chunks
 from ..decoding.routes import Elsewhere, Router
 from ..naming import event_words, numbered_names
 from ..options import RetryPolicy
@@ -31,6 +32,7 @@ from ..waiting import Waiting
 from . import dead_letters
 from .calls import Call, CallAll, FilterReceiver
 from .dead_letters import DeadLetter
+from .transactions import transaction_of
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -72,11 +74,11 @@ class Letters:
 
     def __init__(
         self, group: str, policy: RetryPolicy, connect: Connect, router: Router, waiting: Waiting,
-        stats: DispatchStats, calling: Calling, inbox: Inbox, gate: Gate,
+        stats: DispatchStats, calling: Calling, inbox: Inbox, gate: Gate, chunks: Chunks,
     ) -> None:  # fmt: skip
         self._group, self._policy, self._connect = group, policy, connect
         self._router, self._waiting, self._stats, self._calling = router, waiting, stats, calling
-        self._inbox, self._gate = inbox, gate
+        self._inbox, self._gate, self._chunks = inbox, gate, chunks
         #: True while `retry_next` is in the inbox: once is enough.
         self._is_due = False
         #: By lsn, position and name; the oldest first.
@@ -196,7 +198,7 @@ class Letters:
         noted = dead_letters.update(connection, letter, outcome, None if exhausted else self._policy.delay(attempts))
         if noted and exhausted and failure is not None:
             call, error = failure
-            self._give_up(call, call.argument[0] if isinstance(call.argument, list) else call.argument, error)
+            self._give_up(call, call.events[0], error)
 
     def _fate(self, attempts: int) -> str:
         if self._policy.is_exhausted(attempts):
@@ -240,6 +242,9 @@ class Letters:
                     for keys in tuple(signal.filters):
                         filters = FilterReceiver(signal, keys, self._calling.call_all)
                         filtering.append(Call(filters, filters.as_subscriber(), sender, event))
+                for subscriber in self._chunks.subscribers.for_sender(None):
+                    transaction = transaction_of([event], 0, is_last=True)
+                    calls.append(Call(self._chunks, subscriber, self._router.listener, transaction))
             calls += filtering
             yield from zip(numbered_names(call.subscriber for call in calls), calls, strict=True)
 

@@ -24,6 +24,7 @@ from sqlalchemy_watch.listener.pipeline.ledger import Ledger
 from sqlalchemy_watch.listener.pipeline.parts import News, Notification, Resync
 from sqlalchemy_watch.listener.stats import Stats
 from sqlalchemy_watch.listener.waiting import Waiting
+from sqlalchemy_watch.signals.transactions import Chunks
 
 Base = declare_base()
 declare_user(Base)
@@ -39,7 +40,7 @@ class Dispatching:
         self.told: SimpleQueue[News] = SimpleQueue()
         policy = NotTriedAgain(Reports(stats, self._note_failure))
         gate = Gate(self.inbox, self.ledger)
-        self.dispatcher = Dispatcher(self.inbox, gate, ROUTER, stats, self.told.put, policy, Waiting())
+        self.dispatcher = Dispatcher(self.inbox, gate, ROUTER, stats, self.told.put, policy, Waiting(), Chunks())
 
     def __enter__(self) -> Dispatching:
         self.dispatcher.thread.start()
