@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL
 from ..aio import sync_engine_of
 from ..declaring.targets import tables_of
 from ..errors import ListenerError
+from ..events.event import Event
 from ..signals.transactions import TransactionsSignal, chunks_of
 from ..signals.watch_signals import EventsSignal, feed_of
 from . import processes
@@ -25,7 +26,7 @@ from .lifecycle import (
     LifecycleSignal,
     ResyncReceiver,
 )
-from .options import Options, RetryPolicy, check_schemas, retry_policy
+from .options import Options, RetryPolicy, check_key, check_key_is_carried, check_schemas, retry_policy
 from .run import Run
 from .server.asking import Asker
 from .server.connect import connector
@@ -59,6 +60,12 @@ class Listener:
     :param wait_visible: with `durable`: True to call no receiver before the row is visible to other sessions, so that
         it can be loaded. A commit is in the log a moment before that, and behind a synchronous standby that does not
         answer much earlier. It takes a query for each burst of transactions.
+    :param workers: receivers that may be called at the same time: events of one key come one after the other, those of
+        different keys side by side, so receivers run in several threads. Coroutine receivers run side by side in their
+        event loop. `truncated` and `resync` wait for all that is in front of them, and all else waits for them.
+    :param key: with `workers`: a function that returns the key of an event, or a column that all events carry, such as
+        `Order.customer_id`. By default it is table and identity. An UPDATE of the key itself has no order between the
+        events of the old and of the new one.
     :param exclusive: a name: of all processes whose listeners have it one hears, and the others stand by, by an
         advisory lock of the database that goes with the connection. The one that takes over has a `resync`.
         Not with `durable`, where it is so anyway.
@@ -94,6 +101,8 @@ class Listener:
         retry: RetryPolicy | None = None,
         decoding_memory: str | None = "256MB",
         wait_visible: bool = True,
+        workers: int = 1,
+        key: Callable[[Event[Any]], Hashable] | Any = None,
         exclusive: str | None = None,
         schemas: Iterable[str] | None = None,
     ) -> None:
@@ -108,9 +117,11 @@ class Listener:
             homes,
             decoding_memory,
             wait_visible,
+            workers,
+            check_key(key),
         )
         self._targets = targets
-        tables_of(*targets)  # refuses those that can't be watched
+        check_key_is_carried(self._options.key, tables_of(*targets))  # refuses targets that can't be watched
         self._connect = connector(engine, listen_url, seconds=heartbeat_timeout)
         self._asker = Asker(engine, self._connect, has_listen_url=listen_url is not None)
         self._decoders = ValueDecoders(sync_engine_of(engine))
@@ -154,6 +165,7 @@ class Listener:
                 if run is None or not run.is_running:
                     self._lifecycle.loop = self._lifecycle.loop or _running_loop()
                     tables, is_new = tables_of(*self._targets), True
+                    check_key_is_carried(self._options.key, tables)
                     self._run = run = Run(
                         self._connect,
                         self._asker,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+from sqlalchemy import Table
+
+from ..declaring.targets import watches_of_table
 from ..errors import ConfigurationError
 
 #: The schemas to hear, for tables declared without one; None for those where the engine's search_path leads.
@@ -82,6 +85,10 @@ class Options:
     decoding_memory: str | None = None
     #: With durable delivery: True to have events wait until their rows are visible.
     wait_visible: bool = True
+    #: Receivers that may be called at the same time, for events of different keys.
+    workers: int = 1
+    #: A callable, or the name of an attribute; None for table and identity.
+    key: Callable[[Any], Hashable] | str | None = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_interval", "heartbeat_timeout"):
@@ -94,6 +101,10 @@ class Options:
             check_group_name(self.group)
         if self.exclusive is not None:
             self._check_exclusive(self.exclusive)
+        if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
+            raise ConfigurationError(f"workers must be an int of at least 1, not {self.workers!r}")
+        if self.key is not None and self.workers == 1:
+            raise ConfigurationError("key is for workers=: with one worker all events come one after the other anyway")
         if not isinstance(self.wait_visible, bool):
             raise ConfigurationError(f"wait_visible must be True or False, not {self.wait_visible!r}")
         if self.decoding_memory is not None:
@@ -110,6 +121,13 @@ class Options:
                 f"exclusive={name!r} and durable={self.group!r} don't go together: of a consumer group one process is "
                 f"active anyway, so remove exclusive="
             )
+
+    @property
+    def key_of(self) -> Callable[[Any], Hashable] | None:
+        """Returns the key of an event; None for table and identity."""
+        if self.key is None or callable(self.key):
+            return self.key
+        return _value_of(self.key)
 
     @property
     def slot(self) -> str:
@@ -184,3 +202,41 @@ def retry_policy(group: str | None, max_attempts: int | None, retry: RetryPolicy
     if retry is not None and max_attempts is not None:
         raise ConfigurationError("max_attempts is part of retry=RetryPolicy(max_attempts=...): give one of them")
     return retry or RetryPolicy(max_attempts=max_attempts)
+
+
+def check_key(key: object) -> Callable[[Any], Hashable] | str | None:
+    """Return the key of lanes as a callable, or the name of an attribute.
+
+    :raises ConfigurationError: for anything else.
+    """
+    if key is None or isinstance(key, str):
+        return key
+    name = getattr(key, "key", None)  # Order.customer_id, or a Column
+    if isinstance(name, str):
+        return name
+    if callable(key):
+        return key
+    raise ConfigurationError(f"key must be a function of an event, or a column such as Order.customer_id, not {key!r}")
+
+
+def check_key_is_carried(key: Callable[[Any], Hashable] | str | None, tables: Iterable[Table]) -> None:
+    """Refuse a key that some event would lack.
+
+    :raises ConfigurationError: naming the watch, and the remedy.
+    """
+    if not isinstance(key, str):
+        return
+    for table in tables:
+        for watch in watches_of_table(table):
+            if watch.operation != "truncated" and key not in [column.attribute for column in watch.carried]:
+                raise ConfigurationError(
+                    f"key={key!r}: the events of watch {watch.label!r} of table {table.key!r} do not carry it: add it "
+                    f"to extra_columns, or pass a function that returns the key of every event"
+                )
+
+
+def _value_of(name: str) -> Callable[[Any], Hashable]:
+    def value_of(event: Any) -> Hashable:
+        return event.values.get(name)  # type: ignore[no-any-return]
+
+    return value_of

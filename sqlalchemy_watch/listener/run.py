@@ -24,7 +24,8 @@ from . import health, processes
 from .decoding.routes import Router
 from .decoding.values import ValueDecoders
 from .dispatch.dispatcher import Dispatcher
-from .dispatch.failures import NotTriedAgain, Reports, TriedAgain
+from .dispatch.failures import NotTriedAgain, Policy, Reports, TriedAgain
+from .dispatch.lanes import Lanes
 from .dispatch.letters import Calling, Letters
 from .lifecycle import Lifecycle
 from .naming import event_words
@@ -99,10 +100,16 @@ class Run:
             connect, self._options, self._router.routes, self._inbox, self._gate.ledger, self._stats,
             self._look_at_triggers, self._look_at_dispatcher,
         )  # fmt: skip
+        policy = NotTriedAgain(self._reports)
         self._dispatcher = Dispatcher(
-            self._inbox, self._gate, self._router, self._stats, self._on_news, NotTriedAgain(self._reports),
-            self._waiting, self._chunks, source.turns.read,
+            self._inbox, self._gate, self._router, self._stats, self._on_news, policy, self._waiting, self._chunks,
+            source.turns.read, lanes=self._make_lanes(policy), key_of=self._options.key_of,
         )  # fmt: skip
+
+    def _make_lanes(self, policy: Policy) -> Lanes | None:
+        if self._options.workers == 1:
+            return None
+        return Lanes(self._options.workers, self._gate, self._waiting, policy)
 
     def _make_durable(self, connect: Connect, group: str) -> None:
         options, inbox, gate, stats, waiting = self._options, self._inbox, self._gate, self._stats, self._waiting
@@ -113,8 +120,9 @@ class Run:
         policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
         visibility = Visibility(connect, options.heartbeat_timeout, policy.wait) if options.wait_visible else None
         self._dispatcher = Dispatcher(
-            inbox, gate, self._router, stats, self._on_news, policy, waiting, self._chunks, visibility=visibility
-        )
+            inbox, gate, self._router, stats, self._on_news, policy, waiting, self._chunks,
+            visibility=visibility, lanes=self._make_lanes(policy), key_of=options.key_of,
+        )  # fmt: skip
         self._dispatcher.placing.wait = policy.wait
         calling = Calling(
             self._dispatcher.receivers.call_all, policy.call_again, self._reports.report, self._on_dead_letter
@@ -192,6 +200,8 @@ class Run:
         for part in (self._dispatcher, self._source, self._monitor):
             if part is not None:
                 part.stop()
+                for thread in part.workers if isinstance(part, Dispatcher) else ():
+                    _join(thread, deadline, logging.WARNING)
                 _join(part.thread, deadline, logging.WARNING if part is self._dispatcher else logging.INFO)
         for signal in self._streamed:
             signal.detach(self)
@@ -218,7 +228,7 @@ class Run:
         :raises ListenerError: in a receiver, and where another process is heard in place of this one.
         """
         source = self._source
-        if self._dispatcher.thread is threading.current_thread():
+        if threading.current_thread() in (self._dispatcher.thread, *self._dispatcher.workers):
             raise ListenerError("catch_up() in a receiver would wait for itself: call it from another thread")
         done = threading.Event()
         deadline = time.monotonic() + timeout

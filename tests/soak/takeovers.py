@@ -61,7 +61,7 @@ class Looking:
             with suppress(psycopg.OperationalError), psycopg.connect(self._url, autocommit=True) as connection:
                 while not self._stopping.wait(BETWEEN_LOOKS):
                     row = connection.execute(query, [GROUP]).fetchone()
-                    if row is not None and (not self.seen or row[0] != self.seen[-1].lsn):
+                    if row is not None and row[0] is not None and (not self.seen or row[0] != self.seen[-1].lsn):
                         self.seen.append(Acknowledged(time.monotonic_ns(), row[0]))
             self._stopping.wait(BETWEEN_LOOKS)
 

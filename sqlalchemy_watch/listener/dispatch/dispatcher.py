@@ -7,15 +7,17 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from ...errors import PayloadError
 from ...events.event import Event
+from ...signals.matching import freeze
 from ...signals.transactions import Chunks
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
+from ..naming import event_words
 from ..pipeline.gate import Gate, Revoked
 from ..pipeline.inbox import Inbox, Lot
 from ..pipeline.parts import CaughtUp, Connected, News, Notification, Resync, Transaction
@@ -24,6 +26,7 @@ from ..waiting import Waiting
 from .batches import Batches
 from .failures import Policy
 from .garbage import GarbageLog
+from .lanes import KeyOf, Lanes
 from .placing import Placing
 from .positions import Positions
 from .receivers import Receivers
@@ -71,16 +74,19 @@ class Dispatcher:
     :param policy: for receivers that raise, and errors of the library's own.
     :param read_source: reads in this thread while there is nothing to do.
     :param visibility: has events wait until their rows are visible; None where they are, or need not be.
+    :param lanes: calls receivers; None where this thread does.
+    :param key_of: returns the key of an event, of which the lane is; by default it is table and identity.
     """
 
     def __init__(
         self, inbox: Inbox, gate: Gate, router: Router, stats: Stats, on_news: OnNews, policy: Policy,
         waiting: Waiting, chunks: Chunks, read_source: ReadSource = lambda deadline: False,
-        visibility: Shows | None = None,
+        visibility: Shows | None = None, lanes: Lanes | None = None, key_of: KeyOf | None = None,
     ) -> None:  # fmt: skip
         self._inbox, self._gate, self._router, self._stats = inbox, gate, router, stats
         self._on_news, self._policy, self._waiting = on_news, policy, waiting
         self._read_source, self._visibility = read_source, visibility
+        self._lanes, self._key_of = lanes, key_of
         self._batches = Batches(gate, waiting, policy)
         self._receivers = Receivers(gate, waiting, policy, self._batches)
         self._transactions = Transactions(chunks, router.listener, gate, waiting, policy)
@@ -111,6 +117,11 @@ class Dispatcher:
         return self._receivers
 
     @property
+    def workers(self) -> Sequence[threading.Thread]:
+        """The threads that call receivers beside this one."""
+        return [] if self._lanes is None else list(self._lanes.threads)
+
+    @property
     def lag(self) -> float | None:
         """Seconds between `emitted_at` and dispatch, of the newest event; None before the first."""
         newest = self._newest
@@ -120,6 +131,8 @@ class Dispatcher:
         """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
         self._gate.stop()
         self._waiting.stop()
+        if self._lanes is not None:
+            self._lanes.stop()
         if not self._policy.repeats:
             self._inbox.drop_rest()
 
@@ -286,6 +299,8 @@ class Dispatcher:
     def _tell(self, news: News) -> None:
         """Tell of the connection, or of a gap: in the order of events, and so behind what has been gathered."""
         try:
+            if self._lanes is not None and isinstance(news, Resync):
+                self._lanes.drain()
             self._batches.deliver_due()
         finally:
             self._on_news(news)
@@ -345,6 +360,10 @@ class Dispatcher:
         others = (everything,) if everything.has_receivers else ()
         gathers = self._transactions.are_wanted
         uniform = route.destinations(()) if route.is_uniform else None
+        lanes = self._lanes
+        if lanes is not None and message.kind.operation == "truncated":  # of all keys
+            lanes.drain()
+            lanes = None
         reasons, bugs = set[str](), list[BaseException]()
         for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):
             if gate.needs_attention and not gate.await_turn():
@@ -353,6 +372,7 @@ class Dispatcher:
             if number < self._next_row:
                 continue
             stats.events += 1
+            receivers.collected = None if lanes is None else []
             try:
                 for sender, signals in uniform or route.destinations(values):
                     event: Event[Any] | None = None
@@ -368,16 +388,30 @@ class Dispatcher:
                             reasons |= receivers.call_filtered(signal, sender, event)
                     if gathers:
                         self._transactions.take(event or Event(sender, message, values, extras, number))
+                if lanes is not None and receivers.collected:
+                    key = self._key(route, receivers.collected[0].argument)
+                    lanes.take(transaction, key, receivers.collected)
             except BaseException as error:
                 if self._policy.repeats:
                     self._next_row = number
                     raise
                 bugs.append(error)  # that is a gap; the other rows are gone on with
+        receivers.collected = None
         for reason in reasons:
             self._ask_to_resync(reason)
         if bugs:
             log.error("unexpected error while dispatching %d of %d rows", len(bugs), len(rows), exc_info=bugs[0])
             self._ask_to_resync(UNEXPECTED)
+
+    def _key(self, route: Route, event: Event[Any]) -> Hashable:
+        """Return the key of the event's lane; what can't be compared has one of its own."""
+        try:
+            key = (route.table.key, event.identity) if self._key_of is None else self._key_of(event)
+            hash(frozen := freeze(key))
+        except Exception:  # from the value's own code, or the application's
+            log.exception("%s has no key: it comes beside all others", event_words(event))
+            return object()
+        return frozen
 
     def _end(self) -> None:
         """Deliver at `stop()` what has been gathered. Coroutines get `LAST_BATCH_SECONDS` for it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -29,10 +30,12 @@ class Reports:
 
     def __init__(self, stats: DispatchStats, on_failure: OnFailure) -> None:
         self._stats, self._on_failure = stats, on_failure
+        self._lock = threading.RLock()  # of lanes, which run side by side
 
     def report(self, call: Call, error: BaseException, fate: str) -> None:
         """Report a failure, with what comes of the event in words."""
-        self._stats.failed_receivers += 1
+        with self._lock:
+            self._stats.failed_receivers += 1
         with contextlib.suppress(Exception):  # a failure to log
             self._on_failure(call.subscriber.resolve(), call.argument, error, fate)
 
@@ -47,6 +50,12 @@ class Policy(Protocol):
         """Deal with a receiver that raised.
 
         :raises Revoked: where the tenure is over.
+        """
+
+    def failed_in_lane(self, call: Call, error: BaseException, attempts: int) -> float | None:
+        """Deal with a receiver that raised in a lane, which waits by itself.
+
+        :returns: seconds after which it is called again; None where it is not.
         """
 
     def pause_after_bug(self, attempts: int) -> bool:
@@ -64,6 +73,11 @@ class NotTriedAgain:
     def failed(self, call: Call, error: BaseException) -> None:
         """Report it."""
         self._reports.report(call, error, "not tried again")
+
+    def failed_in_lane(self, call: Call, error: BaseException, attempts: int) -> float | None:
+        """Report it."""
+        self.failed(call, error)
+        return None
 
     def pause_after_bug(self, attempts: int) -> bool:
         """Return False: that is a gap."""
@@ -121,6 +135,21 @@ class TriedAgain:
             error = failure
             attempts += 1
         waiting.was_cut_short = True
+
+    def failed_in_lane(self, call: Call, error: BaseException, attempts: int) -> float | None:
+        """Return after how many seconds the receiver is called again; None where the event is given up, or parked."""
+        if attempts > 1:
+            self._stats.retries += 1
+        self._reports.report(call, error, self._fate(attempts))
+        release(error)
+        policy = self._policy
+        if not call.is_wanted:
+            return None
+        if policy.is_exhausted(attempts) or not policy.in_order:
+            for event in call.events:
+                self.park(call, event, error, attempts)
+            return None
+        return policy.delay(attempts)
 
     def _fate(self, attempts: int) -> str:
         policy = self._policy

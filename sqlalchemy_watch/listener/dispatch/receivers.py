@@ -30,6 +30,8 @@ class Receivers:
         self._gate, self._waiting, self._policy, self._batches = gate, waiting, policy, batches
         #: That of the event.
         self.transaction: Transaction = Transaction()
+        #: While lanes are in use: the calls of the present event that go into one; None where all are made at once.
+        self.collected: list[Call] | None = None
 
     def call_all(self, signal: Feed, subscribers: tuple[Subscriber, ...], sender: Any, event: Event[Any]) -> None:
         """Call receivers. Failures are dealt with after all have been called."""
@@ -39,6 +41,9 @@ class Receivers:
         for subscriber in subscribers:
             if gate.needs_attention and not gate.await_turn():  # by the receiver before
                 break
+            if self.collected is not None and subscriber.batch is None and not subscriber.in_order:
+                self.collected.append(Call(signal, subscriber, sender, event))
+                continue
             if subscriber.is_async:
                 coroutines = [*(coroutines or ()), Call(signal, subscriber, sender, event)]
                 continue

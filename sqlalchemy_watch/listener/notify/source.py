@@ -54,6 +54,7 @@ class NotifySource:
     ) -> None:
         self._connect, self._options, self._routes = connect, options, routes
         self._inbox, self._ledger, self._stats = inbox, ledger, stats
+        ledger.on_progress = self._note_progress
         self._on_connected, self._on_heartbeat = on_connected, on_heartbeat
         self._own_channel = f"watch_listener_{uuid.uuid4().hex}"
         self._wake = Wake()
@@ -132,6 +133,12 @@ class NotifySource:
     def tell(self, item: Connected | Disconnected) -> None:
         """Pass on that the connection is there, or lost."""
         self._put(item)
+
+    def _note_progress(self) -> None:
+        """Let the dispatch thread look around, which may be the one that reads, where a resync waits for space."""
+        if self._inbox.owes:
+            self._inbox.wake()
+            self._wake.set()
 
     def _put(self, news: News) -> None:
         self._inbox.put_mark(self._ledger, news)

@@ -133,6 +133,17 @@ class Gate:
             raise Revoked
         return not self.is_stopped
 
+    def admits(self, ledger: Ledger) -> bool:
+        """In another thread: wait while the gate is closed.
+
+        :returns: False where the tenure is over, or all is stopped.
+        """
+        if self.needs_attention:
+            with self._lock:
+                while self.ledger is ledger and ledger.is_paused and not self.is_stopped:
+                    self._changed.wait()
+        return self.ledger is ledger and not self.is_stopped
+
     def _next_news(self) -> News | None:
         with self._lock:
             while not self.is_stopped:

@@ -88,6 +88,11 @@ class Inbox:
             self._is_waking = True
             self._work.put(_nothing)
 
+    @property
+    def owes(self) -> bool:
+        """True if something is to be put once the inbox has been emptied, and receivers have space again."""
+        return bool(self._owed)
+
     def put_or_drop(self, ledger: Ledger, notifications: Sequence[Notification]) -> None:
         """Add notifications, and drop those that don't fit. Never waits."""
         begins = False
