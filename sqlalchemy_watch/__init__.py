@@ -37,6 +37,7 @@ aio         SQLAlchemy's asynchronous objects, told without importing them
 from .catalog.status import WatchStatus
 from .declaring.spec import Watch
 from .errors import (
+    BatchFailed,
     CatchUpTimeout,
     ConfigurationError,
     EventsDropped,
@@ -64,6 +65,7 @@ from .writers import context, muted
 __version__ = "0.1.0"
 
 __all__ = [
+    "BatchFailed",
     "CatchUpTimeout",
     "ConfigurationError",
     "Details",

@@ -18,6 +18,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from typing import Any
 
 __all__ = [
     "CatchUpTimeout",
@@ -82,6 +84,17 @@ class EventsDropped(WatchError):
         super().__init__(f"events are missing here: {reason}; reload what you hold")
         self.reason = reason
         self.dropped = dropped
+
+
+class BatchFailed(WatchError):
+    """Raised by a receiver of batches: only these of its events have failed.
+
+    The others count as taken. A consumer group's receiver is called again with these alone; given up, they are letters.
+    """
+
+    def __init__(self, events: Iterable[Any]) -> None:
+        self.events = list(events)
+        super().__init__(f"{len(self.events)} events of a batch have failed")
 
 
 class PayloadError(WatchError):

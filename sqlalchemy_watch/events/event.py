@@ -73,10 +73,11 @@ class Event(ChangedRow[T_co]):
     def to_dict(self) -> dict[str, Any]:
         """Return the event as JSON has it, for `json.dumps` and the like::
 
-            {"model": "Order", "table": "orders", "schema": "public", "operation": "updated", "label": "updated",
-             "identity": [7], "values": {"id": 7, "total": "12.50"}, "old": {"id": 7, "total": "10.00"},
-             "changed": ["total"], "partial": False, "txid": 771, "emitted_at": "2024-02-29T12:34:56.789012+00:00",
-             "context": {"request_id": "5f1c"}, "lsn": None, "position": None}
+            {"id": "771-watch_orders_updated-0", "model": "Order", "table": "orders", "schema": "public",
+             "operation": "updated", "label": "updated", "identity": [7], "values": {"id": 7, "total": "12.50"},
+             "old": {"id": 7, "total": "10.00"}, "changed": ["total"], "partial": False, "txid": 771,
+             "emitted_at": "2024-02-29T12:34:56.789012+00:00", "context": {"request_id": "5f1c"}, "lsn": None,
+             "position": None}
 
         Decimal and UUID are texts, an Enum is its name, times are ISO 8601, a timedelta is its seconds, bytes are
         base64. For a Core table `model` is its key.
@@ -86,6 +87,7 @@ class Event(ChangedRow[T_co]):
         message, kind = self._message, self._message.kind
         values = write_values(self._model, kind.label, self.values)
         return {
+            "id": self.id,
             "model": name_of_model(self._model),
             "table": table_of_model(self._model),
             "schema": message.schema,
@@ -124,6 +126,7 @@ class Event(ChangedRow[T_co]):
         kind = EventKind(cast(Operation, parts.operation), parts.label, parts.key_length, parts.attributes)
         message = Message(kind, parts.txid, parts.at, parts.context, parts.schema)
         message.lsn, message.first_position = parts.lsn, parts.position
+        message.channel, message.first_number = parts.channel, parts.number
         has_extras = parts.old is not None or parts.changed is not None or parts.partial
         extras = Extras(parts.old, parts.changed, parts.partial) if has_extras else None
         return Event(parts.model, message, parts.row, extras)
@@ -142,7 +145,7 @@ class Event(ChangedRow[T_co]):
         return (
             (kind.operation, kind.label, kind.key_length, kind.attributes),
             (message.txid, message.at, message.context, message.schema),
-            (message.lsn, message.first_position),
+            (message.lsn, message.first_position, message.channel, message.first_number),
             self._row,
             None if extras is None else tuple(extras),
             self._index,
@@ -157,13 +160,13 @@ def _restore(
     model: Any,
     kind: tuple[Any, ...],
     message: tuple[Any, ...],
-    place: tuple[int | None, int | None],
+    place: tuple[int | None, int | None, str, int],
     row: tuple[Any, ...],
     extras: tuple[Any, ...] | None,
     index: int,
 ) -> Event[Any]:
     """Return a copied or unpickled event. Without a listener, which is of another process, or no part of the event."""
     restored = Message(EventKind(*kind), *message)
-    restored.lsn, restored.first_position = place
+    restored.lsn, restored.first_position, restored.channel, restored.first_number = place
     found = model.resolve() if isinstance(model, ModelReference) else model
     return Event(found, restored, row, None if extras is None else Extras(*extras), index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from .models import WatchedColumns, find_model, name_of_model, shown, watched
 
 #: The fields, and the types of their values.
 _FIELDS: dict[str, tuple[type, ...]] = {
+    "id": (str,),
     "model": (str,),
     "table": (str,),
     "schema": (str,),
@@ -51,6 +53,8 @@ class Parts(NamedTuple):
     context: Mapping[str, Any]
     lsn: int | None
     position: int | None
+    channel: str
+    number: int
 
 
 def write_values(model: Any, label: str, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,7 +113,20 @@ def read_event(text: str | bytes, targets: Iterable[Any]) -> Parts:
         context=_read_context(fields["context"]),
         lsn=fields["lsn"],
         position=fields["position"],
+        **_read_id(fields),
     )
+
+
+def _read_id(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return channel and number, which only an event without durable delivery has."""
+    if fields["lsn"] is not None:
+        if fields["position"] is None or fields["id"] != f"{fields['lsn']:016X}-{fields['position']}":
+            raise PayloadError("field 'id' is not that of lsn and position")
+        return {"channel": "", "number": 0}
+    found = re.fullmatch(rf"{fields['txid']}-(.*)-([0-9]{{1,18}})", fields["id"], re.DOTALL)
+    if found is None:
+        raise PayloadError("field 'id' is not that of an event")
+    return {"channel": found[1], "number": int(found[2])}
 
 
 def _read_fields(text: str | bytes) -> dict[str, Any]:

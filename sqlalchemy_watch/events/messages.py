@@ -37,17 +37,9 @@ class Message:
     """The common part of the rows of one notification."""
 
     __slots__ = (
-        "at",
-        "context",
-        "first_position",
-        "kind",
-        "listener",
-        "lsn",
-        "origin",
-        "schema",
-        "transaction",
-        "txid",
-    )
+        "at", "channel", "context", "first_number", "first_position", "kind", "listener", "lsn", "origin", "schema",
+        "transaction", "txid",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -65,6 +57,9 @@ class Message:
         self.schema: str = schema
         #: The listener that heard it.
         self.listener: Any = None
+        #: Without durable delivery: the channel, and the number of the first row among those of the transaction there.
+        self.channel: str = ""
+        self.first_number: int = 0
         #: With durable delivery: where the transaction committed in the server's log, the number of the first row
         #: within it, and, for the dead letters, the notification and the numbers of rows in it that could not be
         #: decoded.
@@ -196,6 +191,19 @@ class ChangedRow(Generic[T_co]):
         first = self._message.first_position
         return None if first is None else first + self._index
 
+    @property
+    def id(self) -> str:
+        """A text that identifies the event, the same in every process.
+
+        With durable delivery `lsn` in hexadecimal digits and `position`, and so growing from one event to the next.
+        Otherwise the transaction's number, the channel, and the number of the row among those of the transaction there,
+        whether or not they are heard here.
+        """
+        message = self._message
+        if message.lsn is not None:
+            return f"{message.lsn:016X}-{self.position}"
+        return f"{message.txid}-{message.channel}-{message.first_number + self._index}"
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, ChangedRow):
             return NotImplemented
@@ -206,7 +214,7 @@ class ChangedRow(Generic[T_co]):
             self._model is other._model
             and (mine.kind.operation, mine.kind.label, mine.schema)
             == (others.kind.operation, others.kind.label, others.schema)
-            and (mine.txid, mine.at, mine.lsn, self.position) == (others.txid, others.at, others.lsn, other.position)
+            and (mine.txid, mine.at, self.id) == (others.txid, others.at, other.id)
             and (self.partial, self.changed, mine.context) == (other.partial, other.changed, others.context)
             and mine.kind.key_length == others.kind.key_length
             and _are_same(self.values, other.values)

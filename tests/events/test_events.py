@@ -71,6 +71,7 @@ def make(
     )
     made.listener = object()
     made.lsn, made.first_position = message.pop("lsn", None), message.pop("position", None)
+    made.channel, made.first_number = message.pop("channel", "watch_orders"), message.pop("number", 0)
     return Event(model, made, row, extras)
 
 
@@ -171,7 +172,7 @@ def test_events_differ_where_an_attribute_does() -> None:
     event = make(extras=OLD, lsn=1, position=2)
     others = [
         make(extras=OLD, lsn=2, position=2), make(extras=OLD, lsn=1, position=3), make(extras=OLD),
-        make(lsn=1, position=2),
+        make(lsn=1, position=2), make(extras=OLD, number=1), make(extras=OLD, channel="other"),
         make(row=(uuid.UUID(int=8), *ROW[1:]), extras=OLD, lsn=1, position=2),
         make(extras=OLD, lsn=1, position=2, txid=772), make(extras=OLD, lsn=1, position=2, context={"a": 1}),
         make(extras=OLD._replace(changed=frozenset()), lsn=1, position=2),
@@ -182,6 +183,35 @@ def test_events_differ_where_an_attribute_does() -> None:
     assert len({event, from_json(event), *others}) == 1 + len(others)
 
 
+@pytest.mark.parametrize(
+    ("event", "id_"),
+    [
+        (make(lsn=0x16B374D848, position=12), "00000016B374D848-12"),
+        (make(number=3), "771-watch_orders-3"),
+        (make(channel="watch-größe-7"), "771-watch-größe-7-0"),
+    ],
+)
+def test_an_event_has_an_id_that_its_copies_keep(event: Event[Any], id_: str) -> None:
+    assert event.id == id_
+    assert from_json(event).id == pickle.loads(pickle.dumps(event)).id == copy.deepcopy(event).id == id_
+
+
+@pytest.mark.parametrize(
+    "id_", ["", "771-watch_orders", "772-watch_orders-0", "771-watch_orders--1", "771-x-" + "9" * 30]
+)
+def test_an_id_that_is_none_of_the_event_is_refused(id_: str) -> None:
+    fields = make().to_dict() | {"id": id_}
+    with pytest.raises(PayloadError, match="field 'id'"):
+        Event.from_json(json.dumps(fields), Base, pins)
+
+
+def test_an_id_that_is_not_that_of_lsn_and_position_is_refused() -> None:
+    fields = make(lsn=5, position=1).to_dict()
+    for changes in ({"lsn": 6}, {"position": 2}, {"position": None}, {"id": "5-1"}):
+        with pytest.raises(PayloadError, match="field 'id'"):
+            Event.from_json(json.dumps(fields | changes), Base, pins)
+
+
 def test_events_with_keys_that_can_not_be_hashed_have_a_hash() -> None:
     event = make(row=([1], Decimal(1), None))
     assert hash(event) == hash(copy.copy(event))
@@ -189,6 +219,7 @@ def test_events_with_keys_that_can_not_be_hashed_have_a_hash() -> None:
 
 def test_the_dictionary_of_an_event_is_as_documented() -> None:
     assert make(extras=OLD, context={"request": "r1"}, lsn=5, position=0).to_dict() == {
+        "id": "0000000000000005-0",
         "model": "Order",
         "table": "shop.orders",
         "schema": "shop",

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import insert
 
-from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, Watched
+from sqlalchemy_watch import BatchFailed, ConfigurationError, Listener, RetryPolicy, Watch, Watched
 from sqlalchemy_watch.signals.watch_signals import feed_of
 
 
@@ -210,3 +210,21 @@ def test_a_durable_batch_that_fails_goes_to_the_dead_letters_event_by_event(
 def test_wrong_batch_options_are_refused(User: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=r"User\.inserted\.batches.*must be"):
         User.watch.inserted.batches(**options)
+
+
+def test_a_receiver_that_says_which_events_failed_is_reported_for_these_alone(
+    engine: Engine, client: psycopg.Connection[Any], User: Any
+) -> None:
+    failed: list[list[int]] = []
+
+    def take(sender: Any, events: list[Any]) -> None:
+        raise BatchFailed(event for event in events if event.identity[0] % 2)
+
+    User.watch.inserted.batches(max_size=4).connect(take)
+    with Listener(engine, User) as listener:
+        listener.receiver_failed.connect(
+            lambda sender, receiver, event, error: failed.append([each.identity[0] for each in event])
+        )
+        insert(client, "users", range(4))
+        listener.catch_up()
+    assert failed == [[1, 3]]

@@ -123,12 +123,26 @@ def count_rows(payload: bytes) -> int:
     """
     if len(payload) > MAX_COUNTED_BYTES:
         return 1
+    return _count(payload)[1]
+
+
+def count_rows_of(payload: bytes) -> tuple[int | None, int]:
+    """Return the number of the transaction of a payload, and that of its rows, whether or not it can be decoded here.
+
+    :returns: None and 0 for what is none.
+    """
+    return _count(payload)
+
+
+def _count(payload: bytes) -> tuple[int | None, int]:
     try:
         fields = json.loads(payload.decode("latin-1"))  # of any encoding: those of a server keep ASCII as it is
     except (ValueError, RecursionError):
-        return 0
-    rows = fields.get("rows") if isinstance(fields, dict) else None
-    return len(rows) if isinstance(rows, list) else 0
+        return None, 0
+    if not isinstance(fields, dict):
+        return None, 0
+    rows, txid = fields.get("rows"), fields.get("txid")
+    return (txid if type(txid) is int else None), (len(rows) if isinstance(rows, list) else 0)
 
 
 class PayloadDecoder:

@@ -28,7 +28,7 @@ from .failures import Policy
 from .garbage import GarbageLog
 from .lanes import KeyOf, Lanes
 from .placing import Placing
-from .positions import Positions
+from .positions import Numbers, Positions
 from .receivers import Receivers
 from .resyncs import Resyncs
 from .transactions import Transactions
@@ -91,7 +91,7 @@ class Dispatcher:
         self._receivers = Receivers(gate, waiting, policy, self._batches)
         self._transactions = Transactions(chunks, router.listener, gate, waiting, policy)
         self._resyncs = Resyncs(gate)
-        self._positions = Positions()
+        self._positions, self._numbers = Positions(), Numbers()
         #: That of which something is handled; and one that is held since an event of it, or of one behind it, was
         #: passed over that is to be looked at again.
         self._transaction: Transaction | None = None
@@ -334,17 +334,24 @@ class Dispatcher:
         except PayloadError as error:
             self._stats.garbage += 1
             self._garbage.note(notification, error)
+            if first is None:
+                self._numbers.pass_over(notification)
             if error.tells_of_rows or transaction.lsn is not None:
                 self._ask_to_resync(UNREADABLE)  # it told of rows, and so is no stranger's garbage
             return
         if found is None:
+            if first is None:
+                self._numbers.pass_over(notification)
             return
         route, decoded = found
-        message = decoded.message
-        if first is not None:
+        message, total = decoded.message, len(decoded.rows) + len(decoded.lost)
+        if first is None:
+            message.channel = notification.channel
+            message.first_number = self._numbers.take(notification, message.txid, total)
+        else:
             message.lsn, message.first_position = transaction.lsn, first
             message.origin, message.transaction = notification, transaction
-            self._positions.note_rows(len(decoded.rows) + len(decoded.lost))
+            self._positions.note_rows(total)
         if route.log.isEnabledFor(logging.DEBUG):
             route.log.debug("%d rows %s by transaction %d", len(decoded.rows), message.kind.operation, message.txid)
         self._deliver(transaction, route, decoded)

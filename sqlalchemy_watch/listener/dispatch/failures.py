@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from ...errors import BatchFailed
 from ..naming import event_words
 from ..options import RetryPolicy
 from ..pipeline.gate import Gate
@@ -38,6 +39,14 @@ class Reports:
             self._stats.failed_receivers += 1
         with contextlib.suppress(Exception):  # a failure to log
             self._on_failure(call.subscriber.resolve(), call.argument, error, fate)
+
+
+def part_that_failed(call: Call, error: BaseException) -> Call:
+    """Return the call for those events of a batch that have failed; the whole call where its receiver does not say."""
+    if not isinstance(error, BatchFailed) or not isinstance(call.argument, list):
+        return call
+    failed = {id(event) for event in error.events}
+    return call._replace(argument=[event for event in call.argument if id(event) in failed] or call.argument)
 
 
 class Policy(Protocol):
@@ -72,7 +81,7 @@ class NotTriedAgain:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Report it."""
-        self._reports.report(call, error, "not tried again")
+        self._reports.report(part_that_failed(call, error), error, "not tried again")
 
     def failed_in_lane(self, call: Call, error: BaseException, attempts: int) -> float | None:
         """Report it."""
@@ -110,6 +119,7 @@ class TriedAgain:
         """Call the receiver again until it takes the event, is disconnected, or the policy gives the event up."""
         policy, waiting, attempts = self._policy, self._waiting, 1
         while True:
+            call = part_that_failed(call, error)
             self._reports.report(call, error, self._fate(attempts))
             release(error)
             if waiting.is_over:

@@ -1,11 +1,11 @@
-"""The positions of events in their transactions: they count what is in the log, not what is watched here.
+"""The positions of events in their transactions: they count what the server has sent, not what is watched here.
 
 So they are the same for a release that watches one table more or less, has another label, or can't read a row.
 """
 
 from __future__ import annotations
 
-from ..decoding.payload import count_rows
+from ..decoding.payload import count_rows, count_rows_of
 from ..pipeline.parts import Notification, Transaction
 
 
@@ -33,3 +33,24 @@ class Positions:
     def note_rows(self, rows: int) -> None:
         """Note the number of rows of this notification, which was decoded; it is counted otherwise."""
         self._rows = rows
+
+
+class Numbers:
+    """Without durable delivery: counts the rows of a transaction on each channel. A transaction comes in one piece."""
+
+    def __init__(self) -> None:
+        #: By channel: the transaction, and the number of its next row.
+        self._next: dict[str, tuple[int, int]] = {}
+
+    def take(self, notification: Notification, txid: int, rows: int) -> int:
+        """Return the number of the first row of a notification that was decoded, or counted."""
+        known, following = self._next.get(notification.channel, (txid, 0))
+        first = (following if known == txid else 0) + notification.skipped_rows
+        self._next[notification.channel] = txid, first + rows
+        return first
+
+    def pass_over(self, notification: Notification) -> None:
+        """Count a notification that is not heard."""
+        txid, rows = count_rows_of(notification.payload)
+        if txid is not None:
+            self.take(notification, txid, rows)

@@ -93,12 +93,12 @@ class Inbox:
         """True if something is to be put once the inbox has been emptied, and receivers have space again."""
         return bool(self._owed)
 
-    def put_or_drop(self, ledger: Ledger, notifications: Sequence[Notification]) -> None:
-        """Add notifications, and drop those that don't fit. Never waits."""
+    def put_or_drop(self, ledger: Ledger, notifications: Sequence[Notification]) -> Sequence[Notification]:
+        """Add notifications, and return those that don't fit, which are dropped. Never waits."""
         begins = False
         with self._lock:
             if self._is_closed:
-                return
+                return ()
             number, size = (0, 0) if self._owed or ledger.is_full else self._fitting(notifications)
             if number:
                 self._put_messages(ledger, notifications[:number], number, size)
@@ -110,6 +110,7 @@ class Inbox:
         if begins:
             log.warning("%s: dropping what comes until it is empty (%d are waiting)", OVERFLOW, len(self))
             self.wake()
+        return notifications[number:]
 
     def _fitting(self, notifications: Sequence[Notification]) -> tuple[int, int]:
         """Return how many there is space for, and their size."""

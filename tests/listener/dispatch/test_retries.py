@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase
 from support import insert, wait_until
 
-from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, wire
+from sqlalchemy_watch import BatchFailed, ConfigurationError, Listener, RetryPolicy, wire
 from sqlalchemy_watch.declaring.targets import watches_of_table
 
 from ..conftest import MakeListener
@@ -287,3 +287,36 @@ def test_a_policy_without_a_group_or_given_twice_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=message):
         Listener(engine, Base, **options)
+
+
+def test_of_a_batch_only_the_events_that_failed_come_again(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
+) -> None:
+    calls: list[list[int]] = []
+
+    def index(sender: Any, events: list[Any]) -> None:
+        calls.append([event.identity[0] for event in events])
+        if len(calls) < 3:
+            raise BatchFailed(events[len(calls) :])
+
+    Order.watch.inserted.batches(max_size=4).connect(index)
+    with durable(retry=RetryPolicy(first_delay=0.01)) as listener:
+        insert(client, "orders", range(4))
+        listener.catch_up()
+    assert calls == [[0, 1, 2, 3], [1, 2, 3], [3]]
+
+
+def test_of_a_batch_that_is_given_up_the_events_that_failed_are_letters(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
+) -> None:
+    given_up: list[int] = []
+
+    def index(sender: Any, events: list[Any]) -> None:
+        raise BatchFailed([events[-1]])
+
+    Order.watch.inserted.batches(max_size=4).connect(index)
+    with durable(max_attempts=1) as listener:
+        listener.dead_lettered.connect(lambda sender, receiver, event, error: given_up.append(event.identity[0]))
+        insert(client, "orders", range(4))
+        listener.catch_up()
+    assert given_up == [3]
