@@ -196,9 +196,7 @@ def test_an_event_has_an_id_that_its_copies_keep(event: Event[Any], id_: str) ->
     assert from_json(event).id == pickle.loads(pickle.dumps(event)).id == copy.deepcopy(event).id == id_
 
 
-@pytest.mark.parametrize(
-    "id_", ["", "771-watch_orders", "772-watch_orders-0", "771-watch_orders--1", "771-x-" + "9" * 30]
-)
+@pytest.mark.parametrize("id_", ["", "771-watch_orders", "772-watch_orders-0", "771-x-" + "9" * 30])
 def test_an_id_that_is_none_of_the_event_is_refused(id_: str) -> None:
     fields = make().to_dict() | {"id": id_}
     with pytest.raises(PayloadError, match="field 'id'"):
