@@ -18,7 +18,9 @@ PAGE = Path(__file__).parent / "reference.md"
 GROUPS: dict[str, tuple[Any, ...]] = {
     "Declaring": (package.Watched, package.Watch, package.watch),
     "Signals": (
-        package.WatchSignals, package.WatchSignal, package.FilteredSignal, package.EventStream, package.Details,
+        package.WatchSignals, package.WatchSignal, package.FilteredSignal, package.EventsSignal,
+        package.EventStream, package.EventIterator, package.Resync, package.TransactionsSignal, package.Transaction,
+        package.Details,
     ),
     "Events": (package.Event,),
     "Listening": (package.Listener, package.RetryPolicy, package.Stats, otel.instrument),
@@ -26,7 +28,7 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "Without Alembic": (package.install, package.uninstall, package.status, package.WatchStatus),
     "Errors": (
         package.WatchError, package.ConfigurationError, package.ListenerError, package.ListenerStartError,
-        package.CatchUpTimeout, package.EventsDropped, package.OwnershipError, package.PayloadError, package.SlotError,
+        package.BatchFailed, package.CatchUpTimeout, package.EventsDropped, package.OwnershipError, package.PayloadError, package.SlotError,
         package.UnknownVersionError, package.UnsupportedServerError,
     ),
 }  # fmt: skip

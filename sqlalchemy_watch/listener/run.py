@@ -109,7 +109,7 @@ class Run:
     def _make_lanes(self, policy: Policy) -> Lanes | None:
         if self._options.workers == 1:
             return None
-        return Lanes(self._options.workers, self._gate, self._waiting, policy)
+        return Lanes(self._options.workers, self._gate, Waiting(self._lifecycle.loop), policy)
 
     def _make_durable(self, connect: Connect, group: str) -> None:
         options, inbox, gate, stats, waiting = self._options, self._inbox, self._gate, self._stats, self._waiting
@@ -203,6 +203,7 @@ class Run:
                 for thread in part.workers if isinstance(part, Dispatcher) else ():
                     _join(thread, deadline, logging.WARNING)
                 _join(part.thread, deadline, logging.WARNING if part is self._dispatcher else logging.INFO)
+        self._gate.end()
         for signal in self._streamed:
             signal.detach(self)
         self._stats.connected_since = None
@@ -218,7 +219,7 @@ class Run:
 
     def is_calling(self, task: asyncio.Task[Any] | None) -> bool:
         """Return True if this task is a receiver that is being called."""
-        return self._waiting.is_for(task)
+        return self._dispatcher.is_calling(task)
 
     def catch_up(self, timeout: float) -> None:
         """Return when everything that was committed before the call has been dispatched.

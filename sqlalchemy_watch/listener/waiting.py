@@ -156,13 +156,13 @@ class Waiting:
     def _wait(
         self, running: dict[concurrent.futures.Future[None], Any]
     ) -> tuple[set[concurrent.futures.Future[None]], Any]:
-        seconds, futures = LOOP_CHECK_SECONDS, set(running)
+        seconds, futures, stopped = LOOP_CHECK_SECONDS, set(running), self.stopped
         if self._deadline is None:
-            futures.add(self.stopped)
+            futures.add(stopped)
         else:
             seconds = max(0.0, min(seconds, self._deadline - time.monotonic()))
         done, pending = concurrent.futures.wait(futures, seconds, concurrent.futures.FIRST_COMPLETED)
-        return done - {self.stopped}, pending
+        return done - {stopped}, pending
 
     def _loop_for(self, call: Coroutine) -> asyncio.AbstractEventLoop:
         loop = call.loop or self.loop

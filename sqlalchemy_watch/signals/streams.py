@@ -98,7 +98,7 @@ class Stream(Generic[I]):
         self._lock = threading.RLock()  # reentrant: a garbage collection may close it in this very thread
         self._items = deque()
         self._waiting = 0  # the number of events among them that may be dropped
-        self._ended = False
+        self._ended = self._closed = False
         #: The number of events that did not fit, in all.
         self.dropped: int = 0
         signal.connect(self._receive, weak=True)
@@ -110,7 +110,9 @@ class Stream(Generic[I]):
         if held is not None:
             held.hold()
         with self._lock:
-            if held is not None:
+            if self._closed:
+                pass
+            elif held is not None:
                 self._items.append(event)
             elif self._waiting < self._max_queue:
                 self._items.append(event)
@@ -118,6 +120,8 @@ class Stream(Generic[I]):
             else:
                 self.dropped += 1
                 self._mark_gap(f"the stream's queue of {self._max_queue} events was full", 1)
+        if self._closed and held is not None:  # nobody will let go
+            held.abandon()
         self._wake()
 
     #: Not among keys side by side: in the order of the log.
@@ -156,7 +160,7 @@ class Stream(Generic[I]):
             while self._items:
                 item = self._items[0]
                 held = None if isinstance(item, _Gap) else _held_of(item)
-                if held is not None and held.is_paused and not held.is_over:
+                if held is not None and held.is_paused and not (held.is_over or self._ended):
                     return None
                 self._items.popleft()
                 if isinstance(item, _Gap):
@@ -186,6 +190,7 @@ class Stream(Generic[I]):
         self._ended = True
         current, self._current = self._current, None
         with self._lock:
+            self._closed = True
             unseen = {id(held): held for item in self._items if (held := _held(item)) is not None}
             if unseen:
                 self._items.clear()
@@ -314,11 +319,14 @@ class EventIterator(Stream[I], Iterator[I]):
                 f"signal {signal.name!r}: timeout must be seconds from 0 on, or None, not {timeout!r}"
             )
         self._timeout = timeout
-        self._arrived = threading.Event()
+        self._arrived = False
+        self._changed = threading.Condition(threading.RLock())  # reentrant, as a garbage collection may end it
         super().__init__(signal, streams, max_queue, on_gap)
 
     def _wake(self) -> None:
-        self._arrived.set()
+        with self._changed:
+            self._arrived = True
+            self._changed.notify_all()
 
     def __iter__(self) -> EventIterator[I]:
         return self
@@ -326,7 +334,7 @@ class EventIterator(Stream[I], Iterator[I]):
     def __next__(self) -> I:
         deadline = None if self._timeout is None else time.monotonic() + self._timeout
         while True:
-            self._arrived.clear()
+            self._arrived = False
             item: Any = self._next()
             if item is not None:
                 return item  # type: ignore[no-any-return]
@@ -336,16 +344,18 @@ class EventIterator(Stream[I], Iterator[I]):
             left = 0.5 if deadline is None else deadline - time.monotonic()  # in steps, so that Ctrl-C is heard
             if left <= 0:
                 raise StopIteration
-            self._arrived.wait(min(left, PAUSE_SECONDS if self._is_paused else 0.5))
+            with self._changed:
+                if not self._arrived:
+                    self._changed.wait(min(left, PAUSE_SECONDS if self._is_paused else 0.5))
 
     def close(self) -> None:
         """Disconnect. Iterating ends after the events that wait; those of a group come again."""
         self._close(is_done=True)
-        self._arrived.set()
+        self._wake()
 
     def __enter__(self) -> EventIterator[I]:
         return self
 
     def __exit__(self, exc_type: object, *exc_info: object) -> None:
         self._close(is_done=exc_type is None)
-        self._arrived.set()
+        self._wake()

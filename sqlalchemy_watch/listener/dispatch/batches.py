@@ -27,8 +27,8 @@ class Batch:
         self.signal, self.sender = signal, sender
         #: The time at which it is delivered, by `time.monotonic()`, unless it is full before.
         self.deadline: float = time.monotonic() + signal.max_wait
-        #: The transactions of its events, which it holds.
-        self.transactions: dict[Transaction, None] = {}
+        #: That of its first event, which it holds: nothing behind that is acknowledged.
+        self.transaction: Transaction | None = None
         #: The events by running number; by identity where only the latest counts.
         self._by_key: dict[Hashable, Event[Any]] = {}
         self._added = 0
@@ -73,9 +73,9 @@ class Batches:
         batch = self._batches.get(key)
         if batch is None:
             batch = self._batches[key] = Batch(signal, sender)
-        if transaction not in batch.transactions:
+        if batch.transaction is None:
             self._gate.served.hold(transaction, 0)
-            batch.transactions[transaction] = None
+            batch.transaction = transaction
         batch.add(event)
         if batch.is_full:
             self._deliver([key])
@@ -92,6 +92,9 @@ class Batches:
     def forget(self) -> None:
         """Drop all, in a new tenure."""
         self._batches = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._batches)
 
     def _deliver(self, keys: Iterable[BatchKey]) -> None:
         for key in keys:
@@ -122,6 +125,5 @@ class Batches:
             self._let_go(batch)
 
     def _let_go(self, batch: Batch) -> None:
-        ledger = self._gate.served
-        for transaction in batch.transactions:
-            ledger.done(transaction, 0)
+        if batch.transaction is not None:
+            self._gate.served.done(batch.transaction, 0)

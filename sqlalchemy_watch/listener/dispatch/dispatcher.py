@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import math
@@ -104,8 +105,7 @@ class Dispatcher:
         #: The time of the newest event, and when it was dispatched.
         self._newest: tuple[datetime, float] | None = None
         self.placing: Placing = Placing(router, inbox, stats, self._ask_to_resync, lambda: self._waiting.stopped)
-        #: The time at which handling the present message began, by `time.monotonic()`; None between messages.
-        self.busy_since: float | None = None
+        self._busy_since: float | None = None
         gate.on_news = self._hear
         self.thread: threading.Thread = threading.Thread(
             target=self._run, name="sqlalchemy-watch-dispatch", daemon=True
@@ -117,6 +117,12 @@ class Dispatcher:
         return self._receivers
 
     @property
+    def busy_since(self) -> float | None:
+        """When what is being handled for the longest time was begun, by `time.monotonic()`; None where nothing is."""
+        own, lanes = self._busy_since, None if self._lanes is None else self._lanes.busy_since
+        return min(own, lanes) if own is not None and lanes is not None else own or lanes
+
+    @property
     def workers(self) -> Sequence[threading.Thread]:
         """The threads that call receivers beside this one."""
         return [] if self._lanes is None else list(self._lanes.threads)
@@ -126,6 +132,10 @@ class Dispatcher:
         """Seconds between `emitted_at` and dispatch, of the newest event; None before the first."""
         newest = self._newest
         return None if newest is None else newest[1] - newest[0].timestamp()
+
+    def is_calling(self, task: asyncio.Task[Any] | None) -> bool:
+        """Return True if this task is a receiver's call that is not done; called on the task's loop."""
+        return self._waiting.is_for(task) or (self._lanes is not None and self._lanes.is_calling(task))
 
     def stop(self) -> None:
         """Let the thread end after the receiver that it is calling; coroutines are no longer awaited."""
@@ -143,7 +153,7 @@ class Dispatcher:
             except BaseException:
                 self._note_bug()
                 time.sleep(BUG_SECONDS)
-            self.busy_since = None
+            self._busy_since = None
         try:
             self._end()
         except BaseException:
@@ -158,13 +168,19 @@ class Dispatcher:
         while inbox.is_empty and (deadline is None or deadline > time.monotonic()) and self._read_source(deadline):
             pass
         work = inbox.get(deadline)
+        self._busy_since = time.monotonic()
         if isinstance(work, Lot):
             self._handle_lot(work)
         elif work is not None:
             self._until_done(work)
         if self._gate.needs_attention:
+            self._busy_since = None  # it waits, and for nobody's receiver
             self._until_done(self._gate.await_turn)
-        if deadline is not None and deadline <= time.monotonic():
+        self._look_at_clock()
+
+    def _look_at_clock(self) -> None:
+        deadline = self._deadline
+        if deadline is not None and deadline <= time.monotonic() and not self._gate.is_stopped:
             self._until_done(self._deliver_due)
 
     @property
@@ -185,7 +201,7 @@ class Dispatcher:
                 self._inbox.note_taken(message)
                 if ledger is not gate.served:
                     continue
-                self.busy_since = now = time.monotonic()
+                self._busy_since = now = time.monotonic()
                 gate.look(now)
                 self._next_row = 0
                 handle = self._handle_notification if isinstance(message, Notification) else self._handle_mark
@@ -195,8 +211,11 @@ class Dispatcher:
                 ledger.handled(transaction)
                 if transaction.when_done:
                     ledger.settle()
+            if self._batches or self._resyncs or self.placing.due_at != math.inf:
+                self._look_at_clock()  # a lot may take long
         self._transaction = None
         ledger.settle()
+        ledger.on_progress()  # there is space in the inbox
 
     def _end_transaction(self) -> bool:
         """Deliver what waited for the end; return False where that was not done."""
@@ -242,6 +261,8 @@ class Dispatcher:
         self._transactions.forget()
         self._resyncs.forget()
         self._passed_over = None
+        if self._lanes is not None:
+            self._lanes.forget()
         self._positions = Positions()
         self.placing.forget()
         if self._visibility is not None:
@@ -291,6 +312,7 @@ class Dispatcher:
         try:
             if isinstance(news, Resync):
                 with contextlib.suppress(Revoked):
+                    self._drain_lanes()
                     self._batches.deliver_due()
             self._on_news(news)
         except BaseException:
@@ -299,15 +321,19 @@ class Dispatcher:
     def _tell(self, news: News) -> None:
         """Tell of the connection, or of a gap: in the order of events, and so behind what has been gathered."""
         try:
-            if self._lanes is not None and isinstance(news, Resync):
-                self._lanes.drain()
+            if isinstance(news, Resync):
+                self._drain_lanes()
             self._batches.deliver_due()
         finally:
             self._on_news(news)
 
+    def _drain_lanes(self) -> None:
+        if self._lanes is not None:
+            self._lanes.drain()
+
     def _ask_to_resync(self, reason: str) -> None:
         """Send a resync, or put it off where there was one for this reason just now."""
-        self._resyncs.ask(reason, self._transaction)
+        self._resyncs.ask(reason, self._transaction or self._passed_over)
         self._send_resyncs(time.monotonic())
 
     def _send_resyncs(self, now: float) -> None:
@@ -315,7 +341,7 @@ class Dispatcher:
             try:
                 self._tell(Resync(reason))
             finally:
-                self._resyncs.sent(reason)
+                self._resyncs.sent(reason, is_heard=not self._waiting.was_cut_short)
 
     def _handle_notification(self, transaction: Transaction, notification: Notification) -> None:
         self._dispatch(transaction, notification)
@@ -368,8 +394,8 @@ class Dispatcher:
         gathers = self._transactions.are_wanted
         uniform = route.destinations(()) if route.is_uniform else None
         lanes = self._lanes
-        if lanes is not None and message.kind.operation == "truncated":  # of all keys
-            lanes.drain()
+        if message.kind.operation == "truncated":  # of all keys
+            self._drain_lanes()
             lanes = None
         reasons, bugs = set[str](), list[BaseException]()
         for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):

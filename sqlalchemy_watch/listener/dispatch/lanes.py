@@ -6,6 +6,7 @@ sleeps for it. Only whoever runs a lane touches what is in front of it.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import heapq
 import itertools
@@ -14,7 +15,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..pipeline.gate import Gate
 from ..pipeline.ledger import Ledger
@@ -25,13 +26,27 @@ from .failures import Policy
 
 log: logging.Logger = logging.getLogger(__name__)
 
+#: Seconds between looks at the gate, while lanes are drained.
+LOOK_SECONDS = 0.05
+
+#: Seconds before a lane goes on after an error of the library's own.
+BUG_SECONDS = 1.0
+
+
+class _Item(NamedTuple):
+    """An event, and the calls that it is for."""
+
+    ledger: Ledger
+    transaction: Transaction
+    calls: deque[Call]
+
 
 class _Lane:
-    """The events of one key, and the calls that each of them is for."""
+    """The events of one key."""
 
-    def __init__(self, key: Hashable, ledger: Ledger) -> None:
-        self.key, self.ledger = key, ledger
-        self.items: deque[tuple[Transaction, deque[Call]]] = deque()
+    def __init__(self, key: Hashable) -> None:
+        self.key = key
+        self.items: deque[_Item] = deque()
         #: Attempts at the call in front.
         self.attempts = 0
 
@@ -40,61 +55,85 @@ class Lanes:
     """The lanes of a listener, and their workers.
 
     :param workers: lanes that run at the same time at the most.
+    :param waiting: for coroutine receivers, of the workers alone.
     """
 
     def __init__(self, workers: int, gate: Gate, waiting: Waiting, policy: Policy) -> None:
         self._workers, self._gate, self._waiting, self._policy = workers, gate, waiting, policy
         self._lock = threading.RLock()  # reentrant: a garbage collection may run somebody's stop() in this very thread
         self._changed = threading.Condition(self._lock)
-        self._lanes: dict[tuple[int, Hashable], _Lane] = {}
+        self._lanes: dict[Hashable, _Lane] = {}
         self._ready: deque[_Lane] = deque()
         #: Lanes that wait, by the time of their next attempt.
         self._later: list[tuple[float, int, _Lane]] = []
         self._numbers = itertools.count()
         self._idle = 0
         self._stopped = False
+        #: When the calls that are being made began, by thread.
+        self._begun: dict[int, float] = {}
         self.threads: list[threading.Thread] = []
+
+    @property
+    def busy_since(self) -> float | None:
+        """When the call that takes longest began, by `time.monotonic()`; None where none is being made."""
+        return min(self._begun.copy().values(), default=None)
+
+    def is_calling(self, task: asyncio.Task[Any] | None) -> bool:
+        """Return True if this task is a receiver's call that is not done; called on the task's loop."""
+        return self._waiting.is_for(task)
 
     def take(self, transaction: Transaction, key: Hashable, calls: list[Call]) -> None:
         """In the dispatch thread: have these calls made, behind those of earlier events of the key."""
         ledger = self._gate.served
         ledger.hold(transaction)
         with self._lock:
-            place = id(ledger), key
-            lane = self._lanes.get(place)
-            if lane is not None:
-                lane.items.append((transaction, deque(calls)))
-                return
-            lane = self._lanes[place] = _Lane(key, ledger)
-            lane.items.append((transaction, deque(calls)))
-            self._ready.append(lane)
-            if self._idle:
+            lane = self._lanes.get(key)
+            is_new = lane is None
+            if lane is None:
+                lane = self._lanes[key] = _Lane(key)
+                self._ready.append(lane)
+            lane.items.append(_Item(ledger, transaction, deque(calls)))
+            needs_worker = is_new and len(self._ready) > self._idle and len(self.threads) < self._workers
+            if is_new and self._idle:
                 self._changed.notify()
-            elif len(self.threads) < self._workers:
-                self._start_worker()
+        if needs_worker:  # without the lock: a new thread may run finalizers before it counts as started
+            self._start_worker()
 
     def drain(self) -> None:
-        """In the dispatch thread: wait until all lanes of this tenure are empty.
+        """In the dispatch thread: wait until all lanes are empty.
 
         :raises Revoked: where the tenure is over.
         """
-        while any(lane.ledger is self._gate.served for lane in list(self._lanes.values())):
+        while self._lanes:
             if self._gate.needs_attention and not self._gate.await_turn():
                 return
             with self._lock:
-                self._changed.wait(0.05)
+                if self._lanes:
+                    self._changed.wait(LOOK_SECONDS)
+
+    def forget(self) -> None:
+        """In a new tenure: let the lanes that wait drop what belongs to the one before."""
+        with self._lock:
+            self._ready += [lane for _, _, lane in self._later]
+            self._later = []
+            self._changed.notify_all()
 
     def stop(self) -> None:
-        """Let the workers end after the receivers that they are calling."""
+        """Let the workers end after the receivers that they are calling; coroutines are no longer awaited."""
         with self._lock:
             self._stopped = True
             self._changed.notify_all()
+        self._waiting.stop()
 
     def _start_worker(self) -> None:
         name = f"sqlalchemy-watch-worker-{len(self.threads)}"
         thread = threading.Thread(target=self._work, name=name, daemon=True)
         self.threads.append(thread)
-        thread.start()
+        try:
+            thread.start()
+        except BaseException:
+            self.threads.remove(thread)
+            raise
 
     def _work(self) -> None:
         while (lane := self._next()) is not None:
@@ -104,7 +143,7 @@ class Lanes:
                 # A bug of ours: what is in front comes again, here or in the next process.
                 with contextlib.suppress(Exception):
                     log.exception("unexpected error in a lane; nothing of it is acknowledged, and tried again")
-                self._put_off(lane, 1.0)
+                self._put_off(lane, BUG_SECONDS)
 
     def _next(self) -> _Lane | None:
         with self._lock:
@@ -128,45 +167,42 @@ class Lanes:
 
     def _run(self, lane: _Lane) -> None:
         while True:
-            transaction, calls = lane.items[0]
-            while calls:
-                if not self._gate.admits(lane.ledger) or self._stopped:
-                    self._drop(lane)
-                    return
-                seconds = self._call(lane, calls[0])
+            item = lane.items[0]
+            while item.calls and self._gate.admits(item.ledger):
+                seconds = self._call(lane, item.calls[0])
                 if self._waiting.was_cut_short:
-                    self._drop(lane)
-                    return
+                    break
                 if seconds is not None:
                     self._put_off(lane, seconds)
                     return
-                calls.popleft()
+                item.calls.popleft()
                 lane.attempts = 0
-            lane.ledger.done(transaction)
+            if self._gate.is_stopped and item.calls:  # it comes again, and all behind it
+                return
+            if not item.calls:
+                item.ledger.done(item.transaction)
+            lane.attempts = 0
             with self._lock:
                 lane.items.popleft()
                 if not lane.items:
-                    self._forget(lane)
+                    del self._lanes[lane.key]
+                    self._changed.notify_all()
                     return
 
     def _call(self, lane: _Lane, call: Call) -> float | None:
         """Make a call; return the seconds after which it is made again, None where it is not."""
         if lane.attempts and not call.is_wanted:
             return None
-        failures = make_all(self._waiting, [call])
+        thread = threading.get_ident()
+        self._begun[thread] = time.monotonic()
+        try:
+            failures = make_all(self._waiting, [call])
+        finally:
+            del self._begun[thread]
         if not failures or self._waiting.was_cut_short:
             return None
         lane.attempts += 1
         return self._policy.failed_in_lane(call, failures[0][1], lane.attempts)
-
-    def _drop(self, lane: _Lane) -> None:
-        """Drop what is in a lane: it comes again, or another consumer delivered it."""
-        with self._lock:
-            self._forget(lane)
-
-    def _forget(self, lane: _Lane) -> None:
-        self._lanes.pop((id(lane.ledger), lane.key), None)
-        self._changed.notify_all()
 
 
 #: Returns the key of an event, of which the lane is.

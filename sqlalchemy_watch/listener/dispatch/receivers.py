@@ -40,6 +40,7 @@ class Receivers:
         gate = self._gate
         for subscriber in subscribers:
             if gate.needs_attention and not gate.await_turn():  # by the receiver before
+                self._waiting.was_cut_short = True
                 break
             if self.collected is not None and subscriber.batch is None and not subscriber.in_order:
                 self.collected.append(Call(signal, subscriber, sender, event))
@@ -61,8 +62,11 @@ class Receivers:
             except BaseException as error:
                 failures = [*(failures or ()), (Call(signal, subscriber, sender, event), error)]
         receiver = None  # weakly connected ones may die while a failure is dealt with
-        if coroutines and not (gate.needs_attention and not gate.await_turn()):
-            failures = [*(failures or ()), *make_all(self._waiting, coroutines)]
+        if coroutines:
+            if gate.needs_attention and not gate.await_turn():
+                self._waiting.was_cut_short = True
+            else:
+                failures = [*(failures or ()), *make_all(self._waiting, coroutines)]
         for call, raised in failures or ():
             self._policy.failed(call, raised)
 

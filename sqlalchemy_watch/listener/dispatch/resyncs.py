@@ -39,12 +39,18 @@ class Resyncs:
         """Return the reasons of those that are due by then; without a time, of all."""
         return [reason for reason, (due, _) in self._put_off.items() if due <= now]
 
-    def sent(self, reason: str) -> None:
-        """Note that one was sent."""
+    def sent(self, reason: str, *, is_heard: bool) -> None:
+        """Note that one was sent.
+
+        :param is_heard: False where `stop()` has cut that short: then it is asked for again by the next process.
+        """
         _, transaction = self._put_off.pop(reason, (0.0, None))
         self._sent[reason] = time.monotonic()
-        if transaction is not None:
+        if transaction is not None and is_heard:
             self._gate.served.done(transaction, 0)
+
+    def __bool__(self) -> bool:
+        return bool(self._put_off)
 
     def forget(self) -> None:
         """Drop all, in a new tenure."""

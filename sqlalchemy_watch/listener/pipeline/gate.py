@@ -102,6 +102,10 @@ class Gate:
             self.is_stopped = True
             self._note_change()
 
+    def end(self) -> None:
+        """Note that nothing is acknowledged any more: what waits somewhere comes again."""
+        self.ledger.is_over = True
+
     def tell(self, news: News) -> None:
         """Have the dispatch thread hear this before anything else, also while the gate is closed."""
         with self._lock:

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterable
 
 from .parts import Part, Transaction
 
+#: Transactions that may be done and not acknowledged, beside twice as many as are held.
+COMPACT_FROM = 1_000
+
 
 class Ledger:
     """The transactions that were taken and are not done, in commit order.
@@ -27,6 +30,8 @@ class Ledger:
         self._limit = limit
         self._lock = threading.RLock()
         self._open: deque[Transaction] = deque()
+        #: The number of those that somebody holds.
+        self._held = 0
         #: Transactions of which the last part was handled; noted without the lock, since there are so many.
         self._handled: deque[Transaction] = deque()
         #: The end of the last transaction before which all are done.
@@ -51,6 +56,7 @@ class Ledger:
                 transaction = part.transaction
                 if not transaction.taken_at:
                     transaction.taken_at, transaction.ledger = now, self
+                    self._held += 1
                     self._open.append(transaction)
 
     def hold(self, transaction: Transaction, events: int = 1) -> None:
@@ -65,7 +71,7 @@ class Ledger:
     def done(self, transaction: Transaction, events: int = 1) -> None:
         """Let go of a transaction that was held for so many events."""
         with self._lock:
-            transaction.holds -= 1
+            self._let_go(transaction)
             self.kept -= events
             calls = self._advance()
         self._call(calls)
@@ -80,7 +86,7 @@ class Ledger:
             with self._lock:
                 handled = self._handled
                 while handled:
-                    handled.popleft().holds -= 1
+                    self._let_go(handled.popleft())
                 calls = self._advance()
             self._call(calls)
 
@@ -97,7 +103,8 @@ class Ledger:
     def acknowledge(self, lsn: int) -> None:
         """Note that all up to there was done, here or elsewhere."""
         with self._lock:
-            self.acknowledged = max(self.acknowledged, lsn)
+            if lsn > self.acknowledged:
+                self.acknowledged = lsn
 
     @property
     def is_full(self) -> bool:
@@ -117,16 +124,36 @@ class Ledger:
         except IndexError:
             return None
 
+    def _let_go(self, transaction: Transaction) -> None:
+        transaction.holds -= 1
+        if not transaction.holds and transaction.taken_at:
+            self._held -= 1
+
     def _advance(self) -> list[Callable[[], None]]:
         calls: list[Callable[[], None]] = []
         waiting = self._open
         while waiting and not waiting[0].holds:
             transaction = waiting.popleft()
-            if transaction.end:
-                self.acknowledged = max(self.acknowledged, transaction.end)
+            if transaction.end > self.acknowledged:
+                self.acknowledged = transaction.end
             if transaction.when_done:
                 calls += transaction.when_done
+        if len(waiting) > 2 * self._held + COMPACT_FROM:
+            self._compact()
         return calls
+
+    def _compact(self) -> None:
+        """Keep of neighbours that are done the last one: an event that is kept for long must not keep all behind it."""
+        kept: deque[Transaction] = deque()
+        for transaction in self._open:
+            if kept and not kept[-1].holds and not transaction.holds:
+                before = kept.pop()
+                if before.when_done:
+                    transaction.when_done = [*before.when_done, *(transaction.when_done or ())]
+                transaction.taken_at = before.taken_at
+                transaction.end = max(before.end, transaction.end)
+            kept.append(transaction)
+        self._open = kept
 
     def _call(self, calls: list[Callable[[], None]]) -> None:
         for call in calls:

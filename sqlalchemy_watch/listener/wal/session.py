@@ -121,6 +121,8 @@ class WalSession:
         self._paused = Poller([wake.fileno()], ending=[self._socket])
         #: The monitor is looking.
         self._look: Look | None = None
+        #: The look that is to tell whether this process is the active consumer still.
+        self._asked_in_doubt: Look | None = None
         self._rate = _Rate()
         self._large = LargePieces(self._pgconn, core.pass_over)
         #: True once there was a piece larger than libpq's buffer is at first.
@@ -133,7 +135,7 @@ class WalSession:
         :raises Silent: where the server is silent for too long.
         """
         try:
-            while not is_stopping():
+            while not (is_stopping() or self._ledger.is_abandoned):
                 self._take_all()
                 self._send_due()
                 self._wait()
@@ -199,10 +201,12 @@ class WalSession:
         self._look_at_gate(now)
         core.liveness.pause(self._is_full, now)
         if self._look is not None and self._look.seen is not None:
-            seen, self._look = self._look.seen, None
-            if self._gate.is_doubted:
+            seen, was_in_doubt = self._look.seen, self._look is self._asked_in_doubt
+            self._look = None
+            if was_in_doubt:
                 if not seen.is_ours:
                     raise psycopg.OperationalError("the slot was given to another one meanwhile")
+                self._asked_in_doubt = None
                 self._gate.trust()
             core.liveness.see(seen, now)
         if self._look is not None and self._look.is_refused:
@@ -221,13 +225,13 @@ class WalSession:
 
     def _look_at_gate(self, now: float) -> None:
         """Ask whether the slot is ours still, where the process was suspended: what tells of that comes at the end."""
-        if self._ledger.is_abandoned:
-            raise psycopg.OperationalError("a stream was left before its end: what it has not seen is read again")
         self._gate.look(now)
         if not self._gate.is_doubted:
             self._gate.looked_at = now
-        elif self._look is None:
-            self._look = self._monitor.look_at(self._pgconn.backend_pid, self._wake.set)
+        elif self._asked_in_doubt is None:  # an answer from before does not count
+            if self._look is not None:
+                self._monitor.forget(self._look)
+            self._look = self._asked_in_doubt = self._monitor.look_at(self._pgconn.backend_pid, self._wake.set)
 
     def _send(self, status: bytes) -> None:
         self._on_sent(self._core.sent)
@@ -263,7 +267,10 @@ class WalSession:
         deadline = now + FINISH_SECONDS
         ended = False
         while time.monotonic() < deadline:
-            size = 0 if ended else self._large.take()[0]
+            try:
+                size = 0 if ended else self._large.take()[0]
+            except psycopg.Error:  # the stream has ended, and libpq has noticed
+                size = -1
             ended = ended or size < 0
             if ended and not self._pgconn.is_busy():
                 return

@@ -18,6 +18,7 @@ from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE
 from sqlalchemy_watch.listener.dispatch.resyncs import RESYNC_SECONDS
 
 from ..conftest import MakeListener
+from ..insides import dispatcher_of, gate_of
 
 pytestmark = needs_logical_messages
 
@@ -143,3 +144,78 @@ def test_a_resync_that_was_put_off_is_sent_before_its_transaction_is_acknowledge
         listener.catch_up()
         assert len(reasons) <= 1
         assert listener.stats().events == 1
+
+
+@pytest.mark.parametrize("is_coroutine", [False, True])
+def test_an_event_that_stop_kept_from_one_of_its_receivers_comes_again(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, is_coroutine: bool
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    heard: list[str] = []
+
+    def first(sender: Any, event: Any) -> None:
+        heard.append("first")
+        begun.set()
+        go_on.wait(20)
+
+    def second(sender: Any, event: Any) -> None:
+        heard.append("second")
+
+    async def third(sender: Any, event: Any) -> None:
+        heard.append("third")
+
+    async def main() -> None:
+        Order.watch.inserted.connect(first)
+        Order.watch.inserted.connect(third if is_coroutine else second)
+        listener = durable()
+        async with listener:
+            await asyncio.to_thread(insert, client, "orders", 1)
+            assert await asyncio.to_thread(begun.wait, 20)
+            gate = gate_of(listener)
+            stopping = asyncio.create_task(asyncio.to_thread(listener.stop))
+            await asyncio.to_thread(wait_until, client, lambda: gate.is_stopped)
+            go_on.set()
+            await stopping
+        assert heard == ["first"]
+        async with durable() as listener:
+            await listener.catch_up_async()
+
+    asyncio.run(main())
+    assert heard == ["first", "first", "third" if is_coroutine else "second"]
+
+
+def test_a_batch_that_is_due_does_not_wait_for_all_that_was_read_with_it(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
+) -> None:
+    order: list[str] = []
+
+    def hear(sender: Any, event: Any) -> None:
+        order.append("one")
+        threading.Event().wait(0.01)
+
+    Order.watch.inserted.connect(hear)
+    Order.watch.inserted.batches(max_wait=0.02).connect(lambda sender, events: order.append("batch"))
+    with durable():
+        pass
+    insert(client, "orders", *range(40))
+    with durable() as listener:
+        listener.catch_up()
+    assert "batch" in order[:20]
+
+
+def test_a_receiver_of_batches_that_blocks_is_told_of_as_any_other(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def index(sender: Any, events: Any) -> None:
+        begun.set()
+        go_on.wait(20)
+
+    Order.watch.inserted.batches(max_wait=0.01).connect(index)
+    with durable() as listener:
+        insert(client, "orders", 1)
+        assert begun.wait(20)
+        assert dispatcher_of(listener).busy_since is not None
+        go_on.set()
+        listener.catch_up()

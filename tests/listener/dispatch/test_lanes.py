@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import defaultdict
-from typing import Any
+from collections.abc import Iterator
+from queue import SimpleQueue
+from typing import Any, cast
 
 import psycopg
 import pytest
@@ -15,6 +17,16 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import PATIENCE, insert, resync_reasons, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerError, RetryPolicy, Watch, Watched, wire
+from sqlalchemy_watch.listener.dispatch.calls import Call
+from sqlalchemy_watch.listener.dispatch.failures import NotTriedAgain, Reports
+from sqlalchemy_watch.listener.dispatch.lanes import Lanes
+from sqlalchemy_watch.listener.pipeline.gate import Gate
+from sqlalchemy_watch.listener.pipeline.inbox import Inbox
+from sqlalchemy_watch.listener.pipeline.ledger import Ledger
+from sqlalchemy_watch.listener.pipeline.parts import Part, Transaction
+from sqlalchemy_watch.listener.stats import Stats
+from sqlalchemy_watch.listener.waiting import Waiting
+from sqlalchemy_watch.signals.receivers import Subscriber
 
 from ..insides import gate_of
 
@@ -334,3 +346,70 @@ def test_bad_input_is_refused_at_once(engine: Engine, Item: Any) -> None:
         Listener(engine, Item, workers=2, key=7)
     with pytest.raises(ConfigurationError, match="key='price': the events of watch 'inserted' of table 'items' do not"):
         Listener(engine, Item, workers=2, key="price")
+
+
+class Work:
+    """Lanes without a listener: what is called, and when."""
+
+    def __init__(self, workers: int) -> None:
+        self.gate = Gate(Inbox(100), Ledger(100))
+        self.lanes = Lanes(workers, self.gate, Waiting(), NotTriedAgain(Reports(Stats(), lambda *failure: None)))
+
+    def take(self, key: Any, receiver: Any) -> None:
+        transaction = Transaction(1)
+        self.gate.ledger.begin([Part(transaction, [], True)], 1.0)
+        subscriber = Subscriber(id(receiver), receiver, False, True, False, None)
+        self.lanes.take(transaction, key, [Call(cast(Any, None), subscriber, None, None)])
+
+
+@pytest.fixture
+def work() -> Iterator[Work]:
+    work = Work(4)
+    yield work
+    work.gate.stop()
+    work.lanes.stop()
+    for thread in work.lanes.threads:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+
+
+def test_a_burst_of_keys_gets_as_many_workers_as_it_needs_though_one_is_idle(work: Work) -> None:
+    first = threading.Event()
+    work.take(0, lambda sender, event: first.set())
+    assert first.wait(PATIENCE)
+    while not work.lanes._idle:
+        threading.Event().wait(0.001)
+    meeting, met = threading.Barrier(4), threading.Semaphore(0)
+
+    def meet(sender: Any, event: Any) -> None:
+        meeting.wait(PATIENCE)
+        met.release()
+
+    for key in range(4):
+        work.take(key, meet)
+    for _ in range(4):
+        assert met.acquire(timeout=PATIENCE)
+
+
+def test_a_receiver_at_work_when_the_tenure_ends_is_waited_for_by_its_key(work: Work) -> None:
+    begun, go_on, heard = threading.Event(), threading.Event(), SimpleQueue[str]()
+
+    def first(sender: Any, event: Any) -> None:
+        begun.set()
+        go_on.wait(PATIENCE)
+        heard.put("first")
+
+    work.take("key", first)
+    work.take("key", lambda sender, event: heard.put("of the tenure that is over"))
+    assert begun.wait(PATIENCE)
+    work.gate.renew(Ledger(100))
+    work.gate.serve(work.gate.ledger)
+    work.lanes.forget()
+    work.take("key", lambda sender, event: heard.put("new"))
+    work.take("another", lambda sender, event: heard.put("another"))
+    assert heard.get(timeout=PATIENCE) == "another"
+    go_on.set()
+    assert [heard.get(timeout=PATIENCE) for _ in range(2)] == ["first", "new"]
+    while work.lanes._lanes:
+        threading.Event().wait(0.001)
+    assert work.gate.ledger.kept == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any
@@ -19,9 +20,9 @@ from sqlalchemy_watch.listener.dispatch import resyncs as module
 from sqlalchemy_watch.listener.dispatch.dispatcher import UNREADABLE, Dispatcher
 from sqlalchemy_watch.listener.dispatch.failures import NotTriedAgain, Reports
 from sqlalchemy_watch.listener.pipeline.gate import Gate
-from sqlalchemy_watch.listener.pipeline.inbox import Inbox
+from sqlalchemy_watch.listener.pipeline.inbox import Inbox, Lot
 from sqlalchemy_watch.listener.pipeline.ledger import Ledger
-from sqlalchemy_watch.listener.pipeline.parts import News, Notification, Resync
+from sqlalchemy_watch.listener.pipeline.parts import News, Notification, Part, Resync, Transaction
 from sqlalchemy_watch.listener.stats import Stats
 from sqlalchemy_watch.listener.waiting import Waiting
 from sqlalchemy_watch.signals.transactions import Chunks
@@ -60,6 +61,30 @@ def dispatching(monkeypatch: pytest.MonkeyPatch) -> Iterator[Dispatching]:
     monkeypatch.setattr(module, "RESYNC_SECONDS", 0.05)
     with Dispatching() as dispatching:
         yield dispatching
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_resync_that_stop_has_cut_short_is_not_acknowledged(is_heard: bool) -> None:
+    gate = Gate(Inbox(10), Ledger(10))
+    transaction = Transaction(5)
+    gate.ledger.begin([Part(transaction, [], True)], 1.0)
+    resyncs = module.Resyncs(gate)
+    resyncs.ask("a gap", transaction)
+    gate.ledger.handled(transaction)
+    gate.ledger.settle()
+    assert not gate.ledger.is_idle
+    assert resyncs.due() == ["a gap"]
+    resyncs.sent("a gap", is_heard=is_heard)
+    assert gate.ledger.is_idle is is_heard
+
+
+def test_the_reader_is_told_of_space_with_each_part_of_a_transaction(dispatching: Dispatching) -> None:
+    has_space = threading.Event()
+    dispatching.ledger.on_progress = has_space.set
+    parts = [Part(Transaction(5), [Notification("another", b"{}")], False)]
+    dispatching.ledger.begin(parts, 1.0)
+    dispatching.inbox.put(Lot(dispatching.ledger, parts, 1, 2))
+    assert has_space.wait(10)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from sqlalchemy_watch.listener.pipeline.ledger import Ledger
+from sqlalchemy_watch.listener.pipeline.ledger import COMPACT_FROM, Ledger
 from sqlalchemy_watch.listener.pipeline.parts import Part, Transaction
 
 
@@ -116,6 +116,26 @@ def test_a_later_position_is_noted_and_an_earlier_one_is_not() -> None:
     ledger.acknowledge(70)
     ledger.acknowledge(60)
     assert ledger.acknowledged == 70
+
+
+def test_one_that_is_held_for_long_keeps_nothing_of_all_behind_it_that_is_done() -> None:
+    ledger, told = Ledger(10), list[int]()
+    (held,) = begin(ledger, 10)
+    ledger.hold(held)
+    for end in range(20, 200_020, 10):
+        (one,) = begin(ledger, end, now=float(end))
+        ledger.when_done(one, lambda end=end: told.append(end))
+        handle(ledger, one)
+        assert len(ledger._open) <= COMPACT_FROM + 2
+    (last,) = begin(ledger, 200_020)
+    ledger.hold(last)
+    handle(ledger, held, last)
+    assert ledger.acknowledged == 0
+    ledger.done(held)
+    assert (ledger.acknowledged, told) == (200_010, list(range(20, 200_020, 10)))
+    assert ledger.waiting_since == 1.0
+    ledger.done(last)
+    assert ledger.is_idle
 
 
 @pytest.mark.parametrize("seed", range(20))

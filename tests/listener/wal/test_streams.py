@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 from typing import Any
 
 import psycopg
@@ -160,3 +161,49 @@ def test_events_of_all_signals_come_in_the_order_of_the_log_and_gaps_among_them(
     found = asyncio.run(main())
     assert found[:3] == ["inserted", "updated", "deleted"]
     assert "could not be read" in found[3]
+
+
+def test_a_stream_in_which_events_wait_ends_with_the_listener(
+    client: Client, Order: Any, durable: MakeListener
+) -> None:
+    with durable() as listener:
+        events = Order.watch.inserted.iterate(timeout=60)
+        insert(client, "orders", 1, 2, 3)
+        assert take(events, 1) == [1]
+        wait_until(client, lambda: listener.stats().events == 3)
+    assert list(events) == []
+
+
+def test_an_event_that_comes_to_a_stream_just_after_it_was_closed_comes_again(
+    client: Client, Order: Any, durable: MakeListener
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    heard: list[int] = []
+
+    def hear(sender: Any, event: Any) -> None:
+        heard.append(event.identity[0])
+        begun.set()
+        go_on.wait(20)
+
+    with durable() as listener:
+        Order.watch.inserted.connect(hear)
+        events = Order.watch.inserted.iterate()
+        insert(client, "orders", 1)
+        assert begun.wait(20)
+        events.close()
+        go_on.set()
+        listener.catch_up()
+        assert not events._items
+    assert heard[0] == 1
+
+
+def test_streams_that_are_left_early_again_and_again_do_not_keep_the_listener_waiting(
+    client: Client, Order: Any, durable: MakeListener, caplog: pytest.LogCaptureFixture
+) -> None:
+    with durable() as listener:
+        for number in range(0, 10, 2):
+            with Order.watch.inserted.iterate(timeout=20) as events:
+                insert(client, "orders", number, number + 1)
+                assert next(events) is not None
+                wait_until(client, lambda number=number: listener.stats().events >= number + 2)
+    assert "trying again in" not in caplog.text
