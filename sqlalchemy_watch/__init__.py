@@ -24,7 +24,7 @@ catalog     the installed triggers, and how they differ from the declarations
 functions   the text of the trigger functions
 watched     `Watched` and `watch()`: a declaration meets its signals
 resolving   a declaration meets a table: names become columns
-signals     signals, filters, batches and streams
+signals     signals, filters, batches, streams and transactions
 events      `Event`, as JSON and back, and what the listener makes it of
 wire        the format that the trigger functions write and the listener reads
 declaring   the declarations and their validation

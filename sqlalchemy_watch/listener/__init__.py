@@ -2,7 +2,7 @@
 
 ::
 
-    server -> notify or wal --parts of transactions--> dispatch --events--> receivers, batches
+    server -> notify or wal --parts of transactions--> dispatch --events--> receivers, lanes, batches, streams
                    ^------ acknowledged, full ------- ledger <------ done ------
 
 Rooms, from above; each imports only from those below it:
@@ -10,11 +10,12 @@ Rooms, from above; each imports only from those below it:
 listener    `Listener`, the public face
 run         everything that lives from one `start()` to its `stop()`; health (for probes), unheard (said at the start)
 notify      the LISTEN source: protocol (pure), session (a connection), source (the life of its thread), turns,
-            exclusive (one of several processes)
+            exclusive (one of several processes), dropped
 wal         the source of a replication slot: messages, skipped, protocol, liveness and takeover (pure), slots,
-            large (what libpq holds), monitor, preparing, session, standby, source
-dispatch    the thread that calls receivers: dispatcher, receivers, batches, failures (the policy of each way), resyncs,
-            placing with lookups and unplaced (whose event is it?), calls, positions, letters and their table, garbage
+            large (what libpq holds), answers, visibility, monitor, preparing, session, standby, source
+dispatch    the thread that calls receivers: dispatcher, receivers, lanes, batches, transactions, failures (the policy
+            of each way), resyncs, placing with lookups and unplaced (whose event is it?), calls, positions, letters
+            and their table, garbage
 source      the parts of every source: Keeper (the one loop: connect, read, lose, back off), Wake, Poller, Tokens
 lifecycle   the listener's own signals
 server      connections as the engine makes them, questions to the catalog, checks, a limit for each query
@@ -31,7 +32,8 @@ thread                      owns
 `sqlalchemy-watch-listen`   NOTIFY: the connection, NotifySession and NotifyProtocol, in turns with the dispatch thread
 `sqlalchemy-watch-wal`      durable: the walsender connection, WalSession, WalCore, Liveness, Position, Before, Standby
 `sqlalchemy-watch-slot`     durable: SlotMonitor's connection and its part of the stats; looks at the triggers
-`sqlalchemy-watch-dispatch` the dispatcher, its batches, the decoders; calls every receiver that is no coroutine
+`sqlalchemy-watch-dispatch` the dispatcher, its batches and transactions, the decoders; calls every plain receiver, but
+`sqlalchemy-watch-worker-N` with `workers=`: what is in front of the lane that it runs; calls its receivers
 `sqlalchemy-watch-ask`      for one look-up: a connection of the engine's own kind, and its `connect` events
 the caller's                `start`, `run`, `stop`, `catch_up`, `stats`, `healthy`
 an event loop's             coroutine receivers, which the dispatch thread waits for
@@ -45,7 +47,9 @@ Inbox               source puts, dispatch takes             a SimpleQueue; count
 Ledger              source begins, dispatch and whoever     its lock, a leaf; what was handled is noted without it
                     keeps an event hold and let go
 Gate                source opens, closes and renews,        its lock; `needs_attention` is a single assignment
-                    callers stop, dispatch passes
+                    callers stop, dispatch and workers pass
+Lanes               dispatch appends, workers take          its lock; whoever has a lane alone looks at its front
+a stream            dispatch appends, its consumer takes    its lock; an event is held before, and let go of after
 Turns               listen and dispatch                     its lock: one of them has the session at a time
 Tokens              callers add, the source finds           its lock
 Wake                anybody wakes, the source waits         a pair of sockets

@@ -1,1 +1,1 @@
-"""The thread that calls receivers, each isolated from the others: batches, retries, dead letters."""
+"""The thread that calls receivers, each isolated from the others: lanes, batches, retries, dead letters."""
