@@ -28,8 +28,8 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "Without Alembic": (package.install, package.uninstall, package.status, package.WatchStatus),
     "Errors": (
         package.WatchError, package.ConfigurationError, package.ListenerError, package.ListenerStartError,
-        package.BatchFailed, package.CatchUpTimeout, package.EventsDropped, package.OwnershipError, package.PayloadError, package.SlotError,
-        package.UnknownVersionError, package.UnsupportedServerError,
+        package.BatchFailed, package.CatchUpTimeout, package.EventsDropped, package.OwnershipError,
+        package.PayloadError, package.SlotError, package.UnknownVersionError, package.UnsupportedServerError,
     ),
 }  # fmt: skip
 
