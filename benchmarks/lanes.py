@@ -25,7 +25,7 @@ def run(server: Server, quick: bool) -> list[Table]:
     rows, rounds = (200, 3) if quick else (2_000, 5)
     table = Table(
         "Receivers side by side",
-        f"Microseconds for each of {rows:,} rows of one statement, whose receiver sleeps for {SECONDS * 1000:g} ms, from "
+        f"Microseconds for each of {rows:,} rows of one statement, whose receiver sleeps {SECONDS * 1000:g} ms, from "
         "the listener's start until all are acknowledged. Coroutine receivers sleep in their event loop.",
         ("receivers", "microseconds", "times as fast"),
     )

@@ -93,7 +93,8 @@ class BatchFailed(WatchError):
     """
 
     def __init__(self, events: Iterable[Any]) -> None:
-        self.events = list(events)
+        #: Those that have failed.
+        self.events: list[Any] = list(events)
         super().__init__(f"{len(self.events)} events of a batch have failed")
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
-from sqlalchemy_watch import Event, Listener, Watched, watch
+from sqlalchemy_watch import Event, Listener, Resync, Transaction, Watched, watch
 
 
 class Base(DeclarativeBase):
@@ -293,3 +293,55 @@ def load_a_user(event: Event[Order], session: Session) -> User | None:
 
 async def load(event: Event[Order], session: AsyncSession) -> Order | None:
     return await event.load(session)
+
+
+# ---- Several signals at once, streams, iterators and transactions
+
+
+def use(*values: object) -> None: ...
+
+
+@Order.watch.connect
+def take_every_one(sender: Any, event: Event[Order]) -> None: ...
+
+
+@Order.watch.connect  # error
+def take_every_one_of_another(sender: Any, event: Event[User]) -> None: ...
+
+
+def iterate(listener: Listener) -> None:
+    for event in Order.watch.iterate(timeout=1):
+        order: Event[Order] = event
+        user: Event[User] = event  # error
+        use(order, user)
+    for found in Order.watch.updated.iterate(on_gap="yield"):
+        if isinstance(found, Resync):
+            use(found.reason, found.dropped)
+        else:
+            use(found.identity)
+        use(found.identity)  # error
+    for anything in listener.events.iterate():
+        use(anything.model)
+
+
+async def stream() -> None:
+    async with Order.watch.updated.stream() as events:
+        async for event in events:
+            order: Event[Order] = event
+            use(order)
+    async with Order.watch.stream(on_gap="sometimes") as others:  # error
+        use(others)
+
+
+def project(listener: Listener) -> None:
+    @listener.transactions.connect
+    def take_whole(sender: Any, transaction: Transaction) -> None:
+        use(transaction.events[0].identity, transaction.is_last)
+
+    @listener.transactions.connect(chunk=10, name="parts")
+    def take_parts(sender: Any, transaction: Transaction) -> None: ...
+
+    def take_nothing() -> None: ...
+
+    listener.transactions.connect(take_nothing)  # error
+    take_whole(listener, take_parts)  # error

@@ -24,7 +24,8 @@ class Batch:
     """Events of one sender, gathered for the receivers of one signal."""
 
     def __init__(self, signal: Batching, sender: Any) -> None:
-        self.signal, self.sender = signal, sender
+        self.signal: Batching = signal
+        self.sender: Any = sender
         #: The time at which it is delivered, by `time.monotonic()`, unless it is full before.
         self.deadline: float = time.monotonic() + signal.max_wait
         #: That of its first event, which it holds: nothing behind that is acknowledged.
