@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -64,11 +65,12 @@ class Word(NamedTuple):
 class Consumers:
     """The processes of one group, as the test sees them.
 
+    :param mode: the way in which they hear; see `HEAR`.
     :param options: of each process's listener.
     """
 
-    def __init__(self, url: str, group: str, directory: Path, **options: Any) -> None:
-        self._url, self._directory, self._options = url, directory, options
+    def __init__(self, url: str, group: str, directory: Path, mode: str = "receivers", **options: Any) -> None:
+        self._url, self._directory, self._mode, self._options = url, directory, mode, options
         self._errors = (directory / "errors").open("w")
         self._parent = subprocess.Popen(
             [sys.executable, __file__, group],
@@ -95,7 +97,7 @@ class Consumers:
         path = self._directory / f"{len(self._paths)}.heard"
         self._paths.append(path)
         assert self._parent.stdin is not None
-        asked = {"url": url or self._url, "path": str(path), "options": self._options}
+        asked = {"url": url or self._url, "path": str(path), "mode": self._mode, "options": self._options}
         print(json.dumps(asked), file=self._parent.stdin, flush=True)
         while True:
             word = self._next(PATIENCE)
@@ -180,20 +182,54 @@ def _say(word: str) -> None:
     os.write(1, f"{word} {os.getpid()} {time.monotonic_ns()}\n".encode())
 
 
-def _consume(group: str, url: str, path: str, options: dict[str, Any]) -> None:
+def _receivers(listener: Listener, book: Book) -> Iterator[None]:
+    Payment.watch.inserted.connect(lambda sender, event: book(event))
+    yield
+
+
+def _batches(listener: Listener, book: Book) -> Iterator[None]:
+    Payment.watch.batches(max_size=30, max_wait=0.02).connect(lambda sender, events: book(*events))
+    yield
+
+
+def _transactions(listener: Listener, book: Book) -> Iterator[None]:
+    listener.transactions.connect(lambda sender, transaction: book(*transaction.events), chunk=30)
+    yield
+
+
+def _stream(listener: Listener, book: Book) -> Iterator[None]:
+    with listener.events.iterate() as events:
+        yield
+        for event in events:
+            book(event)
+
+
+Book = Callable[..., None]
+
+#: By mode: connects, and goes on once the listener is started.
+HEAR: dict[str, Callable[[Listener, Book], Iterator[None]]] = {
+    "receivers": _receivers, "lanes": _receivers, "batches": _batches, "transactions": _transactions, "stream": _stream,
+}  # fmt: skip
+
+
+def _consume(group: str, url: str, path: str, mode: str, options: dict[str, Any]) -> None:
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    def book_payment(sender: Any, event: Any) -> None:
-        os.write(file, f"{event.lsn} {event.position} {event.identity[0]} {time.monotonic_ns()}\n".encode())
+    def book(*events: Any) -> None:
+        for event in events:
+            os.write(file, f"{event.lsn} {event.position} {event.identity[0]} {time.monotonic_ns()}\n".encode())
 
-    Payment.watch.inserted.connect(book_payment)
-    listener = Listener(create_engine(url), Base, durable=group, **options)
+    workers = 8 if mode == "lanes" else 1
+    listener = Listener(create_engine(url), Base, durable=group, workers=workers, **options)
     listener.connected.connect(lambda sender: _say("active"), weak=False)
     listener.disconnected.connect(lambda sender, error: _say("lost"), weak=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _say("started")
-    listener.start(timeout=60)
     with suppress(KeyboardInterrupt):
+        hearing = HEAR[mode](listener, book)
+        next(hearing)
+        listener.start(timeout=60)
+        next(hearing, None)
         while True:
             time.sleep(0.5)
     listener.stop()

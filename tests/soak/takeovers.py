@@ -73,13 +73,17 @@ class Takeovers:
     :param say: is told of progress.
     """
 
-    def __init__(self, cluster: Cluster, database: str, count: int, seed: int, say: Callable[[str], None]) -> None:
+    def __init__(
+        self, cluster: Cluster, database: str, count: int, seed: int, say: Callable[[str], None],
+        mode: str = "receivers",
+    ) -> None:  # fmt: skip
         self._cluster, self._database, self._count, self._say = cluster, database, count, say
+        self._mode = mode
         self._chance = random.Random(f"{seed} takeovers")
         self._first = self._chance.sample(list(KINDS), len(KINDS))
         self._seed = seed
         self._moment = Event()  # never set: for waiting
-        self.report = Report(f"takeovers, seed {seed}")
+        self.report = Report(f"takeovers, {mode}, seed {seed}")
         self._happened: Counter[str] = Counter()
         self._proxies: dict[int, Proxy] = {}
         self._restarts: list[int] = []
@@ -93,7 +97,7 @@ class Takeovers:
             stack.callback(drop_slots, self._cluster, self._database)
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="watch-tests-")))
             self._stack = stack
-            self._consumers = consumers = Consumers("", GROUP, folder, **OPTIONS)
+            self._consumers = consumers = Consumers("", GROUP, folder, self._mode, **OPTIONS)
             stack.callback(consumers.close)
             looking = Looking(url)
             stack.callback(looking.stop)
@@ -108,7 +112,12 @@ class Takeovers:
                 truth = committed(client)
             looking.stop()
             consumers.listen()
-            self._judge(History(consumers.heard(), consumers.said, truth, load.writers, looking.seen, self._restarts))
+            is_ordered = self._mode != "lanes"
+            self._judge(
+                History(
+                    consumers.heard(), consumers.said, truth, load.writers, looking.seen, self._restarts, is_ordered
+                )
+            )
         return self.report
 
     def _take_over(self, number: int) -> None:
@@ -215,7 +224,7 @@ KINDS: dict[Callable[[Takeovers], None], float] = {
 }
 
 
-def run(count: int, seed: int, say: Callable[[str], None]) -> Report:
+def run(count: int, seed: int, say: Callable[[str], None], mode: str) -> Report:
     """Run the soak on a server of its own."""
     with removed_afterwards(Cluster()) as cluster, created_database(cluster, "soak") as database:
-        return Takeovers(cluster, database, count, seed, say).run()
+        return Takeovers(cluster, database, count, seed, say, mode).run()

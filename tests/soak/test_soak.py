@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from listener.consumers import HEAR
 from postgres import Cluster, needs_logical_messages
 
 from .notify import Soak
 from .report import Report
-from .takeovers import Takeovers
+from .takeovers import KINDS, Takeovers
 
 pytestmark = pytest.mark.slow
 
@@ -24,5 +25,6 @@ def test_an_application_is_told_of_everything_or_to_read_anew_whatever_fails(clu
 
 
 @needs_logical_messages
-def test_consumers_that_take_over_from_one_another_lose_nothing(cluster: Cluster, database: str) -> None:
-    check(Takeovers(cluster, database, 10, SEED, print).run())
+@pytest.mark.parametrize("mode", HEAR)
+def test_consumers_that_take_over_from_one_another_lose_nothing(cluster: Cluster, database: str, mode: str) -> None:
+    check(Takeovers(cluster, database, len(KINDS), SEED, print, mode).run())
