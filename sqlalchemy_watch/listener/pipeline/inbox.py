@@ -195,6 +195,12 @@ class Inbox:
         return len(self) >= self._limit or self._bytes_waiting >= self._max_bytes or self._work.qsize() >= MAX_LOTS
 
     @property
+    def is_low(self) -> bool:
+        """True if reading on is worth being woken for: to wake it for each lot would cost more than the lot."""
+        few = self._work.qsize() <= MAX_LOTS // 8
+        return few and 2 * len(self) <= self._limit and 2 * self._bytes_waiting <= self._max_bytes
+
+    @property
     def received(self) -> int:
         """A number that grows with each notification that is put: see `taken`."""
         return self._bytes_put

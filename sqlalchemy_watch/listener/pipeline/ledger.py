@@ -112,6 +112,11 @@ class Ledger:
         return self.kept >= self._limit
 
     @property
+    def is_low(self) -> bool:
+        """True if half as many events are kept as may be, or fewer."""
+        return 2 * self.kept <= self._limit
+
+    @property
     def is_idle(self) -> bool:
         """True if all that was taken is done."""
         return not self._open

@@ -18,7 +18,7 @@ from .answers import is_readable, next_result
 from .large import LargePieces
 from .messages import parse_lsn
 from .monitor import Look, SlotMonitor
-from .protocol import WalCore
+from .protocol import ACKNOWLEDGE_INTERVAL, WalCore
 from .slots import PUBLICATION
 from .takeover import Log, parse_history
 
@@ -124,6 +124,8 @@ class WalSession:
         #: The look that is to tell whether this process is the active consumer still.
         self._asked_in_doubt: Look | None = None
         self._rate = _Rate()
+        #: True while it waits for space.
+        self._is_starved = False
         self._large = LargePieces(self._pgconn, core.pass_over)
         #: True once there was a piece larger than libpq's buffer is at first.
         self._had_large = False
@@ -147,6 +149,11 @@ class WalSession:
             if self._look is not None:
                 self._monitor.forget(self._look)
         self._finish()
+
+    def note_progress(self) -> None:
+        """Have it read on, or acknowledge, if that is worth it; called by whoever is through with something."""
+        if not self._is_starved or self._ledger.is_abandoned or (self._inbox.is_low and self._ledger.is_low):
+            self._wake.nudge()
 
     @property
     def _is_full(self) -> bool:
@@ -242,10 +249,10 @@ class WalSession:
         core, now = self._core, time.monotonic()
         self._wake.is_wanted = True  # before looking, so that nothing is missed in between
         self._note_acknowledged()
-        is_full = self._is_full
+        is_full = self._is_starved = self._is_full
         if core.has_news and not is_full:
             self._wake.is_wanted = False  # it looks in a moment anyway
-        seconds = max(0.0, min(core.deadline(now) - now, LOOK_SECONDS))
+        seconds = max(0.0, min(core.deadline(now) - now, ACKNOWLEDGE_INTERVAL if is_full else LOOK_SECONDS))
         ready = (self._paused if is_full else self._reading).wait(seconds)
         if self._wake.fileno() in ready:
             self._wake.drain()

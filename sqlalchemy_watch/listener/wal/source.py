@@ -227,6 +227,7 @@ class WalSource:
         session = WalSession(
             connection, core, self._inbox, self._gate, self._wake, self._monitor, seconds, self._note_moved
         )
+        self._gate.ledger.on_progress = session.note_progress
         self._stats.active = True
         if not self._keeper.announce() and slot_is_new and self.state.keeps_trying:
             self._gate.tell(Resync(STARTED_LATE))
