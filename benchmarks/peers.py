@@ -126,7 +126,7 @@ class RowTrigger(Peer):
 
     def listen(self, url: str, table: str, kind: Kind, receive: Receive, ready: Callable[[], None]) -> None:
         changed = blinker.Signal()
-        changed.connect(lambda sender, event: receive(sender, event))
+        changed.connect(lambda sender, event: receive(sender, event), weak=False)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(f"LISTEN {self.channel.format(table=table)}")
             ready()
