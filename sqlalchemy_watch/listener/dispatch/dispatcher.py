@@ -185,8 +185,9 @@ class Dispatcher:
 
     @property
     def _deadline(self) -> float | None:
-        deadline = min(self._batches.deadline, self._resyncs.deadline, self.placing.due_at)
-        return None if deadline == math.inf else deadline
+        if not (self._batches or self._resyncs or self.placing.due_at != math.inf):
+            return None
+        return min(self._batches.deadline, self._resyncs.deadline, self.placing.due_at)
 
     def _handle_lot(self, lot: Lot) -> None:
         """Handle the parts of transactions; those of a tenure that is over are dropped."""
@@ -211,8 +212,7 @@ class Dispatcher:
                 ledger.handled(transaction)
                 if transaction.when_done:
                     ledger.settle()
-            if self._batches or self._resyncs or self.placing.due_at != math.inf:
-                self._look_at_clock()  # a lot may take long
+            self._look_at_clock()  # a lot may take long
         self._transaction = None
         ledger.settle()
         ledger.on_progress()  # there is space in the inbox
@@ -390,14 +390,15 @@ class Dispatcher:
         if rows:
             self._newest = message.at, time.time()
         everything = self._router.everything
-        others = (everything,) if everything.has_receivers else ()
+        others = (everything,) if everything.subscribers or everything.filters else ()
         gathers = self._transactions.are_wanted
         uniform = route.destinations(()) if route.is_uniform else None
         lanes = self._lanes
         if message.kind.operation == "truncated":  # of all keys
             self._drain_lanes()
             lanes = None
-        reasons, bugs = set[str](), list[BaseException]()
+        reasons: set[str] = set()
+        bugs: list[BaseException] = []
         for number, (values, extras) in zip(_numbers(decoded), rows, strict=True):
             if gate.needs_attention and not gate.await_turn():
                 self._is_cut = True
