@@ -152,6 +152,8 @@ class Dispatcher:
                 self._step()
             except BaseException:
                 self._note_bug()
+                if self._policy.repeats:  # the rest of a lot is gone, and would hold up the log in silence
+                    self._gate.ledger.abandon()
                 time.sleep(BUG_SECONDS)
             self._busy_since = None
         try:

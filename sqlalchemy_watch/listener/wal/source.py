@@ -188,6 +188,9 @@ class WalSource:
 
     def _wait_for_receivers(self) -> None:
         """Wait until somebody is connected: what a stream has left unseen would be acknowledged unheard."""
+        if self._has_receivers():
+            return
+        log.warning("not reading slot %r: %s", self._options.slot, LEFT_UNSEEN)
         missing, self.state.missing = self.state.missing, LEFT_UNSEEN
         while not (self._has_receivers() or self._keeper.stopping.wait(RETRY_SECONDS)):
             pass

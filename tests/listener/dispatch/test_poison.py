@@ -405,3 +405,26 @@ def test_a_handler_of_the_log_that_raises_loses_no_failure_of_a_receiver(
     finally:
         log.removeHandler(handler)
     assert calls == (["first", "second"] * 2 if durable_route else ["first", "second"])
+
+
+@needs_logical_messages
+def test_what_an_error_between_two_messages_has_dropped_is_read_again(
+    client: Client, Order: Any, durable: MakeListener, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Order.watch.inserted.connect(recorder)
+    failures = [0]
+
+    def fail_once(message: Any) -> None:
+        failures[0] += 1
+        if failures[0] == 1:
+            raise MemoryError
+        original(message)
+
+    with durable() as listener:
+        inbox = dispatcher_of(listener)._inbox
+        original = inbox.note_taken
+        monkeypatch.setattr(inbox, "note_taken", fail_once)
+        insert(client, "orders", 1, 2)
+        wait_until(client, lambda: len({event.identity for event in recorder.events}) == 2)
+        listener.catch_up()
+    assert failures[0] > 1

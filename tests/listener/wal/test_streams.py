@@ -54,7 +54,7 @@ def test_what_was_not_asked_for_comes_again_in_the_next_process(
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_leaving_lets_go_of_the_last_event_unless_there_is_an_exception_and_the_rest_waits_for_somebody(
-    client: Client, Order: Any, durable: MakeListener, fails: bool
+    client: Client, Order: Any, durable: MakeListener, fails: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
     with durable() as listener:
         try:
@@ -69,6 +69,7 @@ def test_leaving_lets_go_of_the_last_event_unless_there_is_an_exception_and_the_
         # Nobody is connected: nothing is acknowledged unheard.
         wait_until(client, lambda: listener._run is not None and listener._run._source.state.missing == LEFT_UNSEEN)
         assert not listener.stats().active
+        assert LEFT_UNSEEN in caplog.text
         with Order.watch.inserted.iterate(timeout=10) as events:
             assert take(events, 1 + fails) == ([2, 3] if fails else [3])
         listener.catch_up()
