@@ -136,14 +136,17 @@ class Lanes:
             raise
 
     def _work(self) -> None:
-        while (lane := self._next()) is not None:
+        while not self._stopped:  # a bug of ours must not end a worker
+            lane: _Lane | None = None
             try:
-                self._run(lane)
+                lane = self._next()
+                if lane is not None:
+                    self._run(lane)
             except BaseException:
-                # A bug of ours: what is in front comes again, here or in the next process.
                 with contextlib.suppress(Exception):
                     log.exception("unexpected error in a lane; nothing of it is acknowledged, and tried again")
-                self._put_off(lane, BUG_SECONDS)
+                if lane is not None:
+                    self._put_off(lane, BUG_SECONDS)
 
     def _next(self) -> _Lane | None:
         with self._lock:

@@ -17,7 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import PATIENCE, insert, resync_reasons, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerError, RetryPolicy, Watch, Watched, wire
-from sqlalchemy_watch.listener.dispatch.calls import Call
+from sqlalchemy_watch.listener.dispatch import lanes as lanes_module
+from sqlalchemy_watch.listener.dispatch.calls import Call, make_all
 from sqlalchemy_watch.listener.dispatch.failures import NotTriedAgain, Reports
 from sqlalchemy_watch.listener.dispatch.lanes import Lanes
 from sqlalchemy_watch.listener.pipeline.gate import Gate
@@ -413,3 +414,20 @@ def test_a_receiver_at_work_when_the_tenure_ends_is_waited_for_by_its_key(work: 
     while work.lanes._lanes:
         threading.Event().wait(0.001)
     assert work.gate.ledger.kept == 0
+
+
+def test_an_error_inside_the_library_ends_no_worker(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes_module, "BUG_SECONDS", 0.01)
+    failures, heard = [0], SimpleQueue[str]()
+
+    def fail_once(waiting: Any, calls: Any) -> Any:
+        failures[0] += 1
+        if failures[0] == 1:
+            raise MemoryError
+        return make_all(waiting, calls)
+
+    monkeypatch.setattr(lanes_module, "make_all", fail_once)
+    work.take("key", lambda sender, event: heard.put("first"))
+    work.take("key", lambda sender, event: heard.put("second"))
+    assert [heard.get(timeout=PATIENCE) for _ in range(2)] == ["first", "second"]
+    assert len(work.lanes.threads) == 1
