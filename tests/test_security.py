@@ -16,8 +16,7 @@ from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from sqlalchemy_watch import Listener, Watch, Watched, status
-from sqlalchemy_watch.listener.dispatch.dead_letters import grant
-from sqlalchemy_watch.listener.dispatch.letters_table import ensure_table
+from sqlalchemy_watch.listener.dispatch.dead_letters import LETTERS
 from sqlalchemy_watch.listener.wal import slots
 
 pytestmark = pytest.mark.server
@@ -134,8 +133,8 @@ def test_a_durable_listener_of_the_recipe_needs_replication_and_what_an_administ
     prepare(roles, Base)
     slots.ensure_publication(client)
     slots.ensure_slot(client, group)
-    ensure_table(client)
-    grant(client, roles.name("shop_listener"))
+    LETTERS.ensure(client)
+    LETTERS.grant(client, roles.name("shop_listener"))
     client.execute(f"ALTER ROLE {roles.name('shop_listener')} REPLICATION")
     Salary.watch.inserted.connect(recorder)
     listening = roles.engine("shop_listener")

@@ -12,7 +12,7 @@ import typer
 
 from ..errors import ConfigurationError
 from ..listener.dispatch import dead_letters
-from ..listener.dispatch.letters_table import has_table
+from ..listener.dispatch.dead_letters import LETTERS
 from .output import DataTable, print_json_lines, print_table
 from .target import Url, connect
 
@@ -30,21 +30,30 @@ All = Annotated[bool, typer.Option("--all", help="All letters of the group.")]
 @app.command("list")
 def list_letters(
     group: Annotated[str | None, typer.Argument(help="Of this consumer group alone.")] = None,
+    parked: Annotated[bool, typer.Option("--parked", help="Only those that are tried again.")] = False,
     url: Url = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
 ) -> None:
     """Show the dead letters."""
     with connect(url) as connection:
-        letters = dead_letters.list_letters(connection, group)
+        letters = dead_letters.list_letters(connection, group, only_parked=parked)
     if as_json:
         print_json_lines(map(asdict, letters))
         return
-    table = DataTable("id", "group", "receiver", "channel", "row", "attempts", "failed at", "error", "next try")
+    table = DataTable("id", "group", "receiver", "channel", "row", "key", "attempts", "failed at", "error", "next try")
     for letter in letters:
         table.add_data(
-            str(letter.id), letter.consumer_group, letter.receiver, letter.channel, _rows(letter), str(letter.attempts),
-            f"{letter.failed_at:%Y-%m-%d %H:%M:%S}", letter.error, f"{letter.retry_at or 'given up'}",
-        )  # fmt: skip
+            str(letter.id),
+            letter.consumer_group,
+            letter.receiver,
+            letter.channel,
+            _rows(letter),
+            letter.key or "",
+            str(letter.attempts),
+            f"{letter.failed_at:%Y-%m-%d %H:%M:%S}",
+            letter.error,
+            f"{letter.retry_at or 'given up'}",
+        )
     print_table(table, NONE)
 
 
@@ -62,7 +71,7 @@ def drop_letters(group: Group, ids: Ids = None, all_letters: All = False, url: U
 
 def _change(url: str | None, group: str, ids: list[int] | None, change: Change, words: str) -> None:
     with connect(url) as connection:
-        if has_table(connection):
+        if LETTERS.exists(connection):
             print(words.format(change(connection, group, ids)))
         else:
             print(f"{NONE}: a listener with durable= makes their table when it needs it, or `slots create`")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..listener.dispatch import dead_letters, letters_table
+from ..listener.dispatch.dead_letters import LETTERS
 from ..listener.options import check_group_name
 from ..listener.wal import slots as replication
 from .output import DataTable, print_json_lines, print_table, say
@@ -55,9 +55,9 @@ def create_slot(
     """Make the publication, the table of dead letters and a group's slot, where the application's role may not."""
     with connect(url) as connection:
         replication.ensure_publication(connection)
-        letters_table.ensure_table(connection)
+        LETTERS.ensure(connection)
         if role is not None:
-            dead_letters.grant(connection, role)
+            LETTERS.grant(connection, role)
         if name is not None:
             made = replication.ensure_slot(connection, check_group_name(name))
             say(f"{'there is already' if made is None else 'created'} the slot {name}")

@@ -23,21 +23,29 @@ class RetryPolicy:
     :param max_attempts: calls before the event goes to the dead letters; None tries for ever.
     :param first_delay: seconds before the second attempt; doubled for each further one.
     :param max_delay: seconds, the longest wait.
-    :param in_order: True to have the events behind wait. Otherwise the event is parked in the table of dead
-        letters and tried again from there, while the line moves on.
+    :param in_order: who waits until the receiver takes the event. True: everybody behind it. `"key"`: the later events
+        of its key (see `Listener(key=)`) for that receiver alone; after `attempts` calls the event is parked in the
+        table of dead letters, they are parked behind it, and it is tried again from there. False: nobody; it is parked
+        at once. Whole transactions are never parked before they are given up.
+    :param attempts: with `in_order="key"`: calls before an event is parked.
     :raises ConfigurationError: for values out of range.
     """
 
     max_attempts: int | None = None
     first_delay: float = 0.5
     max_delay: float = 60.0
-    in_order: bool = True
+    in_order: bool | Literal["key"] = True
+    attempts: int = 3
 
     def __post_init__(self) -> None:
         if self.max_attempts is not None and (type(self.max_attempts) is not int or self.max_attempts < 1):
             raise ConfigurationError(f"max_attempts must be an int of at least 1, or None, not {self.max_attempts!r}")
-        if type(self.in_order) is not bool:
-            raise ConfigurationError(f"in_order must be True or False, not {self.in_order!r}")
+        if type(self.in_order) is not bool and self.in_order != "key":
+            raise ConfigurationError(f"in_order must be True, 'key' or False, not {self.in_order!r}")
+        if type(self.attempts) is not int or self.attempts < 1:
+            raise ConfigurationError(f"attempts must be an int of at least 1, not {self.attempts!r}")
+        if self.in_order != "key" and self.attempts != RetryPolicy.attempts:
+            raise ConfigurationError("attempts is for in_order='key': the calls before an event is parked")
         delays = (self.first_delay, self.max_delay)
         if not all(type(delay) in (int, float) for delay in delays) or not 0 < self.first_delay <= self.max_delay:
             raise ConfigurationError(
@@ -48,7 +56,7 @@ class RetryPolicy:
     @property
     def needs_table(self) -> bool:
         """True if dead letters can come to be."""
-        return self.max_attempts is not None or not self.in_order
+        return self.max_attempts is not None or self.in_order is not True
 
     def delay(self, attempts: int) -> float:
         """Return the seconds to wait after so many attempts."""
@@ -103,8 +111,10 @@ class Options:
             self._check_exclusive(self.exclusive)
         if isinstance(self.workers, bool) or not isinstance(self.workers, int) or self.workers < 1:
             raise ConfigurationError(f"workers must be an int of at least 1, not {self.workers!r}")
-        if self.key is not None and self.workers == 1:
-            raise ConfigurationError("key is for workers=: with one worker all events come one after the other anyway")
+        if self.key is not None and not self.has_lanes:
+            raise ConfigurationError(
+                "key is for workers= and RetryPolicy(in_order='key'): otherwise all events come one after the other"
+            )
         if not isinstance(self.wait_visible, bool):
             raise ConfigurationError(f"wait_visible must be True or False, not {self.wait_visible!r}")
         if self.decoding_memory is not None:
@@ -121,6 +131,11 @@ class Options:
                 f"exclusive={name!r} and durable={self.group!r} don't go together: of a consumer group one process is "
                 f"active anyway, so remove exclusive="
             )
+
+    @property
+    def has_lanes(self) -> bool:
+        """True if receivers are called in lanes, beside the dispatch thread."""
+        return self.workers > 1 or self.retry.in_order == "key"
 
     @property
     def key_of(self) -> Callable[[Any], Hashable] | None:

@@ -25,8 +25,10 @@ from .decoding.routes import Router
 from .decoding.values import ValueDecoders
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.failures import NotTriedAgain, Policy, Reports, TriedAgain
+from .dispatch.keys import Keys
 from .dispatch.lanes import Lanes
 from .dispatch.letters import Calling, Letters
+from .dispatch.parking import Parking
 from .lifecycle import Lifecycle
 from .naming import event_words
 from .notify.source import NotifySource
@@ -85,6 +87,7 @@ class Run:
         self._inbox = Inbox(options.max_queue, bytes_limit)
         self._gate = Gate(self._inbox, Ledger(options.max_queue))
         self._reports = Reports(self._stats, self._on_failure)
+        self._keys = Keys(options.key_of)
         self._source: Source
         self._dispatcher: Dispatcher
         self._monitor: SlotMonitor | None = None
@@ -103,13 +106,11 @@ class Run:
         policy = NotTriedAgain(self._reports)
         self._dispatcher = Dispatcher(
             self._inbox, self._gate, self._router, self._stats, self._on_news, policy, self._waiting, self._chunks,
-            source.turns.read, lanes=self._make_lanes(policy), key_of=self._options.key_of,
+            source.turns.read, lanes=self._make_lanes(policy, Waiting(self._lifecycle.loop)), keys=self._keys,
         )  # fmt: skip
 
-    def _make_lanes(self, policy: Policy) -> Lanes | None:
-        if self._options.workers == 1:
-            return None
-        return Lanes(self._options.workers, self._gate, Waiting(self._lifecycle.loop), policy)
+    def _make_lanes(self, policy: Policy, waiting: Waiting) -> Lanes | None:
+        return Lanes(self._options.workers, self._gate, waiting, policy) if self._options.has_lanes else None
 
     def _make_durable(self, connect: Connect, group: str) -> None:
         options, inbox, gate, stats, waiting = self._options, self._inbox, self._gate, self._stats, self._waiting
@@ -119,18 +120,22 @@ class Run:
         )
         policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
         visibility = Visibility(connect, options.heartbeat_timeout, policy.wait) if options.wait_visible else None
-        self._dispatcher = Dispatcher(
+        in_lanes = Waiting(self._lifecycle.loop)
+        lanes = self._make_lanes(policy, in_lanes)
+        self._dispatcher = dispatcher = Dispatcher(
             inbox, gate, self._router, stats, self._on_news, policy, waiting, self._chunks,
-            visibility=visibility, lanes=self._make_lanes(policy), key_of=options.key_of,
+            visibility=visibility, lanes=lanes, keys=self._keys,
         )  # fmt: skip
-        self._dispatcher.placing.wait = policy.wait
-        calling = Calling(
-            self._dispatcher.receivers.call_all, policy.call_again, self._reports.report, self._on_dead_letter
-        )
+        dispatcher.placing.wait = policy.wait
+        calling = Calling(dispatcher.receivers.call_all, self._reports.report, self._on_dead_letter)
         letters = Letters(
             group, options.retry, connect, self._router, waiting, stats, calling, inbox, gate, self._chunks
         )
-        policy.park, self._monitor.on_letter_due = letters.park, letters.note_due
+        policy.parking = parking = Parking(group, connect, letters, self._keys, gate, lanes, waiting, in_lanes)
+        self._monitor.on_letter_due = letters.note_due
+        letters.retry_keys = parking.retry_due
+        if options.retry.in_order == "key":
+            dispatcher.on_tenure = parking.begin
 
     def start(self) -> None:
         """Start the threads; outside of any lock, since a new thread may run finalizers before it counts as started.

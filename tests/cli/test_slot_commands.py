@@ -13,7 +13,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import wait_until
 
 from sqlalchemy_watch import Listener, Watched
-from sqlalchemy_watch.listener.dispatch.dead_letters import ensure_table
+from sqlalchemy_watch.listener.dispatch.dead_letters import LETTERS
 
 from .conftest import Run
 
@@ -128,7 +128,7 @@ EDITS = {
 
 
 def test_letters_that_were_edited_by_hand_hide_no_others(run: Run, client: Any, engine: Engine, database: str) -> None:
-    ensure_table(client)
+    LETTERS.ensure(client)
     for number, name in enumerate(["good", *EDITS]):
         client.execute(
             "INSERT INTO sqlalchemy_watch.dead_letters (consumer_group, channel, payload, lsn, position, receiver, "

@@ -14,7 +14,7 @@ from ..pipeline.gate import Gate, Revoked
 from ..pipeline.parts import Transaction
 from ..waiting import Waiting
 from .calls import Call, make_all
-from .failures import Policy
+from .failures import CutShort, Policy
 
 #: What the events of a batch have in common: the signal, and the sender.
 BatchKey = tuple[int, int]
@@ -119,8 +119,12 @@ class Batches:
         for subscriber in batch.signal.subscribers_for(batch.sender):
             if self._gate.needs_attention:
                 self._gate.await_turn()
-            call = Call(batch.signal, subscriber, batch.sender, batch.events)
-            for failed, error in make_all(self._waiting, [call]):
+            try:
+                call = self._policy.unparked(Call(batch.signal, subscriber, batch.sender, batch.events))
+            except CutShort:
+                self._waiting.was_cut_short = True
+                return
+            for failed, error in [] if call is None else make_all(self._waiting, [call]):
                 self._policy.failed(failed, error)
         if not self._waiting.was_cut_short:
             self._let_go(batch)

@@ -82,6 +82,12 @@ def make_all(waiting: Waiting, calls: Sequence[Call]) -> list[tuple[Call, BaseEx
     return failures
 
 
+def make_one(waiting: Waiting, call: Call) -> BaseException | None:
+    """Call one receiver, and return what it raised."""
+    failures = make_all(waiting, [call])
+    return failures[0][1] if failures else None
+
+
 def release(error: BaseException | None) -> None:
     """Let go of the local variables in an error's tracebacks: a method's keep its object alive, connected weakly."""
     seen: set[int] = set()

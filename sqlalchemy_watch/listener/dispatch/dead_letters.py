@@ -1,6 +1,7 @@
-"""Dead letters: events whose receiver kept failing. They wait in a table of the same database.
+"""Dead letters: events whose receiver kept failing, in a table of the same database.
 
-The table has a schema of its own, out of sight of migrations.
+Those that are tried again are parked. With a key, all later events of the key are parked behind it, for that receiver,
+and only the oldest of them is tried.
 """
 
 from __future__ import annotations
@@ -12,12 +13,32 @@ from datetime import datetime
 from typing import Any
 
 import psycopg
-from psycopg import errors, sql
+from psycopg import errors
 
 from ...errors import OwnershipError
-from .letters_table import TABLE, ensure_table, has_table, may_use_table
+from ..server.own_tables import OwnTable
 
-_COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, error, attempts, failed_at, retry_at"
+LETTERS = OwnTable(
+    "dead_letters",
+    "dead letters",
+    {
+        "id": "bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
+        "consumer_group": "text NOT NULL",
+        "channel": "text NOT NULL",
+        "payload": "text NOT NULL",
+        "lsn": "bigint NOT NULL",
+        "position": "integer NOT NULL",
+        "receiver": "text NOT NULL",
+        "key": "text",
+        "error": "text NOT NULL",
+        "attempts": "integer NOT NULL",
+        "failed_at": "timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp()",
+        "retry_at": "timestamp with time zone",
+    },
+    ("consumer_group", "lsn", "position", "receiver"),
+)
+
+_COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, key, error, attempts, failed_at, retry_at"
 
 #: Times that Python has, in place of those that somebody wrote by hand.
 _BOUNDED = "CASE WHEN {0} IS NOT NULL THEN least(greatest({0}, '0002-01-01 00:00+00'), '9998-12-31 00:00+00') END"
@@ -27,11 +48,22 @@ _LISTED = _COLUMNS.replace("failed_at, retry_at", f"{_BOUNDED.format('failed_at'
 #: Raised for a text that the database, or its protocol, can't hold.
 _UNWRITABLE = (errors.UntranslatableCharacter, psycopg.DataError, UnicodeEncodeError)
 
+_TABLE = LETTERS.full_name
+
+# One that is there was parked by a process that died before it acknowledged the event; with a key it may have been
+# tried again since.
 _PARK = (
-    f"INSERT INTO {TABLE} (consumer_group, channel, payload, lsn, position, receiver, error, attempts, retry_at) "
-    f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s)) "
+    f"INSERT INTO {_TABLE} (consumer_group, channel, payload, lsn, position, receiver, key, error, attempts, retry_at) "
+    f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s)) "
     f"ON CONFLICT (consumer_group, lsn, position, receiver) DO UPDATE SET error = excluded.error, "
-    f"attempts = excluded.attempts, failed_at = excluded.failed_at, retry_at = excluded.retry_at"
+    f"attempts = excluded.attempts, failed_at = excluded.failed_at, retry_at = excluded.retry_at "
+    f"WHERE excluded.key IS NULL"
+)
+
+#: The oldest of each key, of those that are tried again.
+_FRONTS = (
+    f"SELECT DISTINCT ON (receiver, key) {_COLUMNS} FROM {_TABLE} "
+    f"WHERE consumer_group = %s AND key IS NOT NULL AND retry_at IS NOT NULL ORDER BY receiver, key, lsn, position"
 )
 
 
@@ -46,39 +78,34 @@ class DeadLetter:
     lsn: int
     position: int
     receiver: str
+    #: That of its lane, where later events of the key wait behind it; None for one that nothing waits for.
+    key: str | None
     error: str
     attempts: int
     failed_at: datetime
     retry_at: datetime | None
 
 
-def grant(connection: psycopg.Connection[Any], role: str) -> None:
-    """Let a role use the table."""
-    name = sql.Identifier(role)
-    connection.execute(sql.SQL("GRANT USAGE ON SCHEMA sqlalchemy_watch TO {}").format(name))
-    connection.execute(sql.SQL(f"GRANT SELECT, INSERT, UPDATE, DELETE ON {TABLE} TO {{}}").format(name))
-
-
 def park(
     connection: psycopg.Connection[Any],
-    letter: tuple[str, str, str, int, int, str, str, int],
+    letter: tuple[str, str, str, int, int, str, str | None, str, int],
     retry_in: float | None,
 ) -> None:
     """Write a letter: the event, and the receiver that failed on it.
 
-    :param letter: group, channel, payload of the one row, lsn, position, receiver, error, attempts.
+    :param letter: group, channel, payload of the one row, lsn, position, receiver, key, error, attempts.
     :param retry_in: seconds until it is tried again; None where it is given up.
     """
-    if not may_use_table(connection):
-        ensure_table(connection)  # somebody has dropped it
-    group, channel, payload, lsn, position, receiver, error, attempts = letter
+    if not LETTERS.may_be_used(connection):
+        LETTERS.ensure(connection)  # somebody has dropped it
+    group, channel, payload, lsn, position, receiver, key, error, attempts = letter
     # A database that is not UTF-8 can't hold every text, and none holds NUL or half of a surrogate pair.
     for words in (
         (payload, receiver, error),
         (payload, receiver, as_ascii(error)),
         (json.dumps(json.loads(payload)), as_ascii(receiver), as_ascii(error)),
     ):
-        values = [group, channel, words[0], lsn, position, *words[1:], attempts, retry_in]
+        values = [group, channel, words[0], lsn, position, words[1], key, words[2], attempts, retry_in]
         try:
             connection.execute(_PARK, values)
             return
@@ -92,34 +119,79 @@ def as_ascii(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode().replace("\0", "\\x00")
 
 
-def list_letters(connection: psycopg.Connection[Any], group: str | None = None) -> list[DeadLetter]:
-    """Return the letters of a group, or of all groups, the oldest first; none where there is no table yet."""
-    if not has_table(connection):
+def list_letters(
+    connection: psycopg.Connection[Any], group: str | None = None, *, only_parked: bool = False
+) -> list[DeadLetter]:
+    """Return the letters of a group, or of all groups, the oldest first; none where there is no table yet.
+
+    :param only_parked: those alone that are tried again.
+    """
+    if not LETTERS.exists(connection):
         return []
     rows = connection.execute(
-        f"SELECT {_LISTED} FROM {TABLE} "
-        f"WHERE CAST(%(group)s AS text) IS NULL OR consumer_group = %(group)s ORDER BY id",
-        {"group": group},
+        f"SELECT {_LISTED} FROM {_TABLE} WHERE (CAST(%(group)s AS text) IS NULL OR consumer_group = %(group)s) "
+        f"AND (retry_at IS NOT NULL OR NOT %(parked)s) ORDER BY id",
+        {"group": group, "parked": only_parked},
     )
     return [DeadLetter(*row) for row in rows]
 
 
 def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | None:
-    """Return the oldest letter of a group that is to be tried now.
+    """Return the oldest letter of a group, of those without a key, that is to be tried now.
 
     :returns: None where there is none, and where the role may not use the table.
     """
-    try:
-        if not may_use_table(connection):
-            return None
-    except OwnershipError:  # whoever has letters to write says so
+    if not _may_be_read(connection):
         return None
     row = connection.execute(
-        f"SELECT {_COLUMNS} FROM {TABLE} WHERE consumer_group = %s AND retry_at <= pg_catalog.clock_timestamp() "
-        f"ORDER BY retry_at, id LIMIT 1",
+        f"SELECT {_COLUMNS} FROM {_TABLE} WHERE consumer_group = %s AND key IS NULL "
+        f"AND retry_at <= pg_catalog.clock_timestamp() ORDER BY retry_at, id LIMIT 1",
         [group],
     ).fetchone()
     return None if row is None else DeadLetter(*row)
+
+
+def due_fronts(connection: psycopg.Connection[Any], group: str) -> list[DeadLetter]:
+    """Return the oldest letter of each key and receiver, of those that are to be tried now."""
+    if not _may_be_read(connection):
+        return []
+    query = f"SELECT * FROM ({_FRONTS}) AS front WHERE retry_at <= pg_catalog.clock_timestamp() ORDER BY retry_at"
+    return [DeadLetter(*row) for row in connection.execute(query, [group])]
+
+
+def has_due(connection: psycopg.Connection[Any], group: str) -> bool:
+    """Return True if a letter of a group is to be tried now."""
+    return next_due(connection, group) is not None or bool(due_fronts(connection, group))
+
+
+def front(connection: psycopg.Connection[Any], group: str, receiver: str, key: str) -> DeadLetter | None:
+    """Return the oldest letter of a key that is tried again, when that is due or not; None where there is none."""
+    if not LETTERS.exists(connection):
+        return None
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM {_TABLE} WHERE consumer_group = %s AND receiver = %s AND key = %s "
+        f"AND retry_at IS NOT NULL ORDER BY lsn, position LIMIT 1",
+        [group, receiver, key],
+    ).fetchone()
+    return None if row is None else DeadLetter(*row)
+
+
+def parked_keys(connection: psycopg.Connection[Any], group: str) -> set[tuple[str, str]]:
+    """Return the receivers and keys of which letters are tried again."""
+    if not LETTERS.exists(connection):
+        return set()
+    query = (
+        f"SELECT DISTINCT receiver, key FROM {_TABLE} "
+        f"WHERE consumer_group = %s AND key IS NOT NULL AND retry_at IS NOT NULL"
+    )
+    return {(receiver, key) for receiver, key in connection.execute(query, [group])}
+
+
+def _may_be_read(connection: psycopg.Connection[Any]) -> bool:
+    try:
+        return LETTERS.may_be_used(connection)
+    except OwnershipError:  # whoever has letters to write says so
+        return False
 
 
 def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, retry_in: float | None) -> bool:
@@ -127,10 +199,10 @@ def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, 
 
     :returns: False where `retry` was called meanwhile: then nothing is noted, and the letter is tried anew.
     """
-    if not has_table(connection):
+    if not LETTERS.exists(connection):
         return False
     query = (
-        f"UPDATE {TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
+        f"UPDATE {_TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
         f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) "
         f"WHERE id = %s AND retry_at = %s"
     )
@@ -143,16 +215,16 @@ def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, 
 
 def remove(connection: psycopg.Connection[Any], letter: DeadLetter) -> None:
     """Delete a letter whose receiver has taken the event."""
-    if has_table(connection):
-        connection.execute(f"DELETE FROM {TABLE} WHERE id = %s", [letter.id])
+    if LETTERS.exists(connection):
+        connection.execute(f"DELETE FROM {_TABLE} WHERE id = %s", [letter.id])
 
 
 def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
     """Have the running consumer try letters again at once, and return their number."""
-    if not has_table(connection):
+    if not LETTERS.exists(connection):
         return 0
     return connection.execute(
-        f"UPDATE {TABLE} SET retry_at = pg_catalog.clock_timestamp(), attempts = 0 "
+        f"UPDATE {_TABLE} SET retry_at = pg_catalog.clock_timestamp(), attempts = 0 "
         f"WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
         [group, ids, ids],
     ).rowcount
@@ -160,9 +232,9 @@ def retry(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | 
 
 def drop(connection: psycopg.Connection[Any], group: str, ids: Sequence[int] | None) -> int:
     """Delete letters, and return their number."""
-    if not has_table(connection):
+    if not LETTERS.exists(connection):
         return 0
     return connection.execute(
-        f"DELETE FROM {TABLE} WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
+        f"DELETE FROM {_TABLE} WHERE consumer_group = %s AND (CAST(%s AS bigint[]) IS NULL OR id = ANY (%s))",
         [group, ids, ids],
     ).rowcount

@@ -8,26 +8,26 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from ...errors import PayloadError
 from ...events.event import Event
-from ...signals.matching import freeze
 from ...signals.transactions import Chunks
 from ..decoding.payload import Decoded
 from ..decoding.routes import Route, Router
-from ..naming import event_words
 from ..pipeline.gate import Gate, Revoked
 from ..pipeline.inbox import Inbox, Lot
+from ..pipeline.ledger import Ledger
 from ..pipeline.parts import CaughtUp, Connected, News, Notification, Resync, Transaction
 from ..stats import Stats
 from ..waiting import Waiting
 from .batches import Batches
 from .failures import Policy
 from .garbage import GarbageLog
-from .lanes import KeyOf, Lanes
+from .keys import Keys
+from .lanes import Lanes
 from .placing import Placing
 from .positions import Numbers, Positions
 from .receivers import Receivers
@@ -76,18 +76,21 @@ class Dispatcher:
     :param read_source: reads in this thread while there is nothing to do.
     :param visibility: has events wait until their rows are visible; None where they are, or need not be.
     :param lanes: calls receivers; None where this thread does.
-    :param key_of: returns the key of an event, of which the lane is; by default it is table and identity.
+    :param keys: of the lanes.
     """
 
     def __init__(
         self, inbox: Inbox, gate: Gate, router: Router, stats: Stats, on_news: OnNews, policy: Policy,
         waiting: Waiting, chunks: Chunks, read_source: ReadSource = lambda deadline: False,
-        visibility: Shows | None = None, lanes: Lanes | None = None, key_of: KeyOf | None = None,
+        visibility: Shows | None = None, lanes: Lanes | None = None, keys: Keys | None = None,
     ) -> None:  # fmt: skip
         self._inbox, self._gate, self._router, self._stats = inbox, gate, router, stats
         self._on_news, self._policy, self._waiting = on_news, policy, waiting
         self._read_source, self._visibility = read_source, visibility
-        self._lanes, self._key_of = lanes, key_of
+        self._lanes, self._keys = lanes, keys or Keys(None)
+        #: Called at the beginning of each tenure, before anything of it is handled.
+        self.on_tenure: Callable[[], None] = lambda: None
+        self._begun: Ledger | None = None
         self._batches = Batches(gate, waiting, policy)
         self._receivers = Receivers(gate, waiting, policy, self._batches)
         self._transactions = Transactions(chunks, router.listener, gate, waiting, policy)
@@ -196,6 +199,10 @@ class Dispatcher:
         gate, ledger = self._gate, lot.ledger
         if ledger is gate.ledger and ledger is not gate.served:
             self._forget()
+        if ledger is gate.served and ledger is not self._begun:
+            if not self._until_done(self.on_tenure) and gate.is_stopped:
+                return
+            self._begun = ledger
         for transaction, messages, is_last in lot.parts:
             self._transaction = transaction
             for message in messages:
@@ -425,8 +432,7 @@ class Dispatcher:
                     if gathers:
                         self._transactions.take(event or Event(sender, message, values, extras, number))
                 if lanes is not None and receivers.collected:
-                    key = self._key(route, receivers.collected[0].argument)
-                    lanes.take(transaction, key, receivers.collected)
+                    lanes.take(transaction, self._keys.of(receivers.collected[0].argument), receivers.collected)
             except BaseException as error:
                 if self._policy.repeats:
                     self._next_row = number
@@ -438,16 +444,6 @@ class Dispatcher:
         if bugs:
             log.error("unexpected error while dispatching %d of %d rows", len(bugs), len(rows), exc_info=bugs[0])
             self._ask_to_resync(UNEXPECTED)
-
-    def _key(self, route: Route, event: Event[Any]) -> Hashable:
-        """Return the key of the event's lane; what can't be compared has one of its own."""
-        try:
-            key = (route.table.key, event.identity) if self._key_of is None else self._key_of(event)
-            hash(frozen := freeze(key))
-        except Exception:  # from the value's own code, or the application's
-            log.exception("%s has no key: it comes beside all others", event_words(event))
-            return object()
-        return frozen
 
     def _end(self) -> None:
         """Deliver at `stop()` what has been gathered. Coroutines get `LAST_BATCH_SECONDS` for it."""

@@ -10,12 +10,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...errors import BatchFailed
+from ...signals.transactions import Transaction
 from ..naming import event_words
 from ..options import RetryPolicy
 from ..pipeline.gate import Gate
 from ..stats import DispatchStats
 from ..waiting import Waiting
-from .calls import Call, make_all, release
+from .calls import Call, FilterReceiver, make_one, release
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -65,6 +66,14 @@ class Policy(Protocol):
         """Deal with a receiver that raised in a lane, which waits by itself.
 
         :returns: seconds after which it is called again; None where it is not.
+        :raises CutShort: where `stop()` kept it from being parked.
+        """
+
+    def unparked(self, call: Call) -> Call | None:
+        """Return the call without events that have to wait behind others of their key; those are parked.
+
+        :returns: None where none is left.
+        :raises CutShort: where `stop()` kept one from being parked.
         """
 
     def pause_after_bug(self, attempts: int) -> bool:
@@ -88,16 +97,31 @@ class NotTriedAgain:
         self.failed(call, error)
         return None
 
+    def unparked(self, call: Call) -> Call | None:
+        """Return the call."""
+        return call
+
     def pause_after_bug(self, attempts: int) -> bool:
         """Return False: that is a gap."""
         return False
 
 
-class Park(Protocol):
-    """Writes a dead letter, however long that takes."""
+class CutShort(Exception):
+    """Raised where `stop()` came before an event was parked: it is delivered again."""
 
-    def __call__(self, call: Call, event: Any, error: BaseException, attempts: int) -> None:
-        """Write it."""
+
+class Parks(Protocol):
+    """Writes dead letters, however long that takes."""
+
+    def park(self, call: Call, event: Any, error: BaseException, attempts: int, *, with_key: bool) -> None:
+        """Write one.
+
+        :param with_key: True to have later events of its key wait behind it.
+        :raises CutShort: where `stop()` came before.
+        """
+
+    def unparked(self, call: Call) -> Call | None:
+        """Return the call without events that have to wait behind others of their key; those are parked."""
 
 
 class TriedAgain:
@@ -113,23 +137,25 @@ class TriedAgain:
     ) -> None:
         self._policy, self._reports, self._gate, self._waiting, self._stats = policy, reports, gate, waiting, stats
         #: Set once the letters are there.
-        self.park: Park
+        self.parking: Parks
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Call the receiver again until it takes the event, is disconnected, or the policy gives the event up."""
         policy, waiting, attempts = self._policy, self._waiting, 1
         while True:
             call = part_that_failed(call, error)
-            self._reports.report(call, error, self._fate(attempts))
+            self._reports.report(call, error, self._fate(call, attempts))
             release(error)
             if waiting.is_over:
                 break
             self._gate.await_turn()
             if not call.is_wanted:
                 return
-            if policy.is_exhausted(attempts) or not policy.in_order:
-                for event in call.events:
-                    self.park(call, event, error, attempts)
+            if self._is_given_up(call, attempts):
+                try:
+                    self._park(call, error, attempts)
+                except CutShort:
+                    break
                 return
             self._pause_for(call, policy.delay(attempts))
             self._gate.await_turn()
@@ -139,7 +165,7 @@ class TriedAgain:
                 log.info("%s: its receiver was disconnected, and is not called again", event_words(call.argument))
                 return
             self._stats.retries += 1
-            failure = self.call_again(call)
+            failure = make_one(waiting, call)
             if failure is None:
                 return
             error = failure
@@ -147,37 +173,52 @@ class TriedAgain:
         waiting.was_cut_short = True
 
     def failed_in_lane(self, call: Call, error: BaseException, attempts: int) -> float | None:
-        """Return after how many seconds the receiver is called again; None where the event is given up, or parked."""
+        """Return after how many seconds the receiver is called again; None where the event is given up, or parked.
+
+        :raises CutShort: where `stop()` came before it was parked.
+        """
         if attempts > 1:
             self._stats.retries += 1
-        self._reports.report(call, error, self._fate(attempts))
+        self._reports.report(call, error, self._fate(call, attempts))
         release(error)
-        policy = self._policy
         if not call.is_wanted:
             return None
-        if policy.is_exhausted(attempts) or not policy.in_order:
-            for event in call.events:
-                self.park(call, event, error, attempts)
+        if self._is_given_up(call, attempts):
+            self._park(call, error, attempts)
             return None
-        return policy.delay(attempts)
+        return self._policy.delay(attempts)
 
-    def _fate(self, attempts: int) -> str:
+    def unparked(self, call: Call) -> Call | None:
+        """Return the call without events that have to wait behind others of their key; those are parked."""
+        return call if self._policy.in_order != "key" else self.parking.unparked(call)
+
+    def _is_given_up(self, call: Call, attempts: int) -> bool:
+        """Return True if the event goes to the dead letters, to be tried again or not."""
+        policy = self._policy
+        if policy.is_exhausted(attempts):
+            return True
+        if policy.in_order == "key":
+            return attempts >= policy.attempts and not isinstance(call.argument, Transaction)
+        return not policy.in_order
+
+    def _park(self, call: Call, error: BaseException, attempts: int) -> None:
+        waits = self._policy.in_order == "key" and not isinstance(call.signal, FilterReceiver)
+        with_key = waits and not self._policy.is_exhausted(attempts)
+        for event in call.events:
+            self.parking.park(call, event, error, attempts, with_key=with_key)
+
+    def _fate(self, call: Call, attempts: int) -> str:
         policy = self._policy
         if policy.is_exhausted(attempts):
             return "it goes to the dead letters"
         again = f"tried again in {policy.delay(attempts):g} s"
-        return again if policy.in_order else f"parked among the dead letters, and {again}"
+        return f"parked among the dead letters, and {again}" if self._is_given_up(call, attempts) else again
 
     def _pause_for(self, call: Call, seconds: float) -> None:
         """Wait for this time, or until the receiver is disconnected: then nothing holds the line up any more."""
         deadline = time.monotonic() + seconds
         while (left := deadline - time.monotonic()) > 0 and not self._waiting.is_over and call.is_wanted:
             self._waiting.pause(min(left, LOOK_SECONDS))
-
-    def call_again(self, call: Call) -> BaseException | None:
-        """Call a receiver once more, and return what it raised."""
-        failures = make_all(self._waiting, [call])
-        return failures[0][1] if failures else None
 
     def pause_after_bug(self, attempts: int) -> bool:
         """Wait before a message is handled anew; return False where that is left to the next process."""

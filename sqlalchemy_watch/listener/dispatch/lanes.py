@@ -21,8 +21,8 @@ from ..pipeline.gate import Gate
 from ..pipeline.ledger import Ledger
 from ..pipeline.parts import Transaction
 from ..waiting import Waiting
-from .calls import Call, make_all
-from .failures import Policy
+from .calls import Call, make_one
+from .failures import CutShort, Policy
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -33,12 +33,17 @@ LOOK_SECONDS = 0.05
 BUG_SECONDS = 1.0
 
 
+#: What is done in a lane: a receiver's call, or something else.
+Action = Call | Callable[[], None]
+
+
 class _Item(NamedTuple):
-    """An event, and the calls that it is for."""
+    """An event, and the calls that it is for; or something else to do."""
 
     ledger: Ledger
-    transaction: Transaction
-    calls: deque[Call]
+    #: Held until all is done; None without an event.
+    transaction: Transaction | None
+    actions: deque[Action]
 
 
 class _Lane:
@@ -86,13 +91,20 @@ class Lanes:
         """In the dispatch thread: have these calls made, behind those of earlier events of the key."""
         ledger = self._gate.served
         ledger.hold(transaction)
+        self._put(key, _Item(ledger, transaction, deque(calls)))
+
+    def do(self, key: Hashable, action: Callable[[], None]) -> None:
+        """In the dispatch thread: have something done behind all earlier events of the key."""
+        self._put(key, _Item(self._gate.served, None, deque([action])))
+
+    def _put(self, key: Hashable, item: _Item) -> None:
         with self._lock:
             lane = self._lanes.get(key)
             is_new = lane is None
             if lane is None:
                 lane = self._lanes[key] = _Lane(key)
                 self._ready.append(lane)
-            lane.items.append(_Item(ledger, transaction, deque(calls)))
+            lane.items.append(item)
             needs_worker = is_new and len(self._ready) > self._idle and len(self.threads) < self._workers
             if is_new and self._idle:
                 self._changed.notify()
@@ -171,18 +183,21 @@ class Lanes:
     def _run(self, lane: _Lane) -> None:
         while True:
             item = lane.items[0]
-            while item.calls and self._gate.admits(item.ledger):
-                seconds = self._call(lane, item.calls[0])
+            while item.actions and self._gate.admits(item.ledger):
+                try:
+                    seconds = self._do(lane, item.actions[0])
+                except CutShort:
+                    return
                 if self._waiting.was_cut_short:
                     break
                 if seconds is not None:
                     self._put_off(lane, seconds)
                     return
-                item.calls.popleft()
+                item.actions.popleft()
                 lane.attempts = 0
-            if self._gate.is_stopped and item.calls:  # it comes again, and all behind it
+            if self._gate.is_stopped and item.actions:  # it comes again, and all behind it
                 return
-            if not item.calls:
+            if not item.actions and item.transaction is not None:
                 item.ledger.done(item.transaction)
             lane.attempts = 0
             with self._lock:
@@ -192,21 +207,24 @@ class Lanes:
                     self._changed.notify_all()
                     return
 
-    def _call(self, lane: _Lane, call: Call) -> float | None:
-        """Make a call; return the seconds after which it is made again, None where it is not."""
-        if lane.attempts and not call.is_wanted:
-            return None
+    def _do(self, lane: _Lane, action: Action) -> float | None:
+        """Do something; return the seconds after which it is done again, None where it is not."""
         thread = threading.get_ident()
         self._begun[thread] = time.monotonic()
         try:
-            failures = make_all(self._waiting, [call])
+            if isinstance(action, Call):
+                return self._call(lane, action)
+            action()
+            return None
         finally:
             del self._begun[thread]
-        if not failures or self._waiting.was_cut_short:
+
+    def _call(self, lane: _Lane, action: Call) -> float | None:
+        call = self._policy.unparked(action)
+        if call is None or (lane.attempts and not call.is_wanted):
+            return None
+        error = make_one(self._waiting, call)
+        if error is None or self._waiting.was_cut_short:
             return None
         lane.attempts += 1
-        return self._policy.failed_in_lane(call, failures[0][1], lane.attempts)
-
-
-#: Returns the key of an event, of which the lane is.
-KeyOf = Callable[[Any], Hashable]
+        return self._policy.failed_in_lane(call, error, lane.attempts)

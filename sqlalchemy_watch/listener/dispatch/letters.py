@@ -30,8 +30,9 @@ from ..server.connect import Connect
 from ..stats import DispatchStats
 from ..waiting import Waiting
 from . import dead_letters
-from .calls import Call, CallAll, FilterReceiver
+from .calls import Call, CallAll, FilterReceiver, make_one
 from .dead_letters import DeadLetter
+from .failures import CutShort
 from .transactions import transaction_of
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -42,6 +43,8 @@ OnDeadLetter = Callable[[Any, Any, BaseException], None]
 #: Characters of an error that a letter keeps.
 MAX_ERROR_LENGTH = 2000
 
+BEHIND = "it waits behind an earlier event of its key"
+
 #: Letters of which this process remembers the receiver, where a name alone would not do.
 MAX_REMEMBERED = 10_000
 
@@ -51,8 +54,6 @@ class Calling(NamedTuple):
 
     #: Calls receivers, and deals with their failures.
     call_all: CallAll
-    #: Calls one receiver, and returns what it raised.
-    call_again: Callable[[Call], BaseException | None]
     #: Reports a failure, with what comes of it in words.
     report: Callable[[Call, BaseException, str], None]
     on_dead_letter: OnDeadLetter
@@ -69,7 +70,8 @@ class _Addressee(NamedTuple):
 class Letters:
     """The letters of one group.
 
-    All methods but `note_due` are the dispatch thread's.
+    With lanes these park as well, and try letters that have a key; all else is done in the dispatch thread, but for
+    `note_due`.
     """
 
     def __init__(
@@ -84,18 +86,28 @@ class Letters:
         #: By lsn, position and name; the oldest first.
         self._addressees: dict[tuple[int, int, str], _Addressee] = {}
         self._names_told: set[str] = set()
+        #: Has those tried that have a key.
+        self.retry_keys: Callable[[], None] = lambda: None
 
-    def park(self, call: Call, event: Event[Any], error: BaseException, attempts: int) -> None:
-        """Write a letter, however long that takes: later events wait until it has succeeded."""
+    def park(
+        self, call: Call, event: Event[Any], error: BaseException | None, attempts: int, key: str | None = None
+    ) -> str:
+        """Write a letter, however long that takes: later events wait until it has succeeded.
+
+        :param error: None for one that was not tried, since it waits behind another one of its key.
+        :returns: the name of the receiver in it.
+        :raises CutShort: where `stop()` came before.
+        """
         exhausted = self._policy.is_exhausted(attempts)
-        retry_in = None if exhausted else self._policy.delay(attempts)
+        retry_in = 0.0 if error is None else None if exhausted else self._policy.delay(attempts)
+        words = BEHIND if error is None else describe(error)
         tries = 0
         while not self._waiting.is_over:
             try:
                 channel, payload = _origin_of(event)
                 lsn, position = event.lsn or 0, event.position or 0
                 name = self._address(call, Notification(channel, payload.encode()), lsn, position)
-                letter = (self._group, channel, payload, lsn, position, name, describe(error), attempts)
+                letter = (self._group, channel, payload, lsn, position, name, key, words, attempts)
                 with contextlib.closing(self._connect()) as connection:
                     dead_letters.park(connection, letter, retry_in)
                 break
@@ -104,10 +116,15 @@ class Letters:
                 log.warning("can't write a dead letter (%s): trying again", describe(failure))
                 self._waiting.pause(self._policy.delay(tries))
         else:
-            self._waiting.was_cut_short = True
-            return
-        if exhausted:
+            raise CutShort
+        if exhausted and error is not None:
             self._give_up(call, event, error)
+        return name
+
+    def name_for(self, call: Call, event: Event[Any]) -> str:
+        """Return the name that a call's receiver has in letters of this event."""
+        channel, payload = _origin_of(event)
+        return self._address(call, Notification(channel, payload.encode()), event.lsn or 0, event.position or 0)
 
     def _give_up(self, call: Call, event: Event[Any], error: BaseException) -> None:
         self._stats.dead_letters += 1
@@ -128,7 +145,7 @@ class Letters:
         self._warn(name, call)
         name = next((found for found, each in named if each.subscriber.receiver_id == own_id), name)
         if len(self._addressees) >= MAX_REMEMBERED:
-            del self._addressees[next(iter(self._addressees))]
+            self._addressees.pop(next(iter(self._addressees.copy())), None)  # lanes park side by side
         receiver = call.subscriber.resolve()
         self._addressees[lsn, position, name] = _Addressee(own_id, _reference(receiver))
         return name
@@ -152,11 +169,14 @@ class Letters:
         """Try one letter. What has come meanwhile is handled before the next one."""
         self._is_due = False
         try:
+            if self._waiting.is_over or self._gate.needs_attention:
+                return
+            self.retry_keys()
             with contextlib.closing(self._connect()) as connection:
                 letter = dead_letters.next_due(connection, self._group)
-            if letter is None or self._waiting.is_over or self._gate.needs_attention:
+            if letter is None:
                 return
-            self._retry(letter)
+            self.retry(letter, self._waiting)
         except Revoked:
             raise
         except Exception as error:
@@ -165,14 +185,25 @@ class Letters:
         if not self._waiting.was_cut_short:
             self.note_due()
 
-    def _retry(self, letter: DeadLetter) -> None:
-        """Call a letter's receiver, and note the outcome; a letter that `stop()` interrupts stays as it is."""
+    def call_for(self, letter: DeadLetter) -> Call | None:
+        """Return the first call that a letter stands for; None where it stands for none any more."""
+        try:
+            return next(iter(self._calls_for(letter)), None)
+        except PayloadError:
+            return None
+
+    def retry(self, letter: DeadLetter, waiting: Waiting) -> bool:
+        """Call a letter's receiver, and note the outcome; a letter that `stop()` interrupts stays as it is.
+
+        :param waiting: of the thread.
+        :returns: True if it is not tried again.
+        """
         failure: tuple[Call, BaseException] | None = None
         outcome = ""
         try:
             calls = self._calls_for(letter)
             for call in calls:
-                raised = self._calling.call_again(call)
+                raised = make_one(waiting, call)
                 if raised is not None:
                     failure, outcome = (call, raised), describe(raised)
                     self._calling.report(call, raised, self._fate(letter.attempts + 1))
@@ -180,25 +211,26 @@ class Letters:
                 outcome = "no such receiver is connected any more"
         except PayloadError as error:
             outcome = f"it can't be read any more: {error}"
-        if self._waiting.was_cut_short:
-            return
+        if waiting.was_cut_short:
+            return False
         with contextlib.closing(self._connect()) as connection:
             if outcome:
-                self._note(connection, letter, outcome, failure)
-            else:
-                dead_letters.remove(connection, letter)
-                self._addressees.pop((letter.lsn, letter.position, letter.receiver), None)
+                return self._note(connection, letter, outcome, failure)
+            dead_letters.remove(connection, letter)
+            self._addressees.pop((letter.lsn, letter.position, letter.receiver), None)
+            return True
 
     def _note(
         self, connection: psycopg.Connection[Any], letter: DeadLetter, outcome: str,
         failure: tuple[Call, BaseException] | None,
-    ) -> None:  # fmt: skip
+    ) -> bool:  # fmt: skip
         attempts = letter.attempts + 1
         exhausted = self._policy.is_exhausted(attempts) or failure is None
         noted = dead_letters.update(connection, letter, outcome, None if exhausted else self._policy.delay(attempts))
         if noted and exhausted and failure is not None:
             call, error = failure
             self._give_up(call, call.events[0], error)
+        return noted and exhausted
 
     def _fate(self, attempts: int) -> str:
         if self._policy.is_exhausted(attempts):

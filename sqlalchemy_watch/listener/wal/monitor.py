@@ -179,7 +179,7 @@ class SlotMonitor:
             stats.lag_bytes, stats.wal_held_bytes, stats.wal_status = slot.lag_bytes, slot.held_bytes, slot.wal_status
             self._warn(slot)
         # Also where this listener makes no letters: earlier ones may have been set to be tried again.
-        if self._stats.active and dead_letters.next_due(connection, self._group) is not None:
+        if self._stats.active and dead_letters.has_due(connection, self._group):
             self.on_letter_due()
         return bool(found)
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import errors
 
 from ...errors import SlotError
-from ..dispatch import letters_table
+from ..dispatch.dead_letters import LETTERS
 from ..options import Options
 from ..server.checks import check_server
 from ..server.connect import Connect
@@ -66,7 +66,7 @@ class Preparation:
             check_server(connection)
             slots.ensure_publication(connection)
             if self._needs_table:
-                letters_table.ensure_table(connection)
+                LETTERS.ensure(connection)
             self._had_slot |= bool(slots.read_slots(connection, self._group))
             state.error = SlotError(SLOT_IN_MAKING)
             begins = slots.ensure_slot(

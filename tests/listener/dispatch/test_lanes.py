@@ -18,7 +18,7 @@ from support import PATIENCE, insert, resync_reasons, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerError, RetryPolicy, Watch, Watched, wire
 from sqlalchemy_watch.listener.dispatch import lanes as lanes_module
-from sqlalchemy_watch.listener.dispatch.calls import Call, make_all
+from sqlalchemy_watch.listener.dispatch.calls import Call, make_one
 from sqlalchemy_watch.listener.dispatch.failures import NotTriedAgain, Reports
 from sqlalchemy_watch.listener.dispatch.lanes import Lanes
 from sqlalchemy_watch.listener.pipeline.gate import Gate
@@ -420,13 +420,13 @@ def test_an_error_inside_the_library_ends_no_worker(work: Work, monkeypatch: pyt
     monkeypatch.setattr(lanes_module, "BUG_SECONDS", 0.01)
     failures, heard = [0], SimpleQueue[str]()
 
-    def fail_once(waiting: Any, calls: Any) -> Any:
+    def fail_once(waiting: Any, call: Any) -> Any:
         failures[0] += 1
         if failures[0] == 1:
             raise MemoryError
-        return make_all(waiting, calls)
+        return make_one(waiting, call)
 
-    monkeypatch.setattr(lanes_module, "make_all", fail_once)
+    monkeypatch.setattr(lanes_module, "make_one", fail_once)
     work.take("key", lambda sender, event: heard.put("first"))
     work.take("key", lambda sender, event: heard.put("second"))
     assert [heard.get(timeout=PATIENCE) for _ in range(2)] == ["first", "second"]

@@ -17,7 +17,7 @@ from sqlalchemy.orm import DeclarativeBase
 from support import insert, wait_until
 
 from sqlalchemy_watch import CatchUpTimeout, Listener, ListenerStartError, SlotError
-from sqlalchemy_watch.listener.dispatch import letters_table
+from sqlalchemy_watch.listener.dispatch.dead_letters import LETTERS
 from sqlalchemy_watch.listener.wal import slots
 from sqlalchemy_watch.listener.wal.liveness import Liveness
 
@@ -230,7 +230,7 @@ def test_a_role_that_may_not_use_the_table_of_dead_letters_is_told_what_to_grant
 ) -> None:
     slots.ensure_publication(client)
     slots.ensure_slot(client, group)
-    letters_table.ensure_table(client)
+    LETTERS.ensure(client)
     client.execute(f"ALTER ROLE {role} REPLICATION")
     assert "GRANT USAGE ON SCHEMA sqlalchemy_watch" in refusal(as_role(max_attempts=3))
     client.execute(f"GRANT USAGE ON SCHEMA sqlalchemy_watch TO {role}")
@@ -253,7 +253,7 @@ def test_a_role_that_may_not_use_the_table_of_dead_letters_listens_where_it_need
 ) -> None:
     slots.ensure_publication(client)
     slots.ensure_slot(client, group)
-    letters_table.ensure_table(client)
+    LETTERS.ensure(client)
     client.execute(f"ALTER ROLE {role} REPLICATION")
     Order.watch.connect(recorder)
     with as_role(heartbeat_interval=0.1) as listener:

@@ -13,11 +13,11 @@ from support import insert
 
 from sqlalchemy_watch import OwnershipError
 from sqlalchemy_watch.listener.dispatch import dead_letters
-from sqlalchemy_watch.listener.dispatch.letters_table import ensure_table, has_table
+from sqlalchemy_watch.listener.dispatch.dead_letters import LETTERS
 
 from ..conftest import MakeListener
 
-LETTER = ("group", "channel", '{"rows": [[1]]}', 1, 0, "module.receiver", "ValueError", 1)
+LETTER = ("group", "channel", '{"rows": [[1]]}', 1, 0, "module.receiver", None, "ValueError", 1)
 
 EVIL = (
     "CREATE FUNCTION sqlalchemy_watch.evil() RETURNS trigger LANGUAGE plpgsql AS "
@@ -70,7 +70,7 @@ FORGERIES = {
 def stranger(client: psycopg.Connection[Any], database: str) -> Iterator[str]:
     """A role that may make schemas, and knows the table's shape."""
     name = f"stranger_{database}"
-    ensure_table(client)
+    LETTERS.ensure(client)
     client.execute("CREATE TABLE shape (LIKE sqlalchemy_watch.dead_letters INCLUDING ALL)")
     client.execute("DROP SCHEMA sqlalchemy_watch CASCADE")
     client.execute(f"CREATE ROLE {name} LOGIN")
@@ -91,8 +91,8 @@ def test_a_table_that_somebody_else_made_first_is_refused_by_everything_that_wou
         for statement in FORGERIES[forgery]:
             forger.execute(statement.format(stranger=stranger).encode())
     for use in (
-        lambda: ensure_table(client),
-        lambda: has_table(client),
+        lambda: LETTERS.ensure(client),
+        lambda: LETTERS.exists(client),
         lambda: dead_letters.park(client, LETTER, None),
         lambda: dead_letters.list_letters(client),
         lambda: dead_letters.retry(client, "group", None),
@@ -113,11 +113,11 @@ def test_a_table_that_was_taken_over_from_somebody_else_is_looked_at_as_well(
     for statement in FORGERIES[forgery]:
         client.execute(statement.format(stranger=stranger).encode())
     if forgery == "untouched":
-        assert has_table(client)
+        assert LETTERS.exists(client)
         dead_letters.park(client, LETTER, None)
     else:
         with pytest.raises(OwnershipError, match="it has|its columns"):
-            has_table(client)
+            LETTERS.exists(client)
 
 
 @pytest.mark.server
@@ -125,29 +125,29 @@ def test_owners_that_a_consumer_trusts(
     cluster: Cluster, database: str, client: psycopg.Connection[Any], stranger: str
 ) -> None:
     # Itself, a superuser, the owner of the database, and a role that it is a member of; a superuser trusts no other.
-    ensure_table(client)
+    LETTERS.ensure(client)
 
     def give_to(owner: str) -> None:
         client.execute(f"ALTER TABLE sqlalchemy_watch.dead_letters OWNER TO {owner}")
         client.execute(f"ALTER SCHEMA sqlalchemy_watch OWNER TO {owner}")
 
     with psycopg.connect(f"postgresql://{stranger}@127.0.0.1:{cluster.port}/{database}", autocommit=True) as consumer:
-        assert has_table(consumer)
+        assert LETTERS.exists(consumer)
         give_to(stranger)
-        assert has_table(consumer)
+        assert LETTERS.exists(consumer)
         other = f"{stranger}_other"
         client.execute(f"CREATE ROLE {other}")
         try:
             give_to(other)
             with pytest.raises(OwnershipError, match=other):
-                has_table(consumer)
+                LETTERS.exists(consumer)
             client.execute(f"GRANT {other} TO {stranger}")
-            assert has_table(consumer)
+            assert LETTERS.exists(consumer)
             client.execute(f"REVOKE {other} FROM {stranger}")
             client.execute(f"ALTER DATABASE {database} OWNER TO {other}")
-            assert has_table(consumer)
+            assert LETTERS.exists(consumer)
             with pytest.raises(OwnershipError, match=other):
-                has_table(client)
+                LETTERS.exists(client)
         finally:
             client.execute(f"ALTER DATABASE {database} OWNER TO postgres")
             give_to("postgres")
