@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ..listener.dispatch.dead_letters import LETTERS
+from ..listener.dispatch.once import ONCE
 from ..listener.options import check_group_name
 from ..listener.wal import slots as replication
 from .output import DataTable, print_json_lines, print_table, say
@@ -49,15 +50,16 @@ def list_slots(
 @app.command("create")
 def create_slot(
     name: Annotated[str | None, typer.Argument(help="The consumer group; without, only what all groups share.")] = None,
-    role: Annotated[str | None, typer.Option(help="Who may use the table of dead letters.")] = None,
+    role: Annotated[str | None, typer.Option(help="Who may use the tables.")] = None,
     url: Url = None,
 ) -> None:
-    """Make the publication, the table of dead letters and a group's slot, where the application's role may not."""
+    """Make the publication, the library's own tables and a group's slot, where the application's role may not."""
     with connect(url) as connection:
         replication.ensure_publication(connection)
-        LETTERS.ensure(connection)
-        if role is not None:
-            LETTERS.grant(connection, role)
+        for table in (LETTERS, ONCE):
+            table.ensure(connection)
+            if role is not None:
+                table.grant(connection, role)
         if name is not None:
             made = replication.ensure_slot(connection, check_group_name(name))
             say(f"{'there is already' if made is None else 'created'} the slot {name}")

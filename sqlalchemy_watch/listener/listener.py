@@ -128,7 +128,7 @@ class Listener:
         self._lifecycle = lifecycle = Lifecycle(self)
         self._run: Run | None = None
         #: All events, in the order of the log: with `connect`, `batches`, `stream` and `iterate`, like a single signal.
-        self.events: EventsSignal = EventsSignal(self)
+        self.events: EventsSignal = EventsSignal(self, durable is not None)
         #: With `durable`: whole transactions.
         self.transactions: TransactionsSignal = TransactionsSignal(durable is not None)
         self.connected: LifecycleSignal[ConnectedReceiver] = lifecycle.connected

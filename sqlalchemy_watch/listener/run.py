@@ -18,6 +18,7 @@ from sqlalchemy import Table
 
 from ..errors import CatchUpTimeout, ListenerError, ListenerStartError, WatchError, one_line
 from ..signals.feeds import Feed
+from ..signals.once import Once
 from ..signals.receivers import function_name
 from ..signals.transactions import Chunks
 from . import health, processes
@@ -116,7 +117,15 @@ class Run:
         options, inbox, gate, stats, waiting = self._options, self._inbox, self._gate, self._stats, self._waiting
         self._monitor = SlotMonitor(connect, options, stats, self._look_at_dispatcher, self._look_at_triggers)
         self._source = WalSource(
-            connect, options, self._router.routes, inbox, gate, stats, self._monitor, self._has_receivers
+            connect,
+            options,
+            self._router.routes,
+            inbox,
+            gate,
+            stats,
+            self._monitor,
+            self._has_receivers,
+            self._once,
         )
         policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
         visibility = Visibility(connect, options.heartbeat_timeout, policy.wait) if options.wait_visible else None
@@ -132,7 +141,7 @@ class Run:
             group, options.retry, connect, self._router, waiting, stats, calling, inbox, gate, self._chunks
         )
         policy.parking = parking = Parking(group, connect, letters, self._keys, gate, lanes, waiting, in_lanes)
-        self._monitor.on_letter_due = letters.note_due
+        self._monitor.on_letter_due, self._monitor.has_once = letters.note_due, lambda: bool(self._once())
         letters.retry_keys = parking.retry_due
         if options.retry.in_order == "key":
             dispatcher.on_tenure = parking.begin
@@ -322,6 +331,9 @@ class Run:
 
     def _has_receivers(self) -> bool:
         return bool(self._chunks.sizes) or any(signal.has_receivers for signal in self._streamed)
+
+    def _once(self) -> list[Once]:
+        return [once for signal in self._streamed for once in signal.once]
 
     @property
     def _streamed(self) -> Iterable[Feed]:

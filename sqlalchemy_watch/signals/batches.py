@@ -10,6 +10,7 @@ from blinker import ANY
 from ..errors import ConfigurationError
 from ..events.event import T
 from .guard import lock
+from .once import Once
 from .receiver_types import ConnectsBatches
 from .receivers import Batching, ClaimsNames, ReceiverSignal, Subscriber
 
@@ -73,7 +74,7 @@ class BatchSignal(ConnectsBatches[T], ReceiverSignal):  # type: ignore[misc]
         self._keep = keep
         self._release = release
 
-    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
+    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None, once: Once | None = None) -> None:
         with lock:
             super()._connect(receiver, sender, weak, name)
             self._keep(self._as_subscriber())

@@ -13,6 +13,7 @@ from ..events.messages import Extras, parts_of
 from .batches import BatchSignal, receiver_of_batches
 from .guard import lock
 from .matching import Keys, Matches
+from .once import Once
 from .receivers import Names, Outlet, Subscriber
 from .registry import FilterRegistry
 from .streams import Stream
@@ -37,6 +38,8 @@ class Feed(Outlet):
         self.streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
         #: Of the signal and of its views, by these and their parameters, while anybody has them.
         self.batches: weakref.WeakValueDictionary[Hashable, BatchSignal[Any]] = weakref.WeakValueDictionary()
+        #: The receivers with a session, of the signal and of its views, while they are connected.
+        self.once: weakref.WeakSet[Once] = weakref.WeakSet()
         #: The listeners that serve the signal, by identity.
         self.sources: set[int] = set()
 

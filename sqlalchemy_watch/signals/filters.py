@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any, Literal, cast, overload
 
 from blinker import ANY
 
+from ..errors import ConfigurationError
 from ..events.event import Event, T
 from .batches import BatchOptions, BatchSignal
 from .feeds import Feed
 from .guard import lock
 from .matching import Keys, TouchingKeys
-from .receiver_types import Connects, Decorator
-from .receivers import ClaimsNames, Subscriber
+from .once import Once
+from .receiver_types import LATER, Connects, Decorator, OnceDecorator, R, S
+from .receivers import ClaimsNames, Subscriber, function_name, style_of_once
 from .streams import EventIterator, EventStream, OnGap, Resync
 from .styles import style_of
 
@@ -50,6 +52,10 @@ class EventSignal(Connects[T]):
         def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
             """Disconnect a receiver."""
 
+        def _connect(
+            self, receiver: Any, sender: Any, weak: bool, name: str | None, once: Once | None = None
+        ) -> None: ...
+
         def _keep_batch(self, subscriber: Subscriber) -> None: ...
 
         def _release_batch(self, subscriber: Subscriber) -> None: ...
@@ -61,6 +67,59 @@ class EventSignal(Connects[T]):
         :param weak: disconnect the receiver when nothing else refers to it.
         """
         return self.connect(sender=sender, weak=weak)
+
+    @overload
+    def connect_once(
+        self, receiver: Callable[[Any, Event[T], S], R], session_factory: Callable[[], S], *, sender: Any = ...,
+        name: str | None = ...,
+    ) -> Callable[[Any, Event[T], S], R]: ...  # fmt: skip
+    @overload
+    def connect_once(
+        self, *, session_factory: Callable[[], S], sender: Any = ..., name: str | None = ...
+    ) -> OnceDecorator[T, S]: ...
+
+    def connect_once(
+        self, receiver: Any = LATER, session_factory: Any = None, *, sender: Any = ANY, name: str | None = None
+    ) -> Any:
+        """Connect a receiver whose effects happen exactly once, and return it: a decorator as well::
+
+            @Order.watch.inserted.connect_once(session_factory=Session)
+            def book(sender, event, session):
+                session.add(Booking(order_id=event.values["id"]))
+
+        It is called as `receiver(sender, event, session)`, with a session that commits when it returns, together with
+        the event's key, in the table `sqlalchemy_watch.once` of the same database: where it has had the event, it is
+        not called. Whatever it does elsewhere may happen twice. For events of a consumer group alone; of a watch with
+        delivery "both" it does not have what comes by NOTIFY.
+
+        :param receiver: a function, or a coroutine function.
+        :param session_factory: a `sessionmaker` of the database whose events they are, or another function that
+            returns a new `Session`; for a coroutine function an `async_sessionmaker`.
+        :param sender: as for `connect`.
+        :param name: as for `connect`. By this name it is known in the next process, so a new one is another receiver.
+        :raises ConfigurationError: for events that come by NOTIFY, where the receiver can't be called that way, where
+            it does not go with the factory, and for a name that another receiver has. At `start()`, or at the first
+            event, for sessions of another database.
+        """
+        if receiver is LATER:
+            return lambda found: self.connect_once(found, session_factory, sender=sender, name=name)
+        notified = [feed.name for feed in self._feeds if feed.delivery == "notify"]
+        if notified:
+            raise ConfigurationError(
+                f"connect_once: {', '.join(notified)} has no events of a consumer group, which come again until they "
+                f"are acknowledged: {self._remedy_for_once}"
+            )
+        self._connect_once(receiver, session_factory, sender, name or function_name(receiver))
+        return receiver
+
+    @property
+    def _remedy_for_once(self) -> str:
+        return "declare delivery='durable' in its Watch, or use connect()"
+
+    def _connect_once(self, receiver: Any, session_factory: Any, sender: Any, name: str) -> None:
+        once = Once(receiver, session_factory, self._feeds[0].name, name)
+        self._connect(receiver, sender, False, name, once)
+        self._feeds[0].once.add(once)
 
     @overload
     def stream(self, max_queue: int = ..., *, on_gap: Literal["raise"] = ...) -> EventStream[Event[T]]: ...
@@ -170,15 +229,15 @@ class FilteredSignal(EventSignal[T]):
         how = "touching " if isinstance(self._keys, TouchingKeys) else ""
         return f"{self._feed.name}[{how}{', '.join(self._keys)}]"
 
-    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
-        style = style_of(self._name, receiver, "event")
+    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None, once: Once | None = None) -> None:
+        style = style_of(self._name, receiver, "event") if once is None else style_of_once(once)
         registry = self._feed.registry
         if name is None:
             registry.connect(self._keys, self._values, receiver, style, sender, weak, None)
             return
         with lock:  # until it is connected, nobody sees that the name is taken
             claimed = self._feed.names.claim(name, receiver)
-            registry.connect(self._keys, self._values, receiver, style, sender, weak, claimed)
+            registry.connect(self._keys, self._values, receiver, style, sender, weak, claimed, once)
 
     def _name(self) -> str:
         return self.name

@@ -15,6 +15,7 @@ from ..events.event import Event, T
 
 A_contra = TypeVar("A_contra", contravariant=True)
 R = TypeVar("R")
+S = TypeVar("S")
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -66,6 +67,13 @@ class BatchDecorator(Protocol[T]):
     def __call__(self, receiver: Callable[[Any, list[Event[T]]], R], /) -> BatchReceiver[list[Event[T]], R]: ...
     @overload
     def __call__(self, receiver: KeywordBatchReceiver[list[Event[T]], R], /) -> BatchReceiver[list[Event[T]], R]: ...
+
+
+class OnceDecorator(Protocol[T, S]):
+    """What `connect_once(session_factory=...)` returns: it decorates a receiver."""
+
+    def __call__(self, receiver: Callable[[Any, Event[T], S], R], /) -> Callable[[Any, Event[T], S], R]:
+        """Connect it."""
 
 
 #: No receiver was given: `connect` is to decorate one.

@@ -21,6 +21,7 @@ from blinker.base import ANY_ID
 
 from ..errors import ConfigurationError
 from .guard import lock
+from .once import Once
 from .styles import Style, loop_of, style_of
 
 #: Characters of a receiver's name.
@@ -60,6 +61,12 @@ class Subscriber(NamedTuple):
         """Return the receiver, or None where it was garbage collected."""
         return cast("Callable[..., Any] | None", self.receiver() if self.weak else self.receiver)
 
+    @property
+    def connected(self) -> Callable[..., Any] | None:
+        """The receiver as the application knows it; None where it was garbage collected."""
+        found = self.resolve()
+        return found.receiver if isinstance(found, Once) else found
+
 
 def name_of(subscriber: Subscriber) -> str:
     """Return the name of a receiver for dead letters and logs.
@@ -77,15 +84,26 @@ def function_name(receiver: Any) -> str:
 
 
 def subscriber_of(
-    receiver: Callable[..., Any], style: Style, weak: bool, name: ReceiverName | None, reference: Any = None
+    receiver: Callable[..., Any],
+    style: Style,
+    weak: bool,
+    name: ReceiverName | None,
+    reference: Any = None,
+    once: Once | None = None,
 ) -> Subscriber:
     """Return a receiver with all that calling it takes.
 
     :param reference: the weak reference to the receiver, where it is `weak`.
+    :param once: what is called in its place.
     """
-    found = reference if weak else receiver
+    found = once or (reference if weak else receiver)
     in_order = getattr(receiver, "in_order", False) is True
     return Subscriber(make_id(receiver), found, weak, *style, loop_of(style), name=name, in_order=in_order)
+
+
+def style_of_once(once: Once) -> Style:
+    """Return the way in which a receiver with a session is called."""
+    return Style(True, once.is_async)
 
 
 def _sender_key(sender: Any) -> Hashable:
@@ -271,13 +289,13 @@ class ReceiverSignal(blinker.NamedSignal):
     def is_muted(self, value: bool) -> None:
         self._outlet.is_muted = value
 
-    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
-        style = style_of(lambda: self.name, receiver, self._keyword)
+    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None, once: Once | None = None) -> None:
+        style = style_of(lambda: self.name, receiver, self._keyword) if once is None else style_of_once(once)
         with lock:
             claimed = self._names.claim(name, receiver)
             # Of a function all plain weak references are one object.
             reference = make_ref(receiver) if weak else None
-            self._outlet.subscribers.add(subscriber_of(receiver, style, weak, claimed, reference), sender)
+            self._outlet.subscribers.add(subscriber_of(receiver, style, weak, claimed, reference, once), sender)
             blinker.NamedSignal.connect(self, receiver, sender, weak)
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:

@@ -15,6 +15,7 @@ from blinker._utilities import make_id, make_ref  # as in receivers
 from ..events.messages import Extras
 from .guard import Change
 from .matching import FROZEN, Keys, Matches, TouchingKeys, freeze
+from .once import Once
 from .receivers import ReceiverName, Subscriber, Subscribers, subscriber_of
 from .styles import Style, loop_of
 
@@ -56,15 +57,16 @@ class FilterRegistry:
         sender: Any,
         weak: bool,
         name: ReceiverName | None,
+        once: Once | None = None,
     ) -> None:
         """Connect a receiver to the rows with these values of these keys."""
         key = (make_id(receiver), keys)
-        how = (weak, style, loop_of(style), name)
+        how = (weak, style, loop_of(style), name, once)
         with self._changing:
             subscriptions = self._subscriptions.get(key)
             if subscriptions is None or subscriptions.how != how:
                 reference = make_ref(receiver, partial(self._changing.forget, key)) if weak else None
-                subscriber = subscriber_of(receiver, style, weak, name, reference)
+                subscriber = subscriber_of(receiver, style, weak, name, reference, once)
                 subscriptions = self._subscriptions_with(key, how, subscriber)
             self._add(key, subscriptions, values, sender)
 

@@ -18,6 +18,7 @@ from ..events.event import T
 from .feeds import Feed
 from .filters import EventSignal, FilteredSignal
 from .matching import Keys, TouchingKeys, freeze
+from .once import Once
 from .receivers import ClaimsNames, Names, ReceiverName, ReceiverSignal, Subscriber
 
 
@@ -236,10 +237,15 @@ class WatchSignals(EventSignal[T]):
     def __dir__(self) -> list[str]:
         return [*super().__dir__(), *self._signals]
 
-    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None) -> None:
+    def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None, once: Once | None = None) -> None:
         self._names_of_receivers.claim(name, receiver)  # of all of them or none
         for signal in self:
             signal.connect(receiver, sender, weak, name)
+
+    def _connect_once(self, receiver: Any, session_factory: Any, sender: Any, name: str) -> None:
+        self._names_of_receivers.claim(name, receiver)
+        for signal in self:
+            signal.connect_once(receiver, session_factory, sender=sender, name=name)
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
         """Disconnect a receiver from all signals of the model."""
@@ -277,8 +283,8 @@ class _CommonNames:
 class EventsSignal(EventSignal[Any], ReceiverSignal):  # type: ignore[misc, override]
     """All events of one listener, in the order of the log: `listener.events`. Senders are the models."""
 
-    def __init__(self, sender: object) -> None:
-        self._feed = feed = Feed("listener.events")
+    def __init__(self, sender: object, has_group: bool) -> None:
+        self._feed = feed = Feed("listener.events", "durable" if has_group else "notify")
         self._sender = weakref.ref(sender)
         super().__init__(feed.name, "all events of a listener", feed, feed.names)
 
@@ -289,6 +295,10 @@ class EventsSignal(EventSignal[Any], ReceiverSignal):  # type: ignore[misc, over
     @property
     def _common_sender(self) -> Any:
         return self._sender()
+
+    @property
+    def _remedy_for_once(self) -> str:
+        return "start the listener with durable='a_group', or use connect()"
 
     def _keep_batch(self, subscriber: Subscriber) -> None:
         self._feed.subscribers.add(subscriber)

@@ -9,8 +9,8 @@ from functools import partial
 from typing import Any
 
 from sqlalchemy import Table
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from sqlalchemy_watch import Event, Listener, Resync, Transaction, Watched, watch
 
@@ -345,3 +345,26 @@ def project(listener: Listener) -> None:
 
     listener.transactions.connect(take_nothing)  # error
     take_whole(listener, take_parts)  # error
+
+
+# ---- With a session
+
+
+def book(sender: Any, event: Event[Order], session: Session) -> None: ...
+
+
+async def book_async(sender: Any, event: Event[Order], session: AsyncSession) -> None: ...
+
+
+updated.connect_once(book, sessionmaker[Session]())
+updated.connect_once(book_async, async_sessionmaker[AsyncSession]())
+updated.connect_once(book, async_sessionmaker[AsyncSession]())  # error
+Order.watch.connect_once(book, sessionmaker[Session]())
+
+
+@updated.connect_once(session_factory=sessionmaker[Session]())
+def book_decorated(sender: Any, event: Event[Order], session: Session) -> None: ...
+
+
+@updated.connect_once(session_factory=sessionmaker[Session]())  # error
+def book_user(sender: Any, event: Event[User], session: Session) -> None: ...

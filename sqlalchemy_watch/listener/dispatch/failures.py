@@ -39,7 +39,7 @@ class Reports:
         with self._lock:
             self._stats.failed_receivers += 1
         with contextlib.suppress(Exception):  # a failure to log
-            self._on_failure(call.subscriber.resolve(), call.argument, error, fate)
+            self._on_failure(call.subscriber.connected, call.argument, error, fate)
 
 
 def part_that_failed(call: Call, error: BaseException) -> Call:

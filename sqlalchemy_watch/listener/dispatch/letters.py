@@ -25,7 +25,7 @@ from ..naming import event_words, numbered_names
 from ..options import RetryPolicy
 from ..pipeline.gate import Gate, Revoked
 from ..pipeline.inbox import Inbox
-from ..pipeline.parts import Notification
+from ..pipeline.parts import Notification, Parked
 from ..server.connect import Connect
 from ..stats import DispatchStats
 from ..waiting import Waiting
@@ -130,7 +130,7 @@ class Letters:
         self._stats.dead_letters += 1
         name, words = name_of(call.subscriber), event_words(event)
         log.error("gave up %s for receiver %s: it is among the dead letters", words, name)
-        self._calling.on_dead_letter(call.subscriber.resolve(), event, error)
+        self._calling.on_dead_letter(call.subscriber.connected, event, error)
 
     def _address(self, call: Call, notification: Notification, lsn: int, position: int) -> str:
         """Return the name of a receiver that is different from those of the event's other receivers."""
@@ -263,6 +263,7 @@ class Letters:
         message = decoded.message
         message.lsn, message.first_position = lsn, position
         message.origin = notification
+        message.transaction = Parked(lsn, self._gate.served)
         for row in decoded.rows:
             calls: list[Call] = []
             filtering: list[Call] = []

@@ -10,6 +10,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 
+from ...signals.once import Consumer
 from .parts import Part, Transaction
 
 #: Transactions that may be done and not acknowledged, beside twice as many as are held.
@@ -43,6 +44,8 @@ class Ledger:
         #: The gate's: True while nobody passes it, and once another tenure has begun.
         self.is_paused: bool = False
         self.is_over: bool = False
+        #: Who consumes, once that is known; None without durable delivery.
+        self.consumer: Consumer | None = None
         #: True once somebody will not let go of what is held, so that it is to be read again.
         self.is_abandoned: bool = False
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import ClassVar, NamedTuple, Protocol, TypeAlias
 
 from ...events.messages import Stamp
+from ...signals.once import Consumer
 
 
 class Notification(NamedTuple):
@@ -57,6 +58,7 @@ class Keeps(Protocol):
 
     is_over: bool
     is_paused: bool
+    consumer: Consumer | None
 
     def hold(self, transaction: Transaction, events: int = 1) -> None:
         """Hold a transaction."""
@@ -73,6 +75,9 @@ class Transaction:
 
     It is done when nobody holds it. The reader does so from the beginning.
     """
+
+    #: True for that of an event that comes from the table of dead letters.
+    is_parked: ClassVar[bool] = False
 
     __slots__ = ("end", "holds", "ledger", "lsn", "stamp", "taken_at", "when_done")
 
@@ -104,6 +109,11 @@ class Transaction:
         self.ledger.abandon()
 
     @property
+    def consumer(self) -> Consumer | None:
+        """Who consumes it; None without durable delivery."""
+        return self.ledger.consumer
+
+    @property
     def is_over(self) -> bool:
         """True once it is not this process's to deliver any more."""
         return self.ledger.is_over
@@ -112,6 +122,17 @@ class Transaction:
     def is_paused(self) -> bool:
         """True while another process may be the active consumer."""
         return self.ledger.is_paused
+
+
+class Parked(Transaction):
+    """That of an event that comes from the table of dead letters: it was acknowledged long since."""
+
+    is_parked = True
+    __slots__ = ()
+
+    def __init__(self, lsn: int, ledger: Keeps) -> None:
+        super().__init__(lsn)
+        self.ledger = ledger
 
 
 class Part(NamedTuple):

@@ -13,7 +13,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psycopg
 from sqlalchemy import Connection, Engine
@@ -43,8 +43,10 @@ SELECT pg_catalog.set_config('statement_timeout', :limit, true), pg_catalog.set_
 
 _LIMIT_OWN = "SELECT pg_catalog.set_config('lock_timeout', :lock, false)"
 
+A = TypeVar("A")
+
 #: Asks over a connection.
-Question = Callable[[Fetch], tuple[Session, Answer | None]]
+Question = Callable[[Fetch], A]
 
 
 class Reply(NamedTuple):
@@ -145,21 +147,11 @@ class Asker:
         )
 
     def _ask_engine(
-        self, question: Question, stopped: concurrent.futures.Future[None]
+        self, question: Question[tuple[Session, Answer | None]], stopped: concurrent.futures.Future[None]
     ) -> tuple[Session, Answer | None]:
-        """Ask in a thread of its own: no driver, and no `connect` event of the application's, can hold this one up."""
         if self._asking is not None and self._asking.is_alive():
             raise TimeoutError("an earlier attempt has not ended")
-        answered: concurrent.futures.Future[tuple[Session, Answer | None]] = concurrent.futures.Future()
-
-        def run() -> None:
-            try:
-                answered.set_result(_ask_as(self._engine, question))
-            except BaseException as error:
-                answered.set_exception(error)
-
-        self._asking = threading.Thread(target=run, name="sqlalchemy-watch-ask", daemon=True)
-        self._asking.start()
+        self._asking, answered = _begin_to_ask(self._engine, question)
         either: set[concurrent.futures.Future[Any]] = {answered, stopped}
         concurrent.futures.wait(either, ANSWER_SECONDS, return_when=concurrent.futures.FIRST_COMPLETED)
         if not answered.done():
@@ -168,7 +160,31 @@ class Asker:
         return answered.result()
 
 
-def _ask_as(engine: Engine, question: Question) -> tuple[Session, Answer | None]:
+def ask_engine(engine: Engine, question: Question[A]) -> A:
+    """Ask over a connection of an engine's own kind, closed at once.
+
+    :param engine: the synchronous one inside an AsyncEngine.
+    :raises Exception: where the server can't be reached, or has not answered in time.
+    """
+    return _begin_to_ask(engine, question)[1].result(ANSWER_SECONDS)
+
+
+def _begin_to_ask(engine: Engine, question: Question[A]) -> tuple[threading.Thread, concurrent.futures.Future[A]]:
+    """Ask in a thread of its own: no driver, and no `connect` event of the application's, can hold this one up."""
+    answered: concurrent.futures.Future[A] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            answered.set_result(_ask_as(engine, question))
+        except BaseException as error:
+            answered.set_exception(error)
+
+    thread = threading.Thread(target=run, name="sqlalchemy-watch-ask", daemon=True)
+    thread.start()
+    return thread, answered
+
+
+def _ask_as(engine: Engine, question: Question[A]) -> A:
     private = Engine(engine.pool.recreate(), engine.dialect, engine.url)
     if engine.dialect.is_async:
         with asyncio.Runner(loop_factory=asyncio.SelectorEventLoop) as runner:  # psycopg knows no other on Windows
@@ -180,7 +196,7 @@ def _ask_as(engine: Engine, question: Question) -> tuple[Session, Answer | None]
         private.dispose()
 
 
-async def _ask_in_loop(private: Engine, question: Question) -> tuple[Session, Answer | None]:
+async def _ask_in_loop(private: Engine, question: Question[A]) -> A:
     from sqlalchemy.ext.asyncio import AsyncEngine  # it is there: somebody has made such an engine
 
     engine = AsyncEngine(private)
@@ -191,7 +207,7 @@ async def _ask_in_loop(private: Engine, question: Question) -> tuple[Session, An
         await engine.dispose()
 
 
-def _ask(connection: Connection, question: Question) -> tuple[Session, Answer | None]:
+def _ask(connection: Connection, question: Question[A]) -> A:
     fetch = fetcher(connection)
     fetch(_LIMITS, {"limit": f"{ANSWER_SECONDS:g}s", "lock": f"{LOCK_SECONDS:g}s"})
     return question(fetch)

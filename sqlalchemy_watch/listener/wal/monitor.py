@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 
-from ..dispatch import dead_letters
+from ...errors import WatchError, one_line
+from ...signals.once import Consumer
+from ..dispatch import dead_letters, once
 from ..options import Options
 from ..server.connect import Connect
 from ..stats import Stats
@@ -22,6 +26,9 @@ log: logging.Logger = logging.getLogger(__name__)
 
 #: Seconds between looks at the table of dead letters, where this listener makes some.
 RETRY_INTERVAL = 1.0
+
+#: Seconds between removals of keys of `connect_once`.
+CLEAN_SECONDS = 60.0
 
 #: Seconds between looks for a slot that is being made, and between attempts while somebody waits for a look.
 SOON = 0.2
@@ -80,8 +87,13 @@ class SlotMonitor:
         interval = options.heartbeat_interval
         self._interval = min(interval, RETRY_INTERVAL) if options.retry.needs_table else interval
         self._on_look = on_look
+        #: Returns True if receivers have sessions.
+        self.has_once: Callable[[], bool] = lambda: False
         #: Called where a dead letter is to be tried again.
         self.on_letter_due: Callable[[], None] = lambda: None
+        #: Who consumes, once that is known.
+        self.consumer: Consumer | None = None
+        self._cleaned_at = -math.inf
         #: The numbers of the server's transactions, whose newest is noted at each look.
         self.xids: Xids = Xids()
         self._stopping: threading.Event = threading.Event()
@@ -181,7 +193,19 @@ class SlotMonitor:
         # Also where this listener makes no letters: earlier ones may have been set to be tried again.
         if self._stats.active and dead_letters.has_due(connection, self._group):
             self.on_letter_due()
+        if self._stats.active and self.consumer is not None and time.monotonic() - self._cleaned_at >= CLEAN_SECONDS:
+            self._cleaned_at = time.monotonic()
+            self._clean(connection, self.consumer)
         return bool(found)
+
+    def _clean(self, connection: psycopg.Connection[Any], consumer: Consumer) -> None:
+        """Remove keys that `connect_once` needs no more; make its table for a receiver connected since the start."""
+        try:
+            if self.has_once():
+                once.ONCE.ensure(connection)
+            once.clean(connection, consumer)
+        except WatchError as error:
+            log.warning("can't clean the table of connect_once: %s", one_line(error))
 
     def _warn(self, slot: slots.Slot) -> None:
         held = slot.held_bytes or 0

@@ -7,14 +7,16 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import errors
 
 from ...errors import SlotError
+from ...signals.once import Once
 from ..dispatch.dead_letters import LETTERS
+from ..dispatch.once import ONCE, check_sessions, consumer_of
 from ..options import Options
 from ..server.checks import check_server
 from ..server.connect import Connect
@@ -42,6 +44,7 @@ class Preparation:
     """Makes what is missing, before each connection to a walsender.
 
     :param on_prepared: called each time; has the triggers looked at.
+    :param once: returns the receivers that have sessions.
     """
 
     def __init__(
@@ -49,8 +52,9 @@ class Preparation:
         connect: Connect,
         options: Options,
         on_prepared: Callable[[], None],
+        once: Callable[[], Sequence[Once]],
     ) -> None:
-        self._connect, self._group = connect, options.slot
+        self._connect, self._group, self._once = connect, options.slot, once
         self._needs_table, self._on_prepared = options.retry.needs_table, on_prepared
         self._had_slot = False
         #: True if the log behind the slot can't be decoded, however often that is tried.
@@ -61,12 +65,16 @@ class Preparation:
 
         :param state: told what is waited for.
         :raises SlotError: where one of them can't be made, or is something else's.
+        :raises ConfigurationError: for receivers whose sessions are of another database.
         """
         with contextlib.closing(self._connect(stopping=stopping)) as connection:
             check_server(connection)
             slots.ensure_publication(connection)
             if self._needs_table:
                 LETTERS.ensure(connection)
+            if receivers := self._once():
+                ONCE.ensure(connection)
+                check_sessions(receivers, consumer_of(connection, self._group))
             self._had_slot |= bool(slots.read_slots(connection, self._group))
             state.error = SlotError(SLOT_IN_MAKING)
             begins = slots.ensure_slot(

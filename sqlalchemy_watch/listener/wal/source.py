@@ -23,9 +23,11 @@ import psycopg
 from psycopg import errors
 
 from ...errors import SlotError, one_line
+from ...signals.once import Once
 from ...wire import DURABLE_PREFIX
 from ..decoding.encodings import adopt_encoding, converter
 from ..decoding.routes import Route
+from ..dispatch.once import consumer_of
 from ..heartbeat import Heartbeat
 from ..options import Options
 from ..pipeline.gate import Gate
@@ -74,11 +76,12 @@ class WalSource:
         stats: ReadingStats,
         monitor: SlotMonitor,
         has_receivers: Callable[[], bool],
+        once: Callable[[], Sequence[Once]],
     ) -> None:
         self._connect, self._options, self._has_receivers = connect, options, has_receivers
         self._channels = sorted({route.watch.channel for route in routes})
         self._inbox, self._gate, self._stats, self._monitor = inbox, gate, stats, monitor
-        self._preparation = Preparation(connect, options, monitor.look_at_triggers)
+        self._preparation = Preparation(connect, options, monitor.look_at_triggers, once)
         self._wake = Wake()
         self._tokens = Tokens()
         self._position = Position()
@@ -257,6 +260,8 @@ class WalSource:
             if not decision.goes_on or self._gate.ledger.is_abandoned:
                 self._begin_tenure(decision.acknowledged)
                 self._position = Position(decision.acknowledged)
+            self._gate.ledger.consumer = consumer_of(connection, self._options.slot)
+            self._monitor.consumer = self._gate.ledger.consumer
             if decision.resync:
                 self._gate.tell(Resync(SERVER_CHANGED))
             self._know(log=log_now, moved_to=decision.moved_to, others_since=False, slot_is_new=False, is_undone=False)
