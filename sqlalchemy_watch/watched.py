@@ -18,7 +18,7 @@ from sqlalchemy.orm import Mapper
 
 from .declaring import conditions, hierarchy
 from .declaring.filing import Endpoint, endpoints_of, file_watches
-from .declaring.spec import TableWatch, Watch, parse_specs
+from .declaring.spec import TableWatch, Watch, parse_specs, read_watch
 from .errors import ConfigurationError
 from .events.event import T
 from .resolving import check_columns, check_old, heard_from_root, resolve
@@ -208,7 +208,14 @@ def _file(target: Any, owner: Mapper[Any] | Table, name: str, filings: list[_Fil
     """File the watches of a class or Table, all of them or none."""
     file_watches(filings)
     signals = {table_watch.label: endpoint.signal for _, table_watch, endpoint in filings}
-    collection = WatchSignals[Any](name, signals, weakref.ref(target))
+    root = filings[-1].table if filings else None  # of a hierarchy the root comes last
+    own = [table_watch for table, table_watch, _ in filings if table is root]
+
+    def make_read() -> WatchSignal[Any] | None:
+        found = read_watch(own)
+        return None if found is None else _signal(name, [found])
+
+    collection = WatchSignals[Any](name, signals, weakref.ref(target), make_read)
     _declared[target] = _Declared(weakref.ref(owner), collection)
     return collection
 

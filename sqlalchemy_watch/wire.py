@@ -60,6 +60,9 @@ MAX_MESSAGE_BYTES: Final = 512 * 1024 * 1024
 #: Prefix of logical messages; the channel follows.
 DURABLE_PREFIX: Final = "sqlalchemy_watch/"
 
+#: That of a message with the name of a group for which somebody has requested a backfill.
+BACKFILL_PREFIX: Final = DURABLE_PREFIX + "backfill"
+
 #: The oldest PostgreSQL that serves durable delivery: from 14 on pgoutput passes logical messages on.
 DURABLE_SINCE: Final = 14
 

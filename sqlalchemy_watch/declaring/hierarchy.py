@@ -51,6 +51,11 @@ def parts_of(mapper: Mapper[Any]) -> tuple[Part, ...]:
     )
 
 
+def root_table(mapper: Mapper[Any]) -> FromClause:
+    """Return the table that has a row for each row of a class, whatever classes are below it."""
+    return list(_joined_mappers(mapper))[-1].local_table
+
+
 def _keys(mapper: Mapper[Any]) -> dict[FromClause, tuple[Any, ...]]:
     """Return the columns that identify a row in each table of the class, by the joins from the topmost one down."""
     above = list(mapper.iterate_to_root())

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import keyword
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from sqlalchemy.sql.elements import ColumnElement
 from sqlalchemy.types import TypeEngine
@@ -20,6 +20,8 @@ from . import naming
 from .ordering import is_unordered
 
 Operation: TypeAlias = Literal["inserted", "updated", "deleted", "truncated"]
+#: Of an event: `"read"` is that of a row that was there before, of which no trigger tells.
+EventOperation: TypeAlias = Literal["inserted", "updated", "deleted", "truncated", "read"]
 Level: TypeAlias = Literal["statement", "row"]
 Delivery: TypeAlias = Literal["notify", "durable", "both"]
 Fires: TypeAlias = Literal["always"]
@@ -28,6 +30,9 @@ OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 LEVELS: tuple[Level, ...] = get_args(Level)
 DELIVERIES: tuple[Delivery, ...] = get_args(Delivery)
 FIRES: tuple[Fires, ...] = get_args(Fires)
+
+#: The label of existing rows.
+READ: Final = "read"
 
 #: Attributes of the collection `Model.watch`, which a label must not hide.
 RESERVED_LABELS = frozenset(
@@ -242,7 +247,7 @@ class TableWatch:
     schema: str | None
     table: str
     label: str
-    operation: Operation
+    operation: EventOperation
     key: tuple[CarriedColumn, ...]
     extra: tuple[CarriedColumn, ...] = ()
     trigger_columns: tuple[CarriedColumn, ...] = ()
@@ -329,6 +334,28 @@ class TableWatch:
         """Return True for a discriminator that is a column of the hierarchy's root."""
         d = self.discriminator
         return d is not None and d.lookup is not None and d.column == column
+
+
+def read_watch(watches: Iterable[TableWatch]) -> TableWatch | None:
+    """Return what stands for the existing rows of a table, and has no trigger: it carries what any of its watches does.
+
+    :returns: None where none of them carries a row.
+    """
+    carrying = [watch for watch in watches if watch.operation != "truncated"]
+    if not carrying:
+        return None
+    extra = dict.fromkeys(column for watch in carrying for column in watch.extra)
+    deliveries = {watch.delivery for watch in carrying}
+    return replace(
+        carrying[0],
+        label=READ,
+        operation=READ,
+        extra=tuple(extra),
+        trigger_columns=(),
+        condition=None,
+        old=False,
+        delivery=deliveries.pop() if len(deliveries) == 1 else "both",
+    )
 
 
 def check_delivery(owner: str, delivery: object) -> Delivery:

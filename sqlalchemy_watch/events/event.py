@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast, overload
 
 from sqlalchemy.orm import Session, scoped_session
 
-from ..declaring.spec import Operation
+from ..declaring.spec import EventOperation
 from ..errors import ConfigurationError
 from .json_events import read_event, write_context, write_values
 from .loading import load
@@ -123,7 +123,7 @@ class Event(ChangedRow[T_co]):
         :raises ConfigurationError: where the targets do not have its model, or that does not watch its label.
         """
         parts = read_event(text, targets)
-        kind = EventKind(cast(Operation, parts.operation), parts.label, parts.key_length, parts.attributes)
+        kind = EventKind(cast(EventOperation, parts.operation), parts.label, parts.key_length, parts.attributes)
         message = Message(kind, parts.txid, parts.at, parts.context, parts.schema)
         message.lsn, message.first_position = parts.lsn, parts.position
         message.channel, message.first_number = parts.channel, parts.number

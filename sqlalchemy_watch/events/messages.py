@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
-from ..declaring.spec import Operation
+from ..declaring.spec import EventOperation
 from .mappings import EMPTY, NO_VALUES, PartialValues, Values
 
 T_co = TypeVar("T_co", covariant=True)
@@ -20,7 +20,7 @@ Stamp: TypeAlias = tuple[int, datetime]
 class EventKind:
     """The common part of the events of one watch whose payloads name the same columns."""
 
-    operation: Operation
+    operation: EventOperation
     label: str
     #: The number of leading values that are the primary key.
     key_length: int
@@ -100,8 +100,8 @@ class ChangedRow(Generic[T_co]):
         return self._model
 
     @property
-    def operation(self) -> Operation:
-        """`"inserted"`, `"updated"`, `"deleted"` or `"truncated"`."""
+    def operation(self) -> EventOperation:
+        """`"inserted"`, `"updated"`, `"deleted"` or `"truncated"`; `"read"` of a row that was there before."""
         return self._message.kind.operation
 
     @property

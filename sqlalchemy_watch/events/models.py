@@ -14,7 +14,7 @@ from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapper
 
 from ..declaring.filing import living_watches, metadata_with_watches, owners_in
-from ..declaring.spec import CarriedColumn, TableWatch
+from ..declaring.spec import READ, CarriedColumn, TableWatch, read_watch
 from ..declaring.targets import tables_of
 from ..errors import ConfigurationError
 from .json_scalars import Codec
@@ -44,7 +44,11 @@ def _watches_for(model: Any, label: str) -> Iterator[TableWatch]:
     else:
         tables = [m.local_table for m in sa_inspect(model).iterate_to_root() if isinstance(m.local_table, Table)]
     for table in dict.fromkeys(tables):
-        yield from (watch for watch in living_watches(table) if watch.label == label)
+        if label == READ:
+            found = read_watch(living_watches(table))
+            yield from () if found is None else (found,)
+        else:
+            yield from (watch for watch in living_watches(table) if watch.label == label)
 
 
 class WatchedColumns(NamedTuple):
@@ -112,7 +116,9 @@ def find_model(name: str, table: str, label: str, targets: Iterable[Any]) -> Any
 
 def _models(tables: Iterable[Table], name: str, table: str, label: str) -> Iterator[Any]:
     for each in tables:
-        for owner in owners_in(each.metadata).get((each.key, label), ()):
+        owners = owners_in(each.metadata)
+        labels = [label] if label != READ else [known for key, known in owners if key == each.key]
+        for owner in dict.fromkeys(owner for known in labels for owner in owners.get((each.key, known), ())):
             if isinstance(owner, Table):
                 if owner.key == name == table:
                     yield owner

@@ -10,6 +10,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Awaitable
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import blinker
@@ -43,6 +44,13 @@ class ResyncReceiver(Protocol):
         """Hear that something may have been missed."""
 
 
+class BackfilledReceiver(Protocol):
+    """A receiver of `backfilled`."""
+
+    def __call__(self, listener: Any, /, *, model: Any, started_at: datetime) -> Any:
+        """Hear that all existing rows of a model have been told of."""
+
+
 class FailureReceiver(Protocol):
     """A receiver of `receiver_failed` and `dead_lettered`."""
 
@@ -50,7 +58,7 @@ class FailureReceiver(Protocol):
         """Hear that a receiver raised."""
 
 
-L = TypeVar("L", ConnectedReceiver, DisconnectedReceiver, ResyncReceiver, FailureReceiver)
+L = TypeVar("L", ConnectedReceiver, DisconnectedReceiver, ResyncReceiver, BackfilledReceiver, FailureReceiver)
 
 
 class LifecycleSignal(blinker.Signal, Generic[L]):
@@ -69,7 +77,7 @@ class LifecycleSignal(blinker.Signal, Generic[L]):
 
 
 class Lifecycle:
-    """The five signals that a listener has beside those of the models."""
+    """The six signals that a listener has beside those of the models."""
 
     def __init__(self, sender: object) -> None:
         #: The listener.
@@ -86,6 +94,9 @@ class Lifecycle:
         )
         self.receiver_failed: LifecycleSignal[FailureReceiver] = LifecycleSignal(
             "Sent with receiver=, event=, error= when a receiver raises."
+        )
+        self.backfilled: LifecycleSignal[BackfilledReceiver] = LifecycleSignal(
+            "Sent with model=, started_at= when all existing rows of a model have been told of."
         )
         #: The loop in which coroutine receivers run; None if the listener was started outside of one.
         self.loop: asyncio.AbstractEventLoop | None = None
@@ -106,6 +117,10 @@ class Lifecycle:
     def tell_dead_letter(self, receiver: Any, event: Any, error: BaseException, waiting: Waiting) -> None:
         """Tell that an event was given up."""
         self._send(self.dead_lettered, waiting, receiver=receiver, event=event, error=error)
+
+    def tell_backfilled(self, model: Any, started_at: datetime, waiting: Waiting) -> None:
+        """Tell that all existing rows of a model have been told of."""
+        self._send(self.backfilled, waiting, model=model, started_at=started_at)
 
     def _send(self, signal: blinker.Signal, waiting: Waiting, **details: Any) -> None:
         coroutines: list[Coroutine] = []

@@ -16,9 +16,11 @@ from ..events.event import Event
 from ..signals.transactions import TransactionsSignal, chunks_of
 from ..signals.watch_signals import EventsSignal, feed_of
 from . import processes
+from .decoding.routes import Router
 from .decoding.values import ValueDecoders
 from .foreground import run_until_told
 from .lifecycle import (
+    BackfilledReceiver,
     ConnectedReceiver,
     DisconnectedReceiver,
     FailureReceiver,
@@ -26,7 +28,7 @@ from .lifecycle import (
     LifecycleSignal,
     ResyncReceiver,
 )
-from .options import Options, RetryPolicy, check_key, check_key_is_carried, check_schemas, retry_policy
+from .options import Options, RetryPolicy, check_key, check_key_is_carried, check_models, check_schemas, retry_policy
 from .run import Run
 from .server.asking import Asker
 from .server.connect import connector
@@ -66,6 +68,9 @@ class Listener:
     :param key: with `workers`: a function that returns the key of an event, or a column that all events carry, such as
         `Order.customer_id`. By default it is table and identity. An UPDATE of the key itself has no order between the
         events of the old and of the new one.
+    :param backfill: the models whose rows that were there before are told of as `read` events (`Order.watch.read`), or
+        True for all: by a group once in its life, without a group after each `start()`. Each row takes its place among
+        the events, so that it is never told of as it was before one that came. See `backfill()`, and `backfilled`.
     :param exclusive: a name: of all processes whose listeners have it one hears, and the others stand by, by an
         advisory lock of the database that goes with the connection. The one that takes over has a `resync`.
         Not with `durable`, where it is so anyway.
@@ -83,6 +88,8 @@ class Listener:
     - `connected`: LISTEN is in force.
     - `disconnected(error)`: the connection was lost; the listener reconnects by itself.
     - `resync(reason)`: something may have been missed: reload what you hold.
+    - `backfilled(model, started_at)`: all rows that were there have been told of as `read` events; what a copy holds
+      and has not seen since then (by the server's clock) is gone.
     - `receiver_failed(receiver, event, error)`: a receiver raised; with `durable` at each attempt. For a
       receiver of batches `event` is the list.
     - `dead_lettered(receiver, event, error)`: with `durable`: an event was given up.
@@ -103,6 +110,7 @@ class Listener:
         wait_visible: bool = True,
         workers: int = 1,
         key: Callable[[Event[Any]], Hashable] | Any = None,
+        backfill: bool | Iterable[Any] = False,
         exclusive: str | None = None,
         schemas: Iterable[str] | None = None,
     ) -> None:
@@ -119,12 +127,17 @@ class Listener:
             wait_visible,
             workers,
             check_key(key),
+            check_models(backfill),
         )
         self._targets = targets
         check_key_is_carried(self._options.key, tables_of(*targets))  # refuses targets that can't be watched
         self._connect = connector(engine, listen_url, seconds=heartbeat_timeout)
         self._asker = Asker(engine, self._connect, has_listen_url=listen_url is not None)
         self._decoders = ValueDecoders(sync_engine_of(engine))
+        if not isinstance(self._options.backfill, bool):
+            router = Router(tables_of(*targets), self._decoders, durable=durable is not None)
+            for model in self._options.backfill:
+                router.key_to_read(model)
         self._lifecycle = lifecycle = Lifecycle(self)
         self._run: Run | None = None
         #: All events, in the order of the log: with `connect`, `batches`, `stream` and `iterate`, like a single signal.
@@ -134,6 +147,7 @@ class Listener:
         self.connected: LifecycleSignal[ConnectedReceiver] = lifecycle.connected
         self.disconnected: LifecycleSignal[DisconnectedReceiver] = lifecycle.disconnected
         self.resync: LifecycleSignal[ResyncReceiver] = lifecycle.resync
+        self.backfilled: LifecycleSignal[BackfilledReceiver] = lifecycle.backfilled
         self.dead_lettered: LifecycleSignal[FailureReceiver] = lifecycle.dead_lettered
         self.receiver_failed: LifecycleSignal[FailureReceiver] = lifecycle.receiver_failed
 
@@ -231,6 +245,25 @@ class Listener:
         if self._run is not None and self._run.is_calling(asyncio.current_task()):
             raise ListenerError("catch_up_async() in a receiver would wait for itself: call it in a task of its own")
         await asyncio.to_thread(self.catch_up, timeout)
+
+    def backfill(self, model: Any) -> None:
+        """Have the existing rows of a model told of as `read` events, in the background; returns at once.
+
+        As after a `resync`, in a receiver of which it may be called. Where that is under way already it begins anew.
+        Of a group that is noted in the table `sqlalchemy_watch.backfills`, and done by whichever process is active, the
+        next one going on where the one before ended. `backfilled` tells of the end. A row may be read more than once;
+        what is updated while rows are read may be told of before its first `read`. A subclass of a hierarchy is read
+        with all of that.
+
+        :param model: a mapped class, or a `Table`.
+        :raises ConfigurationError: where none of its watches is heard, and with `wait_visible=False`.
+        :raises ListenerError: where the listener is not running.
+        :raises SlotError: with `durable`: where the role may not have the table.
+        """
+        run = self._run
+        if run is None or not run.is_running:
+            raise ListenerError("the listener is not running: call start(), or use it in a with statement")
+        run.backfill(model)
 
     def healthy(self, max_lag: float | None = None) -> bool:
         """Return True if all is well, for a probe: cheap, from any thread, without a query; never raises.

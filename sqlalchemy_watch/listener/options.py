@@ -97,6 +97,8 @@ class Options:
     workers: int = 1
     #: A callable, or the name of an attribute; None for table and identity.
     key: Callable[[Any], Hashable] | str | None = None
+    #: The models whose existing rows are told of; True for all.
+    backfill: bool | tuple[Any, ...] = False
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_interval", "heartbeat_timeout"):
@@ -117,6 +119,8 @@ class Options:
             )
         if not isinstance(self.wait_visible, bool):
             raise ConfigurationError(f"wait_visible must be True or False, not {self.wait_visible!r}")
+        if self.backfill:
+            self.check_backfill()
         if self.decoding_memory is not None:
             _check_decoding_memory(self.decoding_memory)
 
@@ -130,6 +134,17 @@ class Options:
             raise ConfigurationError(
                 f"exclusive={name!r} and durable={self.group!r} don't go together: of a consumer group one process is "
                 f"active anyway, so remove exclusive="
+            )
+
+    def check_backfill(self) -> None:
+        """Refuse a backfill beside events that come before others can see their rows.
+
+        :raises ConfigurationError: naming the remedy.
+        """
+        if self.group is not None and not self.wait_visible:
+            raise ConfigurationError(
+                "a backfill with wait_visible=False could tell of a row as it was before its last event: leave "
+                "wait_visible out"
             )
 
     @property
@@ -217,6 +232,19 @@ def retry_policy(group: str | None, max_attempts: int | None, retry: RetryPolicy
     if retry is not None and max_attempts is not None:
         raise ConfigurationError("max_attempts is part of retry=RetryPolicy(max_attempts=...): give one of them")
     return retry or RetryPolicy(max_attempts=max_attempts)
+
+
+def check_models(backfill: object) -> bool | tuple[Any, ...]:
+    """Return the value of the option `backfill`, its models as a tuple.
+
+    :raises ConfigurationError: for anything but True, False, and an iterable of models.
+    """
+    if isinstance(backfill, bool):
+        return backfill
+    if isinstance(backfill, (str, type, Table)) or not isinstance(backfill, Iterable):
+        name = getattr(backfill, "__name__", None) or repr(backfill)
+        raise ConfigurationError(f"backfill must be True, or a sequence of models: write backfill=[{name}]")
+    return tuple(backfill)
 
 
 def check_key(key: object) -> Callable[[Any], Hashable] | str | None:

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -22,7 +23,9 @@ from ..signals.once import Once
 from ..signals.receivers import function_name
 from ..signals.transactions import Chunks
 from . import health, processes
-from .decoding.routes import Router
+from .backfill.filling import Filling
+from .backfill.progress import InMemory, InTable
+from .decoding.routes import Route, Router
 from .decoding.values import ValueDecoders
 from .dispatch.dispatcher import Dispatcher
 from .dispatch.failures import NotTriedAgain, Policy, Reports, TriedAgain
@@ -37,7 +40,7 @@ from .options import Options
 from .pipeline.gate import Gate
 from .pipeline.inbox import MAX_BYTES, MAX_LOG_BYTES, Inbox
 from .pipeline.ledger import Ledger
-from .pipeline.parts import News, Resync
+from .pipeline.parts import Connected, News, Resync
 from .server.asking import Asker
 from .server.checks import warn_of_triggers, within
 from .server.connect import Connect
@@ -98,6 +101,14 @@ class Run:
             self._make_durable(connect, options.group)
         self._source.state.keeps_trying = keeps_trying
         self._dispatcher.placing.use(asker, options.schemas)
+        self._asker = asker.twin()
+        self._filling = Filling(
+            connect, InMemory() if options.group is None else InTable(options.group), self._tables_to_read(),
+            self._router, self._dispatcher, self._source, self._gate, self._inbox, self._find_schemas,
+            self._on_backfilled,
+        )  # fmt: skip
+        if isinstance(self._source, WalSource):
+            self._source.on_request = self._filling.wake
 
     def _make_notified(self, connect: Connect) -> None:
         self._source = source = NotifySource(
@@ -155,7 +166,7 @@ class Run:
             signal.attach(self)
         processes.register(self)
         try:
-            for part in (self._dispatcher, self._source, self._monitor):
+            for part in (self._dispatcher, self._source, self._monitor, self._filling):
                 if part is not None:
                     part.thread.start()
         except BaseException:
@@ -208,10 +219,11 @@ class Run:
     def _end(self, timeout: float) -> None:
         processes.unregister(self)
         deadline = time.monotonic() + timeout
+        self._filling.stop()
         if self._monitor is None:
             self._source.stop()
         # A durable one last: it still has to send what the dispatcher acknowledges.
-        for part in (self._dispatcher, self._source, self._monitor):
+        for part in (self._dispatcher, self._source, self._monitor, self._filling):
             if part is not None:
                 part.stop()
                 for thread in part.workers if isinstance(part, Dispatcher) else ():
@@ -312,7 +324,32 @@ class Run:
                 seconds, len(self._inbox), _whereabouts(self._dispatcher.thread),
             )  # fmt: skip
 
+    def backfill(self, model: Any) -> None:
+        """Have the existing rows of a model told of.
+
+        :raises ConfigurationError: where none of its watches is heard.
+        :raises Exception: where that can't be noted in the database.
+        """
+        self._options.check_backfill()
+        self._filling.request(self._router.key_to_read(model))
+
+    def _tables_to_read(self) -> list[str]:
+        wanted = self._options.backfill
+        if isinstance(wanted, bool):
+            return list(self._router.reads) if wanted else []
+        return [self._router.key_to_read(model) for model in wanted]
+
+    def _find_schemas(self, route: Route) -> Collection[str]:
+        """Return the schemas in which a route's table is."""
+        wanted = self._dispatcher.placing.wanted[route.schema, route.watch.table]
+        return self._asker.ask([wanted], None, None, self._waiting.stopped).answer.roots[wanted.key]
+
+    def _on_backfilled(self, table: str, started_at: datetime) -> None:
+        self._lifecycle.tell_backfilled(self._router.reads[table].model, started_at, self._waiting)
+
     def _on_news(self, news: News) -> None:
+        if isinstance(news, Connected):
+            self._filling.wake()
         if isinstance(news, Resync):
             self._stats.resyncs += 1
             for signal in self._streamed:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import psycopg
 
 from ..errors import ConfigurationError, OwnershipError, SlotError, UnsupportedServerError, WatchError, one_line
-from .pipeline.parts import Connected, Disconnected
+from .pipeline.parts import Connected, Disconnected, Here
 from .processes import let_go
 from .stats import ReadingStats
 
@@ -66,6 +66,8 @@ class Source(Protocol):
     """Reads events in a thread of its own, and puts them where the dispatch thread finds them."""
 
     state: SourceState
+    #: Those of `send_mark`, which are on their way.
+    marks: Marks
 
     @property
     def thread(self) -> threading.Thread:
@@ -85,6 +87,12 @@ class Source(Protocol):
 
     def forget_token(self, done: threading.Event) -> None:
         """Stop waiting for a token."""
+
+    def send_mark(self, connection: psycopg.Connection[Any], name: str) -> tuple[int, datetime]:
+        """Have a mark come where the present transaction commits.
+
+        :returns: the number of that, and the time.
+        """
 
     def confirm(self, deadline: float) -> bool:
         """Return True once the server has noted everything that is acknowledged by now, False at the deadline."""
@@ -283,6 +291,27 @@ class Poller:
         if self._poll is None:
             return select.select(self._readable, [], [], seconds)[0]
         return [descriptor for descriptor, _ in self._poll.poll(seconds * 1000)]
+
+
+class Marks:
+    """What is to be done at marks that are on their way, by the names under which they travel."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, Here] = {}
+
+    def add(self, mark: Here) -> str:
+        """Return a new name for a mark. It is a secret: nobody else can make one up."""
+        name = uuid.uuid4().hex
+        self._waiting[name] = mark
+        return name
+
+    def take(self, name: str) -> Here | None:
+        """Return the mark of this name, which comes once; None if it is another process's, or was forgotten."""
+        return self._waiting.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """Do nothing at a mark."""
+        self._waiting.pop(name, None)
 
 
 class Tokens:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 _EPOCH = 2**32
 
 
@@ -13,6 +15,26 @@ def widened(xid: int, near: int) -> int:
     """
     found = near + (xid - near + _EPOCH // 2) % _EPOCH - _EPOCH // 2
     return found if found >= 0 else found + _EPOCH  # there is none before the first one
+
+
+class Snapshot(NamedTuple):
+    """The transactions that a query of the server sees."""
+
+    #: All below are seen, and none from the second on.
+    lowest: int
+    next_one: int
+    #: Those in between that are not seen.
+    running: frozenset[int]
+
+    @classmethod
+    def parse(cls, text: str) -> Snapshot:
+        """Return a snapshot as `pg_current_snapshot()` writes it: `xmin:xmax:` and those in between."""
+        lowest, next_one, running = text.split(":")
+        return cls(int(lowest), int(next_one), frozenset(map(int, filter(None, running.split(",")))))
+
+    def sees(self, txid: int) -> bool:
+        """Return True if it sees what this transaction has changed."""
+        return txid < self.lowest or (txid < self.next_one and txid not in self.running)
 
 
 def widened_before(xid: int, end: int) -> int:

@@ -12,11 +12,12 @@ from typing import Any
 from blinker import ANY
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
-from ..declaring.spec import CarriedColumn, Delivery, Operation
+from ..declaring.spec import READ, CarriedColumn, Delivery, EventOperation
 from ..errors import ConfigurationError, one_line
 from ..events.event import T
 from .feeds import Feed
 from .filters import EventSignal, FilteredSignal
+from .guard import lock
 from .matching import Keys, TouchingKeys, freeze
 from .once import Once
 from .receivers import ClaimsNames, Names, ReceiverName, ReceiverSignal, Subscriber
@@ -48,7 +49,7 @@ class WatchSignal(EventSignal[T], ReceiverSignal):  # type: ignore[misc, overrid
     def __init__(
         self,
         name: str,
-        operation: Operation,
+        operation: EventOperation,
         details: Details,
         key: tuple[str, ...],
         carried: Mapping[str, CarriedColumn],
@@ -57,7 +58,7 @@ class WatchSignal(EventSignal[T], ReceiverSignal):  # type: ignore[misc, overrid
     ) -> None:
         self._feed = feed = Feed(name, delivery)
         super().__init__(name, f"{operation} rows of {details.table}", feed, feed.names)
-        self.operation: Operation = operation
+        self.operation: EventOperation = operation
         #: The way in which events come: `"notify"`, `"durable"` or `"both"`.
         self.delivery: Delivery = delivery
         #: The names in the database that belong to the signal.
@@ -176,12 +177,19 @@ def _python_type(type_: TypeEngine[Any]) -> type | None:
 class WatchSignals(EventSignal[T]):
     """The signals of one model: `User.watch`. Iterable; each signal is also an attribute, by its label.
 
-    What is connected to all of them at once hears their events in the order of the log.
+    What is connected to all of them at once hears their events in the order of the log, those of `read` included.
     """
 
-    def __init__(self, owner: str, signals: Mapping[str, WatchSignal[T]], model: Any = None) -> None:
-        self._owner, self._model = owner, model
+    def __init__(
+        self,
+        owner: str,
+        signals: Mapping[str, WatchSignal[T]],
+        model: Any = None,
+        make_read: Callable[[], WatchSignal[T] | None] = lambda: None,
+    ) -> None:
+        self._owner, self._model, self._make_read = owner, model, make_read
         self._signals = dict(signals)
+        self._read: WatchSignal[T] | None = None
 
     @property
     def name(self) -> str:
@@ -189,8 +197,24 @@ class WatchSignals(EventSignal[T]):
         return f"{self._owner}.watch"
 
     @property
+    def read(self) -> WatchSignal[T]:
+        """The signal of rows that were there before: see `Listener(backfill=)`. No trigger emits it."""
+        with lock:
+            self._read = self._read or self._make_read()
+        if self._read is None:
+            raise AttributeError(
+                f"{self._owner} does not watch 'read': it watches no operation that carries rows; add one to __watch__"
+            )
+        return self._read
+
+    @property
+    def _all(self) -> list[WatchSignal[T]]:
+        """All signals, that of existing rows included."""
+        return [*self, self.read] if any(signal.operation != "truncated" for signal in self) else list(self)
+
+    @property
     def _feeds(self) -> Sequence[Feed]:
-        return [feed_of(signal) for signal in self]
+        return [feed_of(signal) for signal in self._all]
 
     @property
     def _names_of_receivers(self) -> ClaimsNames:
@@ -223,7 +247,7 @@ class WatchSignals(EventSignal[T]):
             ) from None
 
     def __getitem__(self, label: str) -> WatchSignal[T]:
-        return self._signals[label]
+        return self.read if label == READ else self._signals[label]
 
     def __contains__(self, label: object) -> bool:
         return label in self._signals
@@ -239,17 +263,17 @@ class WatchSignals(EventSignal[T]):
 
     def _connect(self, receiver: Any, sender: Any, weak: bool, name: str | None, once: Once | None = None) -> None:
         self._names_of_receivers.claim(name, receiver)  # of all of them or none
-        for signal in self:
+        for signal in self._all:
             signal.connect(receiver, sender, weak, name)
 
     def _connect_once(self, receiver: Any, session_factory: Any, sender: Any, name: str) -> None:
         self._names_of_receivers.claim(name, receiver)
-        for signal in self:
+        for signal in self._all:
             signal.connect_once(receiver, session_factory, sender=sender, name=name)
 
     def disconnect(self, receiver: Callable[..., Any], sender: Any = ANY) -> None:
         """Disconnect a receiver from all signals of the model."""
-        for signal in self:
+        for signal in self._all:
             signal.disconnect(receiver, sender)
 
     def connected_to(self, receiver: Callable[..., Any], sender: Any = ANY) -> AbstractContextManager[None]:
@@ -258,7 +282,7 @@ class WatchSignals(EventSignal[T]):
         @contextmanager
         def connected() -> Iterator[None]:
             with ExitStack() as stack:
-                for signal in self:
+                for signal in self._all:
                     stack.enter_context(signal.connected_to(receiver, sender))
                 yield
 

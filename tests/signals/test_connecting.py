@@ -226,7 +226,7 @@ def test_a_signal_shows_what_users_call_and_nothing_else(Item: Any) -> None:
     of_blinker = names(blinker.NamedSignal("any"))
     updated = Item.watch.updated
     assert isinstance(updated, blinker.NamedSignal)
-    own = {"batches", "delivery", "details", "filter_by", "iterate", "operation", "stream", "touching"}
+    own = {"batches", "connect_once", "delivery", "details", "filter_by", "iterate", "operation", "stream", "touching"}
     assert names(updated) - of_blinker == own
     view = {"batches", "connect", "connect_via", "connected_to", "disconnect", "iterate", "name", "stream"}
     assert names(updated.filter_by(id=1)) == names(updated.touching(id=1)) == view

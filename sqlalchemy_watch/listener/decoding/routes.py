@@ -8,16 +8,18 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from sqlalchemy import Table
+from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.orm import Mapper
 
 from ...declaring.filing import Endpoint, endpoints_of, original_of
-from ...declaring.spec import TableWatch
+from ...declaring.hierarchy import root_table
+from ...declaring.spec import READ, TableWatch, read_watch
 from ...declaring.targets import watches_of_table
 from ...declaring.translating import NO_MAP, SchemaMap, translated
-from ...errors import PayloadError
+from ...errors import ConfigurationError, PayloadError
 from ...events.messages import Stamp
 from ...signals.feeds import Feed
-from ...signals.watch_signals import feed_of
+from ...signals.watch_signals import WatchSignal, feed_of
 from ...watched import signals_of
 from .payload import Decoded, PayloadDecoder, read_fields, read_place, read_stamp
 from .values import ValueDecoders
@@ -57,6 +59,14 @@ class Route:
     def signals(self) -> Iterable[Feed]:
         """The signals declared on this table. Those that a subclass inherits belong to the tables of its ancestors."""
         return (feed_of(endpoint.signal) for endpoint in self.endpoints)
+
+    @property
+    def model(self) -> Any:
+        """The class at the root of the hierarchy whose rows they are, or the Table."""
+        owner = self.endpoints[0].owner
+        if isinstance(owner, Table):
+            return owner
+        return owner.class_ if owner.concrete else owner.base_mapper.class_
 
     def place(self, oid: int | None, schema: str | None) -> str | None:
         """Return the schema of what a payload is of, where that is known to be this table or a partition; or None."""
@@ -99,9 +109,9 @@ class Route:
             row_mapper = base.polymorphic_map.get(kind) or self._mapper_of_table(base)
             signals = []
             for mapper in row_mapper.iterate_to_root():
-                collection = signals_of(mapper.class_)
-                if collection is not None and self.watch.label in collection:
-                    signals.append(feed_of(collection[self.watch.label]))
+                signal = _signal_of(mapper.class_, self.watch.label)
+                if signal is not None:
+                    signals.append(feed_of(signal))
                 if mapper.concrete:  # the classes above have other tables
                     break
             if signals:
@@ -111,6 +121,17 @@ class Route:
         """Return the class that the table was mapped for: the one to take where a discriminator names no class."""
         table = original_of(self.table)
         return next((m for m in base.self_and_descendants if m.local_table is table), base)
+
+
+def _signal_of(target: Any, label: str) -> WatchSignal[Any] | None:
+    """Return the signal of this label of a class or Table; None where it has none."""
+    collection = signals_of(target)
+    if collection is None or (label not in collection and label != READ):
+        return None
+    try:
+        return collection[label]
+    except AttributeError:  # all that is watched is TRUNCATE
+        return None
 
 
 class Elsewhere(NamedTuple):
@@ -146,19 +167,47 @@ class Router:
         #: Hears all events of the listener.
         self.everything: Feed = everything or Feed("listener.events")
         self.routes: list[Route] = []
+        #: Those of existing rows, by the key of the table. Nobody emits on their channels.
+        self.reads: dict[str, Route] = {}
         self.by_channel: dict[str, list[Route]] = {}
         #: The signals of watches that are delivered another way.
         self.unheard: set[Feed] = set()
         for table in tables:
+            heard: list[TableWatch] = []
             for watch in watches_of_table(table):
                 endpoints = endpoints_of(table).get(watch.label, [])
                 if not (watch.is_durable if durable else watch.is_notified):
                     self.unheard.update(feed_of(endpoint.signal) for endpoint in endpoints)
                     continue
-                watch = translated(watch, schemas)
-                route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
-                self.routes.append(route)
-                self.by_channel.setdefault(watch.channel, []).append(route)
+                heard.append(watch)
+                self.routes.append(self._add_route(table, translated(watch, schemas), decoders, endpoints))
+            read, endpoints = read_watch(heard), _read_endpoints(table, heard)
+            if read is not None and endpoints:
+                self.reads[str(table.key)] = self._add_route(table, translated(read, schemas), decoders, endpoints)
+
+    def key_to_read(self, model: Any) -> str:
+        """Return the key of the table that has the existing rows of a model.
+
+        :raises ConfigurationError: where none of its watches is heard.
+        """
+        mapper = sa_inspect(model, raiseerr=False) if isinstance(model, type) else None
+        table = root_table(mapper) if isinstance(mapper, Mapper) else model
+        if isinstance(table, Table):
+            key = str(table.key)
+            if key in self.reads and original_of(self.reads[key].table) is original_of(table):
+                return key
+        name = getattr(model, "__name__", None) or getattr(model, "key", None) or repr(model)
+        raise ConfigurationError(
+            f"backfill: {name} has no watch that this listener hears, and so no existing rows to tell of: give it a "
+            f"__watch__ that carries rows, and pass it, its base or its MetaData to the Listener"
+        )
+
+    def _add_route(
+        self, table: Table, watch: TableWatch, decoders: ValueDecoders, endpoints: Sequence[Endpoint]
+    ) -> Route:
+        route = Route(table, watch, PayloadDecoder(watch, decoders.decoder), endpoints)
+        self.by_channel.setdefault(watch.channel, []).append(route)
+        return route
 
     def decode(self, channel: str, payload: bytes, stamp: Stamp | None = None) -> Found | Elsewhere | None:
         """Return the watch that a payload is of, and the payload decoded; None where it is of no watch here.
@@ -209,4 +258,16 @@ class Router:
     @property
     def signals(self) -> set[Feed]:
         """All signals that these routes may fire."""
-        return {signal for route in self.routes for signal in route.signals}
+        return {signal for route in (*self.routes, *self.reads.values()) for signal in route.signals}
+
+
+def _read_endpoints(table: Table, watches: Iterable[TableWatch]) -> list[Endpoint]:
+    """Return the signals of a table's existing rows: of those classes for which it is the root of their hierarchy."""
+    owners = {endpoint.owner for watch in watches for endpoint in endpoints_of(table).get(watch.label, ())}
+    original = original_of(table)
+    return [
+        Endpoint(owner, signal)
+        for owner in sorted(owners, key=str)
+        if (isinstance(owner, Table) or root_table(owner) is original)
+        and (signal := _signal_of(owner if isinstance(owner, Table) else owner.class_, READ)) is not None
+    ]

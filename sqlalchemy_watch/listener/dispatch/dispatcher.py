@@ -8,19 +8,22 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
+from ...declaring.spec import READ
 from ...errors import PayloadError
 from ...events.event import Event
+from ...events.messages import Message as EventMessage
 from ...signals.transactions import Chunks
 from ..decoding.payload import Decoded
-from ..decoding.routes import Route, Router
+from ..decoding.routes import Elsewhere, Route, Router
+from ..decoding.rows import Row
 from ..pipeline.gate import Gate, Revoked
 from ..pipeline.inbox import Inbox, Lot
 from ..pipeline.ledger import Ledger
-from ..pipeline.parts import CaughtUp, Connected, News, Notification, Resync, Transaction
+from ..pipeline.parts import CaughtUp, Connected, Disconnected, Here, Mark, News, Notification, Resync, Transaction
 from ..stats import Stats
 from ..waiting import Waiting
 from .batches import Batches
@@ -69,6 +72,16 @@ class Shows(Protocol):
         """Close what it has open."""
 
 
+class Touched(Protocol):
+    """Notes which rows of a table have been told of, by which transactions."""
+
+    #: The key of the table.
+    table: str
+
+    def note(self, message: EventMessage, rows: Iterable[Row]) -> None:
+        """Note the rows of a message."""
+
+
 class Dispatcher:
     """Handles what comes into the inbox, until `stop()`.
 
@@ -88,6 +101,8 @@ class Dispatcher:
         self._on_news, self._policy, self._waiting = on_news, policy, waiting
         self._read_source, self._visibility = read_source, visibility
         self._lanes, self._keys = lanes, keys or Keys(None)
+        #: Notes the rows of events, while existing rows are being read.
+        self.touched: Touched | None = None
         #: Called at the beginning of each tenure, before anything of it is handled.
         self.on_tenure: Callable[[], None] = lambda: None
         self._begun: Ledger | None = None
@@ -270,6 +285,7 @@ class Dispatcher:
         self._transactions.forget()
         self._resyncs.forget()
         self._passed_over = None
+        self.touched = None
         if self._lanes is not None:
             self._lanes.forget()
         self._positions = Positions()
@@ -277,16 +293,20 @@ class Dispatcher:
         if self._visibility is not None:
             self._visibility.forget()
 
-    def _handle_mark(self, transaction: Transaction, mark: News | CaughtUp) -> None:
+    def _handle_mark(self, transaction: Transaction, mark: News | Mark) -> None:
         if isinstance(mark, CaughtUp):
             try:
                 self._deliver_due(math.inf)
             finally:  # whoever waits is told of a gap, and waits for nothing else
                 if not self._waiting.was_cut_short:
                     self._gate.served.when_done(transaction, mark.done)
+        elif isinstance(mark, Here):
+            mark.call(transaction)
         elif isinstance(mark, Resync) and mark.is_asked_for:
             self._ask_to_resync(mark.reason)
         else:
+            if isinstance(mark, Disconnected):  # without a group what comes meanwhile is lost
+                self.touched = None
             self.placing.forget(is_connected=isinstance(mark, Connected))
             self._tell(mark)
 
@@ -393,9 +413,47 @@ class Dispatcher:
         if decoded.resync is not None:
             self._ask_to_resync(decoded.resync)
 
+    def deliver_existing(
+        self, transaction: Transaction, notification: Notification, is_stale: Callable[[tuple[Any, ...]], bool]
+    ) -> list[int]:
+        """In the dispatch thread: deliver rows that were read, as they were at the place of this transaction.
+
+        :param is_stale: returns True for the key of a row that has been told of since.
+        :returns: the numbers of those, which are not delivered.
+        """
+        found = self._router.decode(notification.channel, notification.payload, transaction.stamp)
+        assert found is not None
+        assert not isinstance(found, Elsewhere)  # it names its schema
+        route, decoded = found
+        message, numbers = decoded.message, _numbers(decoded)
+        if transaction.lsn is None:
+            message.channel = notification.channel
+        else:
+            message.lsn, message.first_position = transaction.lsn, 0
+            message.origin, message.transaction = notification, transaction
+        key_length = message.kind.key_length
+        stale = [n for n, (row, _) in zip(numbers, decoded.rows, strict=True) if is_stale(row[:key_length])]
+        if stale:
+            left_out = set(stale)
+            decoded.rows = [row for n, row in zip(numbers, decoded.rows, strict=True) if n not in left_out]
+            decoded.lost += stale
+        self._deliver(transaction, route, decoded)
+        if decoded.resync is not None:
+            self._ask_to_resync(decoded.resync)
+        return stale
+
+    def do_behind(self, call: Callable[[], None]) -> None:
+        """In the dispatch thread: do something behind all that has come, once receivers have had that."""
+        self._drain_lanes()
+        self._batches.deliver_due()
+        call()
+
     def _deliver(self, transaction: Transaction, route: Route, decoded: Decoded) -> None:
         message, rows, stats, gate, receivers = decoded.message, decoded.rows, self._stats, self._gate, self._receivers
         receivers.transaction = transaction
+        touched = self.touched
+        if touched is not None and route.table.key == touched.table and message.kind.operation != READ:
+            touched.note(message, rows)
         if rows:
             self._newest = message.at, time.time()
         everything = self._router.everything

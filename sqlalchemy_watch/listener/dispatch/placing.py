@@ -64,6 +64,8 @@ class Placing:
         #: When to look again at what was passed over; infinite where nothing was.
         self.due_at: float = math.inf
         self._lookups: LookUps | None = None
+        #: Where each table is to be looked up, by the schema and name that are declared.
+        self.wanted: dict[Key, Wanted] = {}
 
     def use(self, asker: Asker, schemas: Schemas) -> None:
         """Set where to ask. Called once, before the thread starts.
@@ -87,6 +89,7 @@ class Placing:
             tables.append(
                 WatchedTable(Wanted(key, homes if declared is None else (declared,), functions), routes, known)
             )
+        self.wanted = {table.wanted.key: table.wanted for table in tables}
         self._lookups = LookUps(tables, asker, self._inbox, self._stopped)
 
     def decode(self, transaction: Transaction, notification: Notification) -> Found | None:

@@ -34,7 +34,13 @@ class Returned(NamedTuple):
     tokens: Sequence[str]
 
 
-Part: TypeAlias = list[Notification] | Returned
+class Marked(NamedTuple):
+    """A mark of this name came, or a text that somebody else has sent."""
+
+    name: str
+
+
+Part: TypeAlias = list[Notification] | Returned | Marked
 
 
 class NotifyProtocol:
@@ -73,17 +79,20 @@ class NotifyProtocol:
         return self._own_channel, self._secret
 
     def receive(self, arrived: Iterable[Arrived], now: float) -> Iterator[Part]:
-        """Return the notifications that are ours, in runs, and the tokens that came back in between."""
+        """Return the notifications that are ours, in runs, and the tokens and marks that came in between."""
         ours: list[Notification] = []
         for notify in arrived:
             channel = self._channels.get(notify.relname)
             if channel is not None:
                 payload = notify.extra if self._convert is None else self._convert(notify.extra)
                 ours.append(Notification(channel, payload))
-            elif notify.relname == self._own_channel and notify.extra == self._secret:
+            elif notify.relname == self._own_channel:
                 if ours:
                     yield ours
                     ours = []
+                if notify.extra != self._secret:
+                    yield Marked(notify.extra.decode(errors="replace"))
+                    continue
                 self._is_proved = True
                 yield Returned(self._tokens)
                 self._tokens = ()

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -22,7 +23,7 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.parts import Connected, Disconnected, News, Resync
 from ..server.checks import check_not_pooled, check_server, keep_alive_when_idle
 from ..server.connect import Connect
-from ..source import STARTED_LATE, Keeper, SourceState, Tokens, Wake
+from ..source import STARTED_LATE, Keeper, Marks, SourceState, Tokens, Wake
 from ..stats import ReadingStats
 from .exclusive import TAKEN_OVER, Exclusive
 from .protocol import NotifyProtocol
@@ -30,6 +31,11 @@ from .session import NotifySession
 from .turns import Turns
 
 log: logging.Logger = logging.getLogger(__name__)
+
+_NOTIFY = (
+    "SELECT CAST(CAST(pg_catalog.pg_current_xact_id() AS text) AS bigint), pg_catalog.clock_timestamp(), "
+    "pg_catalog.pg_notify(%s, %s)"
+)
 
 RECONNECTED = "the connection was lost and is back"
 
@@ -59,6 +65,7 @@ class NotifySource:
         self._own_channel = f"watch_listener_{uuid.uuid4().hex}"
         self._wake = Wake()
         self._tokens = Tokens()
+        self.marks: Marks = Marks()
         self.turns: Turns = Turns(self._wake.set, lambda: inbox.is_empty)
         self.state: SourceState = SourceState("there is no connection at present")
         self._exclusive = Exclusive(options, self.state, stats) if options.exclusive is not None else None
@@ -96,6 +103,12 @@ class NotifySource:
         """Stop waiting for a token."""
         self._tokens.forget(done)
 
+    def send_mark(self, connection: psycopg.Connection[Any], name: str) -> tuple[int, datetime]:
+        """Have a mark come where the present transaction commits; return the number of that, and the time."""
+        row = connection.execute(_NOTIFY, [self._own_channel, name]).fetchone()
+        assert row is not None
+        return row[0], row[1]
+
     def confirm(self, deadline: float) -> bool:
         """Return True: nothing is acknowledged here."""
         return True
@@ -109,8 +122,8 @@ class NotifySource:
             if self._exclusive is not None:
                 self._stats.active = True
             session = NotifySession(
-                connection, self._protocol(codec), self._tokens, self._wake, self._inbox, self._ledger, self._stats,
-                self._note_heartbeat,
+                connection, self._protocol(codec), self._tokens, self.marks, self._wake, self._inbox, self._ledger,
+                self._stats, self._note_heartbeat,
             )  # fmt: skip
             self.state.proved_at = time.monotonic()
             reason = self._gap(is_new=not self._keeper.announce())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .ledger import Ledger
-from .parts import CaughtUp, Message, News, Notification, Part, Resync, Transaction
+from .parts import CaughtUp, Here, Mark, Message, News, Notification, Part, Resync, Transaction
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -121,10 +121,10 @@ class Inbox:
             size += len(notification.payload)
         return min(len(notifications), max(self._limit - len(self), 0)), size
 
-    def put_mark(self, ledger: Ledger, mark: News | CaughtUp) -> None:
+    def put_mark(self, ledger: Ledger, mark: News | Mark) -> None:
         """Add what must not be dropped, behind all that has come."""
         with self._lock:
-            if isinstance(mark, CaughtUp):
+            if isinstance(mark, (CaughtUp, Here)):
                 self._put_owed(ledger)
                 self._put_messages(ledger, [mark], 0, 0)
             elif self._owed or self._news_put - self._news_taken >= MAX_NEWS:
@@ -171,7 +171,7 @@ class Inbox:
         if type(message) is Notification:  # mostly, and faster than isinstance
             self._taken += 1
             self._bytes_taken += len(message.payload)
-        elif not isinstance(message, CaughtUp):
+        elif not isinstance(message, (CaughtUp, Here)):
             self._news_taken += 1
 
     def drop_rest(self) -> None:

@@ -49,8 +49,17 @@ class CaughtUp:
     done: Callable[[], None]
 
 
+@dataclass(frozen=True)
+class Here:
+    """A place where something is to be done between two events; its mark is sent by this process."""
+
+    #: Called in the dispatch thread, with the transaction of the mark.
+    call: Callable[[Transaction], None]
+
+
 News: TypeAlias = Connected | Disconnected | Resync
-Message: TypeAlias = Notification | News | CaughtUp
+Mark: TypeAlias = CaughtUp | Here
+Message: TypeAlias = Notification | News | Mark
 
 
 class Keeps(Protocol):

@@ -73,6 +73,10 @@ class Asker:
         self._asking: threading.Thread | None = None
         self._has_warned = False
 
+    def twin(self) -> Asker:
+        """Return one for another thread."""
+        return Asker(self._engine, self._connect, has_listen_url=self._has_listen_url)
+
     @property
     def _is_private(self) -> bool:
         """True if a connection of the engine's own kind is nobody else's; of a hook that is known once it was called.

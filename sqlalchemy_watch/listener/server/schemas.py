@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from ...catalog.reading import Fetch
-from ..xids import widened_before
+from ..xids import Snapshot, widened_before
 
 #: Tables with triggers of one table's watches that an answer tells of, at the most.
 MAX_OTHERS = 100_000
@@ -95,8 +95,7 @@ class Session(NamedTuple):
 
     def sees(self, txid: int) -> bool:
         """Return True if it sees what this transaction has changed."""
-        lowest, next_one, running = self.snapshot.split(":")
-        return txid < int(lowest) or (txid < int(next_one) and str(txid) not in running.split(","))
+        return Snapshot.parse(self.snapshot).sees(txid)
 
 
 #: A table as it is declared: its schema, if that names one, and its name.

@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ...wire import DURABLE_PREFIX
-from ..pipeline.parts import CaughtUp, Message, Notification, Part, Resync, Transaction
+from ...wire import BACKFILL_PREFIX, DURABLE_PREFIX
+from ..pipeline.parts import Mark, Message, Notification, Part, Resync, Transaction
 from ..stats import ReadingStats
 from ..xids import Xids
 from .liveness import Liveness
@@ -49,6 +49,7 @@ _new = tuple.__new__
 _PREFIX = DURABLE_PREFIX.encode()
 _TOKEN = TOKEN_PREFIX.encode()
 _RESYNC = RESYNC_PREFIX.encode()
+_BACKFILL = BACKFILL_PREFIX.encode()
 
 
 class Position:
@@ -110,8 +111,10 @@ class Contents:
     group: bytes
     #: The channels by the prefix of their messages.
     channels: Mapping[bytes, str]
-    #: Finds what waits for the token of that name; None for another process's.
-    find_token: Callable[[str], Callable[[], None] | None]
+    #: Finds the mark of that name; None for another process's.
+    find_mark: Callable[[str], Mark | None]
+    #: Called where somebody has requested a backfill.
+    on_request: Callable[[], None] = lambda: None
     #: To UTF-8; None where the log is in UTF-8 already.
     convert: Callable[[bytes], bytes] | None = None
 
@@ -240,14 +243,17 @@ class WalCore:
             if self._size >= PART_BYTES:
                 self.cut()
         elif prefix == _TOKEN:
-            # A token is short; and one of a transaction that was taken before is not waited for any more.
+            # A name is short; and one of a transaction that was taken before is not waited for any more.
             if isinstance(content, bytes) and not position.is_taken:
-                done = contents.find_token(content.decode(errors="replace"))
-                if done is not None:
-                    self._add(CaughtUp(done))
+                mark = contents.find_mark(content.decode(errors="replace"))
+                if mark is not None:
+                    self._add(mark)
         elif prefix == _RESYNC:
             if content == contents.group and position.take_message():
                 self._add(Resync(SLOT_LOST, is_asked_for=True))
+        elif prefix == _BACKFILL:
+            if content == contents.group:
+                contents.on_request()
         elif prefix.startswith(_PREFIX):
             self._skipped.add(content)
 

@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any
 
 import psycopg
@@ -33,9 +34,9 @@ from ..options import Options
 from ..pipeline.gate import Gate
 from ..pipeline.inbox import Inbox
 from ..pipeline.ledger import Ledger
-from ..pipeline.parts import Connected, Disconnected, Resync
+from ..pipeline.parts import CaughtUp, Connected, Disconnected, Mark, Resync
 from ..server.connect import Connect
-from ..source import STARTED_LATE, Keeper, SourceState, Tokens, Wake
+from ..source import STARTED_LATE, Keeper, Marks, SourceState, Tokens, Wake
 from ..stats import ReadingStats
 from . import slots
 from .liveness import Liveness
@@ -84,6 +85,9 @@ class WalSource:
         self._preparation = Preparation(connect, options, monitor.look_at_triggers, once)
         self._wake = Wake()
         self._tokens = Tokens()
+        self.marks: Marks = Marks()
+        #: Called in the source's thread where somebody has requested a backfill for the group.
+        self.on_request: Callable[[], None] = lambda: None
         self._position = Position()
         self._before = Before()
         self.state: SourceState = SourceState("there is no connection at present")
@@ -134,6 +138,10 @@ class WalSource:
     def forget_token(self, done: threading.Event) -> None:
         """Stop waiting for a token."""
         self._tokens.forget(done)
+
+    def send_mark(self, connection: psycopg.Connection[Any], name: str) -> tuple[int, datetime]:
+        """Have a mark come where the present transaction commits; return the number of that, and the time."""
+        return _emit(connection, name)
 
     def confirm(self, deadline: float) -> bool:
         """Return True once the server has noted everything that is acknowledged by now, False at the deadline.
@@ -280,7 +288,7 @@ class WalSource:
         interval, timeout = options.heartbeat_interval, options.heartbeat_timeout
         channels = {(DURABLE_PREFIX + name).encode(codec, "replace"): name for name in self._channels}
         return WalCore(
-            Contents(self._options.slot.encode(), channels, self._find_token, converter(codec)),
+            Contents(self._options.slot.encode(), channels, self._find_mark, self.on_request, converter(codec)),
             self._position,
             Liveness(Heartbeat(interval, timeout, time.monotonic()), interval + timeout + sender_timeout),
             min(interval, sender_timeout / 4),
@@ -288,9 +296,9 @@ class WalSource:
             self._monitor.xids,
         )
 
-    def _find_token(self, name: str) -> Callable[[], None] | None:
+    def _find_mark(self, name: str) -> Mark | None:
         done = self._tokens.find(name)
-        return None if done is None else done.set
+        return self.marks.take(name) if done is None else CaughtUp(done.set)
 
     def _know(self, **changes: Any) -> None:
         self._before = dataclasses.replace(self._before, **changes)
@@ -299,5 +307,13 @@ class WalSource:
         self._know(moved_to=max(self._before.moved_to, lsn))
 
 
-def _emit(connection: psycopg.Connection[Any], token: str) -> None:
-    connection.execute("SELECT pg_catalog.pg_logical_emit_message(true, %s, %s)", [TOKEN_PREFIX, token])
+_EMIT = (
+    "SELECT CAST(CAST(pg_catalog.pg_current_xact_id() AS text) AS bigint), pg_catalog.clock_timestamp(), "
+    "pg_catalog.pg_logical_emit_message(true, %s, %s)"
+)
+
+
+def _emit(connection: psycopg.Connection[Any], name: str) -> tuple[int, datetime]:
+    row = connection.execute(_EMIT, [TOKEN_PREFIX, name]).fetchone()
+    assert row is not None
+    return row[0], row[1]

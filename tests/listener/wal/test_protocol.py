@@ -61,12 +61,16 @@ def transaction(lsn: int, *contents: bytes) -> list[bytes]:
 Read = tuple[int, Message | str]
 
 
+def mark_of(done: Callable[[], None] | None) -> CaughtUp | None:
+    return None if done is None else CaughtUp(done)
+
+
 class Connection:
     """A core, and all that its consumer does with it."""
 
     def __init__(self, position: Position | None = None, **contents: Any) -> None:
         self.tokens: dict[str, Callable[[], None]] = {}
-        contents = {"find_token": self.tokens.get, **contents}
+        contents = {"find_mark": lambda name: mark_of(self.tokens.get(name)), **contents}
         self.stats = ReadingStats()
         self.xids = Xids(5 * 2**32)
         self.core = WalCore(
@@ -218,7 +222,7 @@ def test_a_token_that_was_sent_anew_is_back_under_its_new_name_alone(connection:
     tokens, done = Tokens(), threading.Event()
     old = tokens.add(done)
     (new,) = tokens.rename()
-    connection = Connection(find_token=lambda name: getattr(tokens.find(name), "set", None))
+    connection = Connection(find_mark=lambda name: mark_of(getattr(tokens.find(name), "set", None)))
     items = [
         connection.feed(begin(lsn), message(name.encode(), b"sqlalchemy_watch/token"), commit(lsn, lsn + 10))
         for lsn, name in ((100, old), (200, new))
