@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .. import __version__
 from ..errors import WatchError, one_line
-from . import dead_letters, demo, running, schema, slots, tail
+from . import backfill, dead_letters, demo, running, schema, slots, tail
 from .output import LogFormatter, say
 
 app: typer.Typer = typer.Typer(
@@ -25,6 +25,7 @@ app: typer.Typer = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("tail")(tail.tail)
 app.command("run")(running.run)
+app.command("backfill")(backfill.backfill)
 app.command("status")(schema.status)
 app.command("ddl")(schema.ddl)
 app.command("install")(schema.install)

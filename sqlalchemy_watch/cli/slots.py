@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from ..listener.backfill.progress import BACKFILLS
 from ..listener.dispatch.dead_letters import LETTERS
 from ..listener.dispatch.once import ONCE
 from ..listener.options import check_group_name
@@ -56,7 +57,7 @@ def create_slot(
     """Make the publication, the library's own tables and a group's slot, where the application's role may not."""
     with connect(url) as connection:
         replication.ensure_publication(connection)
-        for table in (LETTERS, ONCE):
+        for table in (LETTERS, ONCE, BACKFILLS):
             table.ensure(connection)
             if role is not None:
                 table.grant(connection, role)
