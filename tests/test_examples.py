@@ -13,6 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SHOWS = {
     "cache_invalidation.py": "tea costs 350 and coffee None",
     "email_on_change.py": "an email went to ada@old.example and ada@new.example",
+    "search_index.py": "the index was rebuilt after a resync",
     "webhook.py": "the webhook was called for order 8 of customer 2",
 }
 
