@@ -147,7 +147,7 @@ def main() -> None:
 
 def compare(engine, index: Index, words: str) -> None:
     with engine.connect() as connection:
-        rows = {id: words for id, words in connection.execute(text("SELECT id, words FROM articles"))}
+        rows = {row.id: row.words for row in connection.execute(text("SELECT id, words FROM articles"))}
     deadline = time.monotonic() + 30
     while index.documents() != rows:
         if time.monotonic() > deadline:

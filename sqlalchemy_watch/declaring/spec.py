@@ -36,8 +36,11 @@ READ: Final = "read"
 
 #: Attributes of the collection `Model.watch`, which a label must not hide.
 RESERVED_LABELS = frozenset(
-    ["batches", "connect", "connect_via", "connected_to", "disconnect", "events", "iterate", "name", "read", "stream"]
-)
+    [
+        "batches", "connect", "connect_once", "connect_via", "connected_to", "disconnect", "events", "iterate", "name",
+        READ, "stream",
+    ]
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

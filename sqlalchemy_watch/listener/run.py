@@ -44,6 +44,7 @@ from .pipeline.parts import Connected, News, Resync
 from .server.asking import Asker
 from .server.checks import warn_of_triggers, within
 from .server.connect import Connect
+from .server.spare import Spare
 from .source import STARTED_LATE, Source
 from .stats import Stats
 from .unheard import warn_of_unheard
@@ -92,6 +93,7 @@ class Run:
         self._gate = Gate(self._inbox, Ledger(options.max_queue))
         self._reports = Reports(self._stats, self._on_failure)
         self._keys = Keys(options.key_of)
+        self._spare = Spare(connect)
         self._source: Source
         self._dispatcher: Dispatcher
         self._monitor: SlotMonitor | None = None
@@ -149,9 +151,11 @@ class Run:
         dispatcher.placing.wait = policy.wait
         calling = Calling(dispatcher.receivers.call_all, self._reports.report, self._on_dead_letter)
         letters = Letters(
-            group, options.retry, connect, self._router, waiting, stats, calling, inbox, gate, self._chunks
+            group, options.retry, self._spare, self._router, waiting, stats, calling, inbox, gate, self._chunks
         )
-        policy.parking = parking = Parking(group, connect, letters, self._keys, gate, lanes, waiting, in_lanes)
+        policy.parking = parking = Parking(
+            group, options.retry, self._spare, letters, self._keys, gate, lanes, waiting, in_lanes
+        )
         self._monitor.on_letter_due, self._monitor.has_once = letters.note_due, lambda: bool(self._once())
         letters.retry_keys = parking.retry_due
         if options.retry.in_order == "key":
@@ -166,7 +170,7 @@ class Run:
             signal.attach(self)
         processes.register(self)
         try:
-            for part in (self._dispatcher, self._source, self._monitor, self._filling):
+            for part in (self._dispatcher, self._source, self._monitor):
                 if part is not None:
                     part.thread.start()
         except BaseException:
@@ -230,6 +234,7 @@ class Run:
                     _join(thread, deadline, logging.WARNING)
                 _join(part.thread, deadline, logging.WARNING if part is self._dispatcher else logging.INFO)
         self._gate.end()
+        self._spare.end()
         for signal in self._streamed:
             signal.detach(self)
         self._stats.connected_since = None

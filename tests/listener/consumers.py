@@ -14,16 +14,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import create_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from sqlalchemy_watch import Listener, Watched
+from sqlalchemy_watch import Listener, RetryPolicy, Watched
 from sqlalchemy_watch.listener.wal import standby
 
 
@@ -36,6 +36,21 @@ class Payment(Watched, Base):
     __watch__ = ("inserted",)
     __watch_delivery__ = "durable"
     id: Mapped[int] = mapped_column(primary_key=True)
+
+
+class Booking(Base):
+    """An effect of a payment."""
+
+    __tablename__ = "bookings"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    payment_id: Mapped[int]
+
+
+#: The keys of payments: each has many.
+SHARDS = 20
+
+#: Every payment with such a number is one that receivers fail on, until it is healed.
+POISON = 97
 
 
 #: Seconds for a process to start, and for another one to become active.
@@ -65,7 +80,7 @@ class Word(NamedTuple):
 class Consumers:
     """The processes of one group, as the test sees them.
 
-    :param mode: the way in which they hear; see `HEAR`.
+    :param mode: the way in which they hear; see `MODES`.
     :param options: of each process's listener.
     """
 
@@ -187,6 +202,30 @@ def _receivers(listener: Listener, book: Book) -> Iterator[None]:
     yield
 
 
+def shard_of(event: Any) -> int:
+    return int(event.identity[0]) % SHARDS
+
+
+def _poison(listener: Listener, book: Book) -> Iterator[None]:
+    def take(sender: Any, event: Any) -> None:
+        if event.identity[0] % POISON == 0 and not book.healed.exists():
+            raise ValueError("poison")
+        book(event)
+
+    Payment.watch.inserted.connect(take, name="poison")
+    yield
+
+
+def _once(listener: Listener, book: Book) -> Iterator[None]:
+    def take(sender: Any, event: Any, session: Session) -> None:
+        session.add(Booking(payment_id=event.identity[0]))
+        session.flush()
+        book(event)
+
+    Payment.watch.inserted.connect_once(take, sessionmaker(book.engine), name="once")
+    yield
+
+
 def _batches(listener: Listener, book: Book) -> Iterator[None]:
     Payment.watch.batches(max_size=30, max_wait=0.02).connect(lambda sender, events: book(*events))
     yield
@@ -204,29 +243,67 @@ def _stream(listener: Listener, book: Book) -> Iterator[None]:
             book(event)
 
 
-Book = Callable[..., None]
+class Book:
+    """Where a process notes what it hears."""
 
-#: By mode: connects, and goes on once the listener is started.
-HEAR: dict[str, Callable[[Listener, Book], Iterator[None]]] = {
-    "receivers": _receivers, "lanes": _receivers, "batches": _batches, "transactions": _transactions, "stream": _stream,
-}  # fmt: skip
+    def __init__(self, path: Path, engine: Engine) -> None:
+        self.engine = engine
+        self.healed = path.parent / HEALED
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def __call__(self, *events: Any) -> None:
+        for event in events:
+            line = f"{event.lsn} {event.position} {event.identity[0]} {time.monotonic_ns()}\n"
+            os.write(self._file, line.encode())
+
+
+#: The file that is there once no payment is poison any more.
+HEALED = "healed"
+
+_BY_SHARD = {"workers": 8, "key": shard_of}
+
+
+class Mode(NamedTuple):
+    """A way to hear."""
+
+    #: Connects, and goes on once the listener is started.
+    hear: Callable[[Listener, Book], Iterator[None]]
+    options: Mapping[str, Any] = {}
+    #: By what events are in order.
+    order: Literal["log", "shard"] = "log"
+    #: True if an event may be heard again long after it was acknowledged.
+    parks: bool = False
+    #: True if it writes to the database for each event, or for some.
+    writes: bool = False
+
+
+MODES: dict[str, Mode] = {
+    "receivers": Mode(_receivers),
+    "lanes": Mode(_receivers, _BY_SHARD, "shard"),
+    "poison": Mode(
+        _poison,
+        {**_BY_SHARD, "retry": RetryPolicy(None, 0.02, 0.1, in_order="key", attempts=2)},
+        "shard",
+        parks=True,
+        writes=True,
+    ),
+    "once": Mode(_once, _BY_SHARD, "shard", writes=True),
+    "batches": Mode(_batches),
+    "transactions": Mode(_transactions),
+    "stream": Mode(_stream),
+}
 
 
 def _consume(group: str, url: str, path: str, mode: str, options: dict[str, Any]) -> None:
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def book(*events: Any) -> None:
-        for event in events:
-            os.write(file, f"{event.lsn} {event.position} {event.identity[0]} {time.monotonic_ns()}\n".encode())
-
-    workers = 8 if mode == "lanes" else 1
-    listener = Listener(create_engine(url), Base, durable=group, workers=workers, **options)
+    engine = create_engine(url)
+    book, found = Book(Path(path), engine), MODES[mode]
+    listener = Listener(engine, Base, durable=group, **found.options, **options)
     listener.connected.connect(lambda sender: _say("active"), weak=False)
     listener.disconnected.connect(lambda sender, error: _say("lost"), weak=False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _say("started")
     with suppress(KeyboardInterrupt):
-        hearing = HEAR[mode](listener, book)
+        hearing = found.hear(listener, book)
         next(hearing)
         listener.start(timeout=60)
         next(hearing, None)

@@ -15,10 +15,13 @@ class Load:
     """Writers that commit and roll back transactions of mixed sizes until stopped, whatever becomes of the server.
 
     What is committed the table tells: a connection that is lost does not.
+
+    :param is_light: fewer and smaller transactions, for consumers that write to the database themselves.
     """
 
-    def __init__(self, url: str, writers: int = 2, seed: int = 0) -> None:
+    def __init__(self, url: str, writers: int = 2, seed: int = 0, *, is_light: bool = False) -> None:
         self._url, self._seed = url, seed
+        self._pause, self._sizes = (0.05, (1, 1, 3)) if is_light else (0.01, (1, 1, 3, 20, 50))
         self._ids = itertools.count(1)
         #: By id. The ids of each writer grow in the order in which it commits.
         self.writers: dict[int, int] = {}
@@ -47,7 +50,7 @@ class Load:
             while not self._stopping.is_set():
                 try:
                     with psycopg.connect(self._url, connect_timeout=5) as connection:
-                        while not self._stopping.wait(chance.uniform(0, 0.01)):
+                        while not self._stopping.wait(chance.uniform(0, self._pause)):
                             self._write(connection, number, chance)
                 except psycopg.OperationalError:
                     self._stopping.wait(0.05)
@@ -57,7 +60,7 @@ class Load:
     def _write(self, connection: psycopg.Connection[Any], number: int, chance: random.Random) -> None:
         ids = []
         for _ in range(chance.choice((1, 1, 1, 2, 5))):
-            statement = [next(self._ids) for _ in range(chance.choice((1, 1, 3, 20, 50)))]
+            statement = [next(self._ids) for _ in range(chance.choice(self._sizes))]
             self.writers.update(dict.fromkeys(statement, number))
             connection.execute("INSERT INTO payments SELECT unnest(%s::int[])", [statement])
             ids += statement

@@ -228,8 +228,18 @@ def test_a_signal_shows_what_users_call_and_nothing_else(Item: Any) -> None:
     assert isinstance(updated, blinker.NamedSignal)
     own = {"batches", "connect_once", "delivery", "details", "filter_by", "iterate", "operation", "stream", "touching"}
     assert names(updated) - of_blinker == own
-    view = {"batches", "connect", "connect_via", "connected_to", "disconnect", "iterate", "name", "stream"}
+    view = {
+        "batches",
+        "connect",
+        "connect_once",
+        "connect_via",
+        "connected_to",
+        "disconnect",
+        "iterate",
+        "name",
+        "stream",
+    }
     assert names(updated.filter_by(id=1)) == names(updated.touching(id=1)) == view
     assert names(updated.batches()) - of_blinker == {"latest_only", "max_size", "max_wait"}
-    assert names(Item.watch) == view | {"deleted", "updated"}
+    assert names(Item.watch) == view | {"deleted", "read", "updated"}
     assert view < RESERVED_LABELS  # of what may come as well

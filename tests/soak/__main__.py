@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parent.parent))  # as pytest does
 warnings.filterwarnings("ignore", message="XDG_RUNTIME_DIR")
 
-from listener.consumers import HEAR  # noqa: E402
+from listener.consumers import MODES  # noqa: E402
 from postgres import ensure_system_user  # noqa: E402
 
 from soak import notify, takeovers  # noqa: E402
@@ -28,13 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--takeovers", type=int, default=200, help="of the soak of durable delivery, in each mode (200)"
     )
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000), help="of all that is left to chance")
-    parser.add_argument("--only", choices=("notify", *HEAR), help="NOTIFY, or one mode of durable delivery")
+    parser.add_argument("--only", choices=("notify", *MODES), help="NOTIFY, or one mode of durable delivery")
     options = parser.parse_args(arguments)
     ensure_system_user()
     print(f"seed {options.seed}", flush=True)
     soaks: dict[str, Callable[[], Report]] = {
         "notify": lambda: notify.run(options.minutes * 60, options.seed, say),
-        **{mode: partial(takeovers.run, options.takeovers, options.seed, say, mode) for mode in HEAR},
+        **{mode: partial(takeovers.run, options.takeovers, options.seed, say, mode) for mode in MODES},
     }
     reports = []
     for name, soak in soaks.items():

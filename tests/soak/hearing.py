@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -44,8 +44,22 @@ class History:
     acknowledged: Sequence[Acknowledged]
     #: When the server was down: a slot may go back then, to what the server has on its disk.
     restarts: Sequence[int] = ()
-    #: False where events of different keys come side by side.
-    is_ordered: bool = True
+    #: The key of each id: events of one key come in order, those of different keys side by side. Without, all do.
+    key_of: Callable[[int], int] | None = None
+    #: True if an event may be heard again long after it was acknowledged: what was parked is tried again.
+    parks: bool = False
+
+
+@dataclass
+class _Line:
+    """What of one key was heard."""
+
+    place: tuple[int, int] = (0, 0)
+    #: The farthest place that was heard.
+    latest: tuple[int, int] = (0, 0)
+    turn: int = -1
+    #: True once something new was heard in this turn.
+    is_fresh: bool = False
 
 
 class Hearing:
@@ -66,10 +80,11 @@ class Hearing:
     def judge(self) -> Verdict:
         calls = sorted(self._calls(), key=lambda call: call.heard.at)
         self._look_at_each(calls)
-        if self._history.is_ordered:
+        if self._history.key_of is None:
             self._look_at_writers()
         self._look_at_ids()
-        self._look_at_acknowledged(calls)
+        if not self._history.parks:
+            self._look_at_acknowledged(calls)
         self.verdict.heard = len(self._first.keys() | self._heard_late)
         return self.verdict
 
@@ -91,28 +106,32 @@ class Hearing:
             self.verdict.blame("heard by who stands by", f"payment {one.id} by {pid}")
 
     def _look_at_each(self, calls: list[Call]) -> None:
-        """In order, from one to the next; what comes again does so when somebody takes over, and before all else."""
-        latest, turn, is_fresh = (0, 0), -1, False
-        place = (0, 0)
+        """In order, from one to the next; what comes again does so when somebody takes over, and before all else.
+
+        Of each key by itself, where those are side by side.
+        """
+        key_of, parks = self._history.key_of or (lambda id_: 0), self._history.parks
+        lines: dict[int, _Line] = {}
         for call in calls:
-            one, before = call.heard, place
-            place = (one.lsn, one.position)
-            if call.turn != turn:
-                turn, is_fresh = call.turn, False
-            elif place <= before and self._history.is_ordered:
+            one, line = call.heard, lines.setdefault(key_of(call.heard.id), _Line())
+            place, before = (one.lsn, one.position), line.place
+            line.place = place
+            if call.turn != line.turn:
+                line.turn, line.is_fresh = call.turn, False
+            elif place <= before and not parks:  # what is tried again comes again
                 self.verdict.blame("out of order", f"payment {one.id} at {place}, behind {before}")
             first = self._first.setdefault(one.id, one)
             if first is not one:
                 self.duplicates += 1
                 if (first.lsn, first.position) != place:
                     self.verdict.blame("heard at two places", f"payment {one.id}: {first[:2]}, {place}")
-                if is_fresh and self._history.is_ordered:
+                if line.is_fresh and not parks:
                     self.verdict.blame("heard again in the middle", f"payment {one.id}")
             else:
-                is_fresh = True
-                if place <= latest and self._history.is_ordered:
-                    self.verdict.blame("out of order", f"payment {one.id} at {place}, behind {latest}")
-                latest = max(latest, place)
+                line.is_fresh = True
+                if place <= line.latest:
+                    self.verdict.blame("out of order", f"payment {one.id} at {place}, behind {line.latest}")
+                line.latest = max(line.latest, place)
 
     def _look_at_writers(self) -> None:
         """A writer's transactions are heard in the order in which it committed them."""

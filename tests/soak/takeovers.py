@@ -13,15 +13,16 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Thread
+from typing import Any
 
 import psycopg
 from listener.clusters import create_tables, removed_afterwards
 from listener.conftest import drop_slots
-from listener.consumers import Base, Consumers
+from listener.consumers import HEALED, MODES, SHARDS, Base, Consumers
 from listener.load import Load, committed, wait_for_acknowledgement
 from listener.proxy import Proxy, proxied
 from postgres import Cluster
-from support import created_database, set_for
+from support import created_database, set_for, wait_until
 
 from .hearing import Acknowledged, Hearing, History
 from .report import Report
@@ -104,20 +105,28 @@ class Takeovers:
             for _ in range(CONSUMERS):
                 self._start_one()
             self._active = consumers.wait_for_active()
-            with Load(url, seed=self._seed) as load:
+            with Load(url, seed=self._seed, is_light=MODES[self._mode].writes) as load:
                 for number in range(1, self._count + 1):
+                    if number == self._count * 3 // 4:
+                        (folder / HEALED).touch()
                     self._take_over(number)
+            mode = MODES[self._mode]
             with self._cluster.connect(self._database) as client:
                 wait_for_acknowledgement(client, GROUP)
                 truth = committed(client)
+                if mode.parks:
+                    wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters", seconds=PATIENCE)
+                if self._mode == "once":
+                    self._judge_effects(client, truth)
             looking.stop()
             consumers.listen()
-            is_ordered = self._mode != "lanes"
+            key_of = None if mode.order == "log" else lambda id_: id_ % SHARDS
             self._judge(
                 History(
-                    consumers.heard(), consumers.said, truth, load.writers, looking.seen, self._restarts, is_ordered
+                    consumers.heard(), consumers.said, truth, load.writers, looking.seen, self._restarts, key_of,
+                    mode.parks,
                 )
-            )
+            )  # fmt: skip
         return self.report
 
     def _take_over(self, number: int) -> None:
@@ -192,6 +201,13 @@ class Takeovers:
         self._restarts.append(at)
         self._cluster.start()
         self._active = self._consumers.wait_for_active(since=at)
+
+    def _judge_effects(self, client: psycopg.Connection[Any], truth: set[int]) -> None:
+        """Each payment was booked once."""
+        booked = Counter(id_ for (id_,) in client.execute("SELECT payment_id FROM bookings"))
+        self.report.blame("the effects", *(f"payment {id_} has none" for id_ in sorted(truth - booked.keys())))
+        self.report.blame("the effects", *(f"payment {id_} has {n}" for id_, n in booked.items() if n > 1))
+        self.report.blame("the effects", *(f"payment {id_} was rolled back" for id_ in sorted(booked.keys() - truth)))
 
     def _judge(self, history: History) -> None:
         hearing = Hearing(history)

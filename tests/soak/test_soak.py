@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from listener.consumers import HEAR
+from listener.consumers import MODES
 from postgres import Cluster, needs_logical_messages
 
 from .notify import Soak
@@ -25,6 +25,6 @@ def test_an_application_is_told_of_everything_or_to_read_anew_whatever_fails(clu
 
 
 @needs_logical_messages
-@pytest.mark.parametrize("mode", HEAR)
+@pytest.mark.parametrize("mode", MODES)
 def test_consumers_that_take_over_from_one_another_lose_nothing(cluster: Cluster, database: str, mode: str) -> None:
     check(Takeovers(cluster, database, len(KINDS), SEED, print, mode).run())

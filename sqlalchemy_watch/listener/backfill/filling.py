@@ -38,6 +38,7 @@ class Filling:
         self._connect, self._progress, self._once, self._router = connect, progress, once, router
         self._source, self._find_schemas = source, find_schemas
         self._stopping, self._woken = threading.Event(), threading.Event()
+        self._starting = threading.Lock()
         self._parts = Parts(source, dispatcher, gate, inbox, progress, self._stopping, tell)
         self.thread: threading.Thread = threading.Thread(
             target=self._run, name="sqlalchemy-watch-backfill", daemon=True
@@ -49,8 +50,15 @@ class Filling:
         self._woken.set()
 
     def wake(self) -> None:
-        """Look whether there is something to do: this process hears now, or somebody has requested something."""
+        """Look whether there is something to do: this process hears now, or somebody has requested something.
+
+        The thread begins with the first of that.
+        """
         self._woken.set()
+        if self._once or not self._progress.is_idle:
+            with self._starting:
+                if self.thread.ident is None and not self._stopping.is_set():
+                    self.thread.start()
 
     def request(self, table: str) -> None:
         """Have the existing rows of a table read, by whichever process hears.

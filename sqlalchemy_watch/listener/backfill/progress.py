@@ -78,6 +78,10 @@ class State(NamedTuple):
 class Progress(Protocol):
     """Knows which backfills are to be done, and how far they are. Over a connection in autocommit."""
 
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing is to be done, as far as that is known without asking."""
+
     def request(self, connection: psycopg.Connection[Any], table: str) -> datetime:
         """Have the existing rows of a table read, anew if that is under way; return when that begins."""
 
@@ -97,6 +101,11 @@ class InMemory:
     def __init__(self) -> None:
         self._waiting: dict[str, Backfill] = {}
         self._had: set[str] = set()
+
+    @property
+    def is_idle(self) -> bool:
+        """True if nothing is to be done."""
+        return not self._waiting
 
     def request(self, connection: psycopg.Connection[Any], table: str) -> datetime:
         """Have the existing rows of a table read, anew if that is under way."""
@@ -127,6 +136,9 @@ class InMemory:
 
 class InTable:
     """Of a consumer group."""
+
+    #: Another process may have requested something.
+    is_idle = False
 
     def __init__(self, group: str) -> None:
         self._group = group

@@ -6,7 +6,6 @@ tells them apart by identity, and the next one by the order in which they were c
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -26,7 +25,7 @@ from ..options import RetryPolicy
 from ..pipeline.gate import Gate, Revoked
 from ..pipeline.inbox import Inbox
 from ..pipeline.parts import Notification, Parked
-from ..server.connect import Connect
+from ..server.spare import Spare
 from ..stats import DispatchStats
 from ..waiting import Waiting
 from . import dead_letters
@@ -75,10 +74,10 @@ class Letters:
     """
 
     def __init__(
-        self, group: str, policy: RetryPolicy, connect: Connect, router: Router, waiting: Waiting,
+        self, group: str, policy: RetryPolicy, spare: Spare, router: Router, waiting: Waiting,
         stats: DispatchStats, calling: Calling, inbox: Inbox, gate: Gate, chunks: Chunks,
     ) -> None:  # fmt: skip
-        self._group, self._policy, self._connect = group, policy, connect
+        self._group, self._policy, self._spare = group, policy, spare
         self._router, self._waiting, self._stats, self._calling = router, waiting, stats, calling
         self._inbox, self._gate, self._chunks = inbox, gate, chunks
         #: True while `retry_next` is in the inbox: once is enough.
@@ -108,7 +107,7 @@ class Letters:
                 lsn, position = event.lsn or 0, event.position or 0
                 name = self._address(call, Notification(channel, payload.encode()), lsn, position)
                 letter = (self._group, channel, payload, lsn, position, name, key, words, attempts)
-                with contextlib.closing(self._connect()) as connection:
+                with self._spare.use() as connection:
                     dead_letters.park(connection, letter, retry_in)
                 break
             except Exception as failure:  # of any kind: to go on would acknowledge an event that nobody has
@@ -172,7 +171,7 @@ class Letters:
             if self._waiting.is_over or self._gate.needs_attention:
                 return
             self.retry_keys()
-            with contextlib.closing(self._connect()) as connection:
+            with self._spare.use() as connection:
                 letter = dead_letters.next_due(connection, self._group)
             if letter is None:
                 return
@@ -213,7 +212,7 @@ class Letters:
             outcome = f"it can't be read any more: {error}"
         if waiting.was_cut_short:
             return False
-        with contextlib.closing(self._connect()) as connection:
+        with self._spare.use() as connection:
             if outcome:
                 return self._note(connection, letter, outcome, failure)
             dead_letters.remove(connection, letter)

@@ -6,14 +6,14 @@ key. Once none is left, the key goes on as usual.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from functools import partial
 from typing import Any
 
+from ..options import RetryPolicy
 from ..pipeline.gate import Gate
 from ..pipeline.ledger import Ledger
-from ..server.connect import Connect
+from ..server.spare import Spare
 from ..waiting import Waiting
 from . import dead_letters
 from .calls import Call
@@ -37,10 +37,11 @@ class Parking:
     """
 
     def __init__(
-        self, group: str, connect: Connect, letters: Letters, keys: Keys, gate: Gate, lanes: Lanes | None,
-        waiting: Waiting, in_lanes: Waiting,
+        self, group: str, policy: RetryPolicy, spare: Spare, letters: Letters, keys: Keys, gate: Gate,
+        lanes: Lanes | None, waiting: Waiting, in_lanes: Waiting,
     ) -> None:  # fmt: skip
-        self._group, self._connect, self._letters, self._keys = group, connect, letters, keys
+        self._group, self._policy, self._spare = group, policy, spare
+        self._letters, self._keys = letters, keys
         self._gate, self._lanes, self._waiting, self._in_lanes = gate, lanes, waiting, in_lanes
         #: Changed by whoever has the lane of the key, an element at a time.
         self._parked: set[_Waiting] = set()
@@ -48,13 +49,19 @@ class Parking:
         self._tried: set[_Waiting] = set()
 
     def begin(self) -> None:
-        """Read what is parked, at the beginning of a tenure: another process may have been active.
-
-        :raises psycopg.Error: where it can't be read.
-        """
-        with contextlib.closing(self._connect()) as connection:
-            self._parked = dead_letters.parked_keys(connection, self._group)
-        self._tried = set()
+        """Read what is parked, at the beginning of a tenure, however long that takes: others may have parked events."""
+        tries = 0
+        while not self._waiting.is_over:
+            try:
+                with self._spare.use() as connection:
+                    self._parked = dead_letters.parked_keys(connection, self._group)
+                self._tried = set()
+                return
+            except Exception as error:  # of any kind: without, an event could come before one that is parked
+                tries += 1
+                log.warning("can't read which keys wait (%s): trying again", describe(error))
+                self._waiting.pause(self._policy.delay(tries))
+        self._waiting.was_cut_short = True
 
     def park(self, call: Call, event: Any, error: BaseException, attempts: int, *, with_key: bool) -> None:
         """Write a letter, however long that takes.
@@ -94,7 +101,7 @@ class Parking:
 
         :raises psycopg.Error: where they can't be read.
         """
-        with contextlib.closing(self._connect()) as connection:
+        with self._spare.use() as connection:
             fronts = dead_letters.due_fronts(connection, self._group)
         for letter in fronts:
             assert letter.key is not None
@@ -121,8 +128,10 @@ class Parking:
             self._tried.discard(which)
 
     def _front(self, which: _Waiting) -> DeadLetter | None:
-        with contextlib.closing(self._connect()) as connection:
+        with self._spare.use() as connection:
             found = dead_letters.front(connection, self._group, *which)
         if found is None:
             self._parked.discard(which)
+            if not self._parked:
+                self._spare.close()
         return found

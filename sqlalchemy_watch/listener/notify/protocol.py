@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol, TypeAlias
 
 from ..heartbeat import Heartbeat
-from ..pipeline.parts import Notification
+from ..pipeline.parts import Here, Notification
 
 
 class Arrived(Protocol):
@@ -34,13 +34,7 @@ class Returned(NamedTuple):
     tokens: Sequence[str]
 
 
-class Marked(NamedTuple):
-    """A mark of this name came, or a text that somebody else has sent."""
-
-    name: str
-
-
-Part: TypeAlias = list[Notification] | Returned | Marked
+Part: TypeAlias = list[Notification] | Returned | Here
 
 
 class NotifyProtocol:
@@ -49,6 +43,7 @@ class NotifyProtocol:
     :param channels: those listened to, by their name in the server's encoding.
     :param own_channel: the one for round trips.
     :param convert: payloads to UTF-8; None where they are in UTF-8 already.
+    :param find_mark: finds the mark of a name, which comes once; None where nobody waits for it.
     """
 
     def __init__(
@@ -57,7 +52,9 @@ class NotifyProtocol:
         own_channel: bytes,
         heartbeat: Heartbeat,
         convert: Callable[[bytes], bytes] | None = None,
+        find_mark: Callable[[str], Here | None] = lambda name: None,
     ) -> None:
+        self._find_mark = find_mark
         self._channels, self._own_channel, self._convert = channels, own_channel, convert
         self._heartbeat = heartbeat
         #: The payload of the round trip under way, and the tokens that travel with it.
@@ -86,16 +83,19 @@ class NotifyProtocol:
             if channel is not None:
                 payload = notify.extra if self._convert is None else self._convert(notify.extra)
                 ours.append(Notification(channel, payload))
-            elif notify.relname == self._own_channel:
+                continue
+            mark: Returned | Here | None = None
+            if notify.relname == self._own_channel:
+                if notify.extra == self._secret:
+                    self._is_proved = True
+                    mark, self._tokens = Returned(self._tokens), ()
+                else:
+                    mark = self._find_mark(notify.extra.decode(errors="replace"))
+            if mark is not None:
                 if ours:
                     yield ours
                     ours = []
-                if notify.extra != self._secret:
-                    yield Marked(notify.extra.decode(errors="replace"))
-                    continue
-                self._is_proved = True
-                yield Returned(self._tokens)
-                self._tokens = ()
+                yield mark
         if ours:
             # An answer comes behind a backlog; only silence is a loss.
             self._heartbeat.postpone(now)

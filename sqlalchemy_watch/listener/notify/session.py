@@ -16,11 +16,11 @@ from psycopg.pq.misc import PGnotify
 
 from ..pipeline.inbox import Inbox
 from ..pipeline.ledger import Ledger
-from ..pipeline.parts import CaughtUp
-from ..source import Marks, Poller, Tokens, Wake
+from ..pipeline.parts import CaughtUp, Here
+from ..source import Poller, Tokens, Wake
 from ..stats import ReadingStats
 from .dropped import DroppedRows
-from .protocol import Marked, NotifyProtocol, Returned
+from .protocol import NotifyProtocol, Returned
 
 #: Reads over TLS before the other thread has its turn; without, a single one.
 READS_AT_ONCE = 100
@@ -39,7 +39,6 @@ class NotifySession:
         connection: psycopg.Connection[Any],
         protocol: NotifyProtocol,
         tokens: Tokens,
-        marks: Marks,
         wake: Wake,
         inbox: Inbox,
         ledger: Ledger,
@@ -47,7 +46,7 @@ class NotifySession:
         on_heartbeat: Callable[[], None],
     ) -> None:
         self._pgconn, self._protocol = connection.pgconn, protocol
-        self._tokens, self._marks, self._wake, self._stats = tokens, marks, wake, stats
+        self._tokens, self._wake, self._stats = tokens, wake, stats
         self._inbox, self._ledger = inbox, ledger
         self._on_heartbeat = on_heartbeat
         self._dropped = DroppedRows()
@@ -86,10 +85,8 @@ class NotifySession:
                     done = self._tokens.take(name)
                     if done is not None:
                         self._inbox.put_mark(self._ledger, CaughtUp(done.set))
-            elif isinstance(part, Marked):
-                mark = self._marks.take(part.name)
-                if mark is not None:
-                    self._inbox.put_mark(self._ledger, mark)
+            elif isinstance(part, Here):
+                self._inbox.put_mark(self._ledger, part)
             else:
                 self._stats.notifications += len(part)
                 dropped = self._inbox.put_or_drop(self._ledger, self._dropped.count_in(part))

@@ -122,8 +122,8 @@ class NotifySource:
             if self._exclusive is not None:
                 self._stats.active = True
             session = NotifySession(
-                connection, self._protocol(codec), self._tokens, self.marks, self._wake, self._inbox, self._ledger,
-                self._stats, self._note_heartbeat,
+                connection, self._protocol(codec), self._tokens, self._wake, self._inbox, self._ledger, self._stats,
+                self._note_heartbeat,
             )  # fmt: skip
             self.state.proved_at = time.monotonic()
             reason = self._gap(is_new=not self._keeper.announce())
@@ -195,4 +195,4 @@ class NotifySource:
     def _protocol(self, codec: str) -> NotifyProtocol:
         channels = {name.encode(codec): name for name in self._channels}
         heartbeat = Heartbeat(self._options.heartbeat_interval, self._options.heartbeat_timeout, time.monotonic())
-        return NotifyProtocol(channels, self._own_channel.encode(), heartbeat, converter(codec))
+        return NotifyProtocol(channels, self._own_channel.encode(), heartbeat, converter(codec), self.marks.take)

@@ -287,7 +287,7 @@ def test_what_stop_kept_from_being_parked_is_delivered_again(
     with durable(retry=policy, workers=2, heartbeat_interval=0.1) as listener:
         listener.catch_up()
         wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters")
-    assert taken == [1]
+    assert set(taken) == {1}  # of the log, and of the table too if it was written at last
 
 
 ODD: dict[str, Callable[[Any], Any]] = {

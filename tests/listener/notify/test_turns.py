@@ -22,7 +22,7 @@ from sqlalchemy_watch.listener.notify.turns import Turns
 from sqlalchemy_watch.listener.pipeline.inbox import Inbox, Lot
 from sqlalchemy_watch.listener.pipeline.ledger import Ledger
 from sqlalchemy_watch.listener.pipeline.parts import CaughtUp, Message, Notification
-from sqlalchemy_watch.listener.source import Marks, Tokens, Wake
+from sqlalchemy_watch.listener.source import Tokens, Wake
 from sqlalchemy_watch.listener.stats import Stats
 
 
@@ -168,7 +168,7 @@ def test_notifications_behind_the_answer_to_a_heartbeat_are_read_with_it(
     protocol = NotifyProtocol({b"a_channel": "a_channel"}, b"own_channel", Heartbeat(30.0, 10.0, time.monotonic()))
     with cluster.connect(database) as connection:
         connection.execute("LISTEN a_channel; LISTEN own_channel")
-        session = NotifySession(connection, protocol, tokens, Marks(), wake, inbox, Ledger(10), Stats(), lambda: None)
+        session = NotifySession(connection, protocol, tokens, wake, inbox, Ledger(10), Stats(), lambda: None)
         tokens.add(threading.Event())
         session._send_due()
         with socket.socket(fileno=os.dup(connection.pgconn.socket)) as peeked:

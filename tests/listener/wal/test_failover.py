@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from threading import Event
 from typing import Any
 
 import psycopg
 import pytest
 from models import declare_base, declare_order
 from postgres import Cluster, needs, needs_logical_messages
-from sqlalchemy import URL, create_engine
-from support import insert, wait_until
+from sqlalchemy import URL, create_engine, text
+from sqlalchemy.orm import Session, sessionmaker
+from support import PATIENCE, insert, wait_until
 
 from sqlalchemy_watch import Listener
 from sqlalchemy_watch.listener.source import Tokens
@@ -46,8 +48,8 @@ class Consumer:
     def __init__(self, *clusters: Cluster, **options: Any) -> None:
         hosts = tuple(f"127.0.0.1:{cluster.port}" for cluster in clusters)
         query = {"host": hosts, "target_session_attrs": "read-write"}
-        self._engine = create_engine(URL.create("postgresql+psycopg", "postgres", database="postgres", query=query))
-        self.listener = Listener(self._engine, Base, durable="mailer", heartbeat_interval=0.5, **options)
+        self.engine = create_engine(URL.create("postgresql+psycopg", "postgres", database="postgres", query=query))
+        self.listener = Listener(self.engine, Base, durable="mailer", heartbeat_interval=0.5, **options)
         self.heard: list[int | str] = []
         #: (lsn, position) of each event.
         self.places: list[tuple[int, int]] = []
@@ -61,7 +63,7 @@ class Consumer:
     def __exit__(self, *exc_info: object) -> None:
         Order.watch.inserted.disconnect(self._take)
         self.listener.stop()
-        self._engine.dispose()
+        self.engine.dispose()
 
     def _take(self, sender: Any, event: Any) -> None:
         self.heard.append(event.identity[0])
@@ -169,6 +171,65 @@ def test_a_consumer_goes_on_on_the_promoted_standby_without_a_gap_and_without_a_
         assert consumer.heard == list(range(1, 61))
         assert consumer.places == sorted(set(consumer.places))  # positions continue across a promotion
         assert consumer.listener.stats().reconnects == 1
+
+
+@synchronizing
+def test_whoever_hears_in_whatever_way_goes_on_on_the_promoted_standby(pair: Pair) -> None:
+    pair.primary.configure(synchronized_standby_slots="standby")
+    pair.primary.restart()
+    with pair.primary.connect() as client:
+        client.execute("CREATE TABLE bookings (order_id int)")
+        client.execute("SET sqlalchemy_watch.muted = 'on'")
+        insert(client, "orders", *range(1001, 4001))  # before anybody listens
+    consumer = Consumer(pair.primary, pair.standby, workers=4)
+    heard: dict[str, list[int]] = {"lanes": [], "batches": [], "transactions": [], "read": []}
+    listener, signal = consumer.listener, Order.watch.inserted
+    begun, filled = Event(), Event()
+
+    def note_all(events: Any, how: str) -> None:
+        heard[how] += [event.identity[0] for event in events if event.operation == "inserted"]
+
+    def read(sender: Any, event: Any) -> None:
+        heard["read"].append(event.identity[0])
+        begun.set()
+        Event().wait(0.002)  # so that the failover comes in between
+
+    def book(sender: Any, event: Any, session: Session) -> None:
+        session.execute(text("INSERT INTO bookings VALUES (:id)"), {"id": event.identity[0]})
+
+    def note(sender: Any, event: Any) -> None:
+        note_all([event], "lanes")
+
+    def note_batch(sender: Any, events: Any) -> None:
+        note_all(events, "batches")
+
+    batches = signal.batches(max_size=7, max_wait=0.02)
+    listener.transactions.connect(lambda sender, whole: note_all(whole.events, "transactions"))
+    listener.backfilled.connect(lambda sender, *, model, started_at: filled.set(), weak=False)
+    signal.connect_once(book, sessionmaker(consumer.engine))
+    with (
+        signal.connected_to(note), batches.connected_to(note_batch), Order.watch.read.connected_to(read), consumer
+    ):  # fmt: skip
+        pair.start_standby(sync_replication_slots="on", synchronized_standby_slots="")
+        pair.wait_for_slot()
+        listener.backfill(Order)
+        assert begun.wait(PATIENCE)
+        pair.write(1, 40)
+        pair.wait_for_standby()
+        assert not filled.is_set()
+        pair.fail_over()
+        with pair.standby.connect() as client:
+            insert(client, "orders", *range(41, 61))
+        listener.catch_up(timeout=60)
+        assert filled.wait(60)
+        with pair.standby.connect() as client:
+            booked = [row[0] for row in client.execute("SELECT order_id FROM bookings ORDER BY order_id")]
+    signal.disconnect(book)
+    everything = list(range(1, 61))
+    assert sorted(set(heard["lanes"])) == heard["batches"] == booked == everything
+    assert heard["transactions"] == everything
+    assert set(heard["read"]) >= set(range(1001, 4001))
+    assert set(consumer.heard) == set(everything)  # and no resync
 
 
 @synchronizing
