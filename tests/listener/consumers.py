@@ -23,7 +23,8 @@ from typing import Any, Literal, NamedTuple
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
-from sqlalchemy_watch import Listener, RetryPolicy, Watched
+from sqlalchemy_watch import Listener, RetryPolicy, Watch, Watched
+from sqlalchemy_watch.listener.backfill import attempt, reading
 from sqlalchemy_watch.listener.wal import standby
 
 
@@ -46,6 +47,16 @@ class Booking(Base):
     payment_id: Mapped[int]
 
 
+class Stock(Watched, Base):
+    """Rows that are there before anybody listens, and change; of each the version grows."""
+
+    __tablename__ = "stock"
+    __watch__ = tuple(Watch(operation, extra_columns=("version",)) for operation in ("inserted", "updated", "deleted"))
+    __watch_delivery__ = "durable"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    version: Mapped[int]
+
+
 #: The keys of payments: each has many.
 SHARDS = 20
 
@@ -65,6 +76,16 @@ class Heard(NamedTuple):
     id: int
     #: Nanoseconds of the system-wide monotonic clock.
     at: int
+
+
+class Told(NamedTuple):
+    """A line of a process's file that tells of stock."""
+
+    lsn: int
+    position: int
+    id: int
+    version: int
+    operation: str
 
 
 class Word(NamedTuple):
@@ -156,6 +177,11 @@ class Consumers:
             for path in self._paths
         }
 
+    def told(self) -> list[Told]:
+        """What was told of stock, by all processes."""
+        lines = [line.split() for path in self._paths for line in path.read_text().splitlines()]
+        return [Told(*map(int, words[:4]), words[4]) for words in lines]
+
     def errors(self) -> str:
         """What they have logged."""
         return (self._directory / "errors").read_text()
@@ -226,6 +252,16 @@ def _once(listener: Listener, book: Book) -> Iterator[None]:
     yield
 
 
+def _backfill(listener: Listener, book: Book) -> Iterator[None]:
+    def take(sender: Any, event: Any) -> None:
+        book.write(event.lsn, event.position, event.identity[0], event.values["version"], event.operation)
+        if event.operation == "read":
+            time.sleep(0.001)  # so that takeovers come in between
+
+    Stock.watch.connect(take)
+    yield
+
+
 def _batches(listener: Listener, book: Book) -> Iterator[None]:
     Payment.watch.batches(max_size=30, max_wait=0.02).connect(lambda sender, events: book(*events))
     yield
@@ -253,8 +289,10 @@ class Book:
 
     def __call__(self, *events: Any) -> None:
         for event in events:
-            line = f"{event.lsn} {event.position} {event.identity[0]} {time.monotonic_ns()}\n"
-            os.write(self._file, line.encode())
+            self.write(event.lsn, event.position, event.identity[0], time.monotonic_ns())
+
+    def write(self, *words: object) -> None:
+        os.write(self._file, f"{' '.join(map(str, words))}\n".encode())
 
 
 #: The file that is there once no payment is poison any more.
@@ -288,6 +326,7 @@ MODES: dict[str, Mode] = {
         writes=True,
     ),
     "once": Mode(_once, _BY_SHARD, "shard", writes=True),
+    "backfill": Mode(_backfill, {"backfill": [Stock]}),
     "batches": Mode(_batches),
     "transactions": Mode(_transactions),
     "stream": Mode(_stream),
@@ -315,6 +354,7 @@ def _consume(group: str, url: str, path: str, mode: str, options: dict[str, Any]
 def main(group: str) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     standby.STANDBY_INTERVAL = 0.2  # to get through many hand-overs quickly
+    reading.MOST_ROWS = attempt.MOST_ROWS = 100
     for line in sys.stdin:
         if os.fork() == 0:
             try:

@@ -1,4 +1,4 @@
-"""Writers of payments, which `consumers.py` hears, and when all of theirs is acknowledged."""
+"""Writers of what `consumers.py` hears, and when all of theirs is acknowledged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from support import wait_until
 
 
 class Load:
-    """Writers that commit and roll back transactions of mixed sizes until stopped, whatever becomes of the server.
+    """Writers of payments, who commit and roll back transactions of mixed sizes, whatever becomes of the server.
 
     What is committed the table tells: a connection that is lost does not.
 
@@ -58,6 +58,7 @@ class Load:
             self._failures.append(error)
 
     def _write(self, connection: psycopg.Connection[Any], number: int, chance: random.Random) -> None:
+        """Write in one transaction."""
         ids = []
         for _ in range(chance.choice((1, 1, 1, 2, 5))):
             statement = [next(self._ids) for _ in range(chance.choice(self._sizes))]
@@ -69,6 +70,43 @@ class Load:
             self.rolled_back.update(ids)
         else:
             connection.commit()
+
+
+class StockLoad(Load):
+    """Writers of stock: each has rows of its own, whose versions grow."""
+
+    def __init__(self, url: str, writers: int = 2, seed: int = 0) -> None:
+        super().__init__(url, writers, seed)
+        self._versions, self._number = itertools.count(2), writers
+
+    def _write(self, connection: psycopg.Connection[Any], number: int, chance: random.Random) -> None:
+        for _ in range(chance.choice((1, 1, 3))):
+            id_ = chance.randrange(STOCK) // self._number * self._number + number
+            if chance.random() < 0.1:
+                connection.execute("DELETE FROM stock WHERE id = %s", [id_])
+            else:
+                query = "INSERT INTO stock VALUES (%s, %s) ON CONFLICT (id) DO UPDATE SET version = excluded.version"
+                connection.execute(query, [id_, next(self._versions)])
+        if chance.random() < 0.15:
+            connection.rollback()
+        else:
+            connection.commit()
+
+
+#: Rows of stock that are there before anybody listens.
+STOCK = 3_000
+
+
+def stock_up(client: psycopg.Connection[Any]) -> None:
+    """Write the stock, of which nobody is told."""
+    with client.transaction():
+        client.execute("SELECT set_config('sqlalchemy_watch.muted', 'on', true)")
+        client.execute("INSERT INTO stock SELECT generate_series(1, %s), 1", [STOCK])
+
+
+def stock_of(client: psycopg.Connection[Any]) -> dict[int, int]:
+    """Return the version of each row that there is."""
+    return dict(client.execute("SELECT id, version FROM stock").fetchall())
 
 
 def committed(client: psycopg.Connection[Any]) -> set[int]:

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -18,11 +18,13 @@ from typing import Any
 import psycopg
 from listener.clusters import create_tables, removed_afterwards
 from listener.conftest import drop_slots
-from listener.consumers import HEALED, MODES, SHARDS, Base, Consumers
-from listener.load import Load, committed, wait_for_acknowledgement
+from listener.consumers import HEALED, MODES, SHARDS, Base, Consumers, Told
+from listener.load import Load, StockLoad, committed, stock_of, stock_up, wait_for_acknowledgement
 from listener.proxy import Proxy, proxied
 from postgres import Cluster
 from support import created_database, set_for, wait_until
+
+from sqlalchemy_watch.listener.backfill.progress import InTable
 
 from .hearing import Acknowledged, Hearing, History
 from .report import Report
@@ -102,24 +104,39 @@ class Takeovers:
             stack.callback(consumers.close)
             looking = Looking(url)
             stack.callback(looking.stop)
+            mode, is_stock = MODES[self._mode], self._mode == "backfill"
+            if is_stock:
+                with self._cluster.connect(self._database) as client:
+                    stock_up(client)
             for _ in range(CONSUMERS):
                 self._start_one()
             self._active = consumers.wait_for_active()
-            with Load(url, seed=self._seed, is_light=MODES[self._mode].writes) as load:
+            with (
+                StockLoad(url, seed=self._seed)
+                if is_stock
+                else Load(url, seed=self._seed, is_light=mode.writes) as load
+            ):
                 for number in range(1, self._count + 1):
                     if number == self._count * 3 // 4:
-                        (folder / HEALED).touch()
+                        self._turn(folder)
                     self._take_over(number)
-            mode = MODES[self._mode]
             with self._cluster.connect(self._database) as client:
+                if is_stock:
+                    wait_until(
+                        client, "SELECT bool_and(done_at IS NOT NULL) FROM sqlalchemy_watch.backfills", seconds=PATIENCE
+                    )
                 wait_for_acknowledgement(client, GROUP)
                 truth = committed(client)
                 if mode.parks:
                     wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters", seconds=PATIENCE)
                 if self._mode == "once":
                     self._judge_effects(client, truth)
+                stock = stock_of(client)
             looking.stop()
             consumers.listen()
+            if is_stock:
+                self._judge_copy(consumers.told(), stock)
+                return self.report
             key_of = None if mode.order == "log" else lambda id_: id_ % SHARDS
             self._judge(
                 History(
@@ -201,6 +218,31 @@ class Takeovers:
         self._restarts.append(at)
         self._cluster.start()
         self._active = self._consumers.wait_for_active(since=at)
+
+    def _turn(self, folder: Path) -> None:
+        """What was poison is healed, and existing rows are read anew."""
+        (folder / HEALED).touch()
+        if self._mode == "backfill":
+            with self._cluster.connect(self._database) as client:
+                InTable(GROUP).request(client, "stock")
+
+    def _judge_copy(self, told: Sequence[Told], stock: dict[int, int]) -> None:
+        """Whoever goes by the places of what was told has a copy, and was told of no row as it was before."""
+        copy: dict[int, int] = {}
+        newest: dict[int, int] = {}
+        for one in sorted(told):
+            if one.version < newest.get(one.id, 0):
+                self.report.blame("the copy", f"row {one.id} {one.operation} as {one.version}, after {newest[one.id]}")
+            newest[one.id] = one.version
+            copy[one.id] = one.version
+            if one.operation == "deleted":
+                del copy[one.id]
+        differing = {id_ for id_ in copy.keys() | stock.keys() if copy.get(id_) != stock.get(id_)}
+        self.report.blame("the copy", *(f"row {id_}: {copy.get(id_)}, not {stock.get(id_)}" for id_ in differing))
+        self.report.counts = {
+            "rows": len(stock), "told of": len(told), "read": sum(one.operation == "read" for one in told)
+        }  # fmt: skip
+        self.report.happened = self._happened
 
     def _judge_effects(self, client: psycopg.Connection[Any], truth: set[int]) -> None:
         """Each payment was booked once."""
