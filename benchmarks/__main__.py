@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from . import catalog, consumer, delivery, dispatch, lanes, listeners, memory, pgbench, writes
+from . import backfill, catalog, consumer, delivery, dispatch, lanes, listeners, memory, pgbench, writes
 from .harness import Figure, Table, figure_grid
 from .machine import describe
 from .server import Server
@@ -21,6 +21,7 @@ GROUPS: dict[str, Callable[[Server, bool], list[Table]]] = {
     "listeners": listeners.run,
     "consumer": consumer.run,
     "lanes": lanes.run,
+    "backfill": backfill.run,
     "memory": memory.run,
     "catalog": catalog.run,
 }

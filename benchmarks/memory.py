@@ -55,13 +55,13 @@ def _listen(pipe: Connection, url: str, table: str) -> None:
     User = WatchedTable().model(table, "updated")
     User.watch.connect(count)
     with Listener(create_engine(url), User) as listener:
-        pipe.send(_megabytes())
+        pipe.send(megabytes())
         pipe.recv()
         listener.catch_up(timeout=120)
-        pipe.send((_megabytes(), heard))
+        pipe.send((megabytes(), heard))
 
 
-def _megabytes() -> float:
+def megabytes() -> float:
     """The peak of this process, in Linux's own words: `ru_maxrss` begins with that of the parent."""
     status = Path("/proc/self/status").read_text()
     found = re.search(r"VmHWM:\s+(\d+) kB", status)
