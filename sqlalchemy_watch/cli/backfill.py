@@ -59,7 +59,7 @@ def _find(target: str, found: Any, name: str, url: str | None) -> tuple[str, Rou
     """Return the key of the table that has a model's rows, and its route."""
     router = Router(tables_of(found), ValueDecoders(make_engine(url)), durable=True)
     for key, route in router.reads.items():
-        if name in (key, name_of_model(route.model)):
+        if name == key or name in map(name_of_model, route.models):
             return key, route
     known = ", ".join(sorted(f"{name_of_model(route.model)} ({key})" for key, route in router.reads.items()))
     raise ConfigurationError(

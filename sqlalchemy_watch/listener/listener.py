@@ -247,7 +247,7 @@ class Listener:
         await asyncio.to_thread(self.catch_up, timeout)
 
     def backfill(self, model: Any) -> None:
-        """Have the existing rows of a model told of as `read` events, in the background; returns at once.
+        """Have the existing rows of a model told of as `read` events, in the background; it returns when that is noted.
 
         As after a `resync`, in a receiver of which it may be called. Where that is under way already it begins anew.
         Of a group that is noted in the table `sqlalchemy_watch.backfills`, and done by whichever process is active, the
@@ -259,6 +259,8 @@ class Listener:
         :raises ConfigurationError: where none of its watches is heard, and with `wait_visible=False`.
         :raises ListenerError: where the listener is not running.
         :raises SlotError: with `durable`: where the role may not have the table.
+        :raises OwnershipError: with `durable`: where the table is not to be trusted.
+        :raises psycopg.Error: where the database can't be asked.
         """
         run = self._run
         if run is None or not run.is_running:

@@ -25,8 +25,8 @@ class RetryPolicy:
     :param max_delay: seconds, the longest wait.
     :param in_order: who waits until the receiver takes the event. True: everybody behind it. `"key"`: the later events
         of its key (see `Listener(key=)`) for that receiver alone; after `attempts` calls the event is parked in the
-        table of dead letters, they are parked behind it, and it is tried again from there. False: nobody; it is parked
-        at once. Whole transactions are never parked before they are given up.
+        table of dead letters, they are parked behind it, and it is tried again from there; a `truncated` event does not
+        wait. False: nobody; it is parked at once. Whole transactions are never parked before they are given up.
     :param attempts: with `in_order="key"`: calls before an event is parked.
     :raises ConfigurationError: for values out of range.
     """

@@ -107,10 +107,10 @@ class Run:
         self._filling = Filling(
             connect, InMemory() if options.group is None else InTable(options.group), self._tables_to_read(),
             self._router, self._dispatcher, self._source, self._gate, self._inbox, self._find_schemas,
-            self._on_backfilled,
+            self._on_backfilled, may_fill=options.group is None or options.wait_visible,
         )  # fmt: skip
         if isinstance(self._source, WalSource):
-            self._source.on_request = self._filling.wake
+            self._source.on_request = lambda transaction: self._filling.wake()
 
     def _make_notified(self, connect: Connect) -> None:
         self._source = source = NotifySource(
@@ -129,7 +129,7 @@ class Run:
     def _make_durable(self, connect: Connect, group: str) -> None:
         options, inbox, gate, stats, waiting = self._options, self._inbox, self._gate, self._stats, self._waiting
         self._monitor = SlotMonitor(connect, options, stats, self._look_at_dispatcher, self._look_at_triggers)
-        self._source = WalSource(
+        self._source = source = WalSource(
             connect,
             options,
             self._router.routes,
@@ -153,13 +153,11 @@ class Run:
         letters = Letters(
             group, options.retry, self._spare, self._router, waiting, stats, calling, inbox, gate, self._chunks
         )
-        policy.parking = parking = Parking(
-            group, options.retry, self._spare, letters, self._keys, gate, lanes, waiting, in_lanes
-        )
+        policy.parking = parking = Parking(group, self._spare, letters, self._keys, gate, lanes, waiting, in_lanes)
         self._monitor.on_letter_due, self._monitor.has_once = letters.note_due, lambda: bool(self._once())
         letters.retry_keys = parking.retry_due
         if options.retry.in_order == "key":
-            dispatcher.on_tenure = parking.begin
+            source.before_open = parking.begin
 
     def start(self) -> None:
         """Start the threads; outside of any lock, since a new thread may run finalizers before it counts as started.

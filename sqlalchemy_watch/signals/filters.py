@@ -90,7 +90,7 @@ class EventSignal(Connects[T]):
         It is called as `receiver(sender, event, session)`, with a session that commits when it returns, together with
         the event's key, in the table `sqlalchemy_watch.once` of the same database: where it has had the event, it is
         not called. Whatever it does elsewhere may happen twice. For events of a consumer group alone; of a watch with
-        delivery "both" it does not have what comes by NOTIFY.
+        delivery "both" it does not have what comes by NOTIFY. A row that is read twice by a backfill is two events.
 
         :param receiver: a function, or a coroutine function.
         :param session_factory: a `sessionmaker` of the database whose events they are, or another function that

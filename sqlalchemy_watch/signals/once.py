@@ -35,7 +35,7 @@ WHERE CAST(:is_parked AS boolean) OR NOT EXISTS (
   SELECT FROM {TABLE} AS floor
   WHERE floor.consumer = CAST(:consumer AS text) AND floor.system = CAST(:system AS text) AND floor.key = ''
     AND floor.position = {FLOOR_POSITION} AND floor.lsn > CAST(:lsn AS bigint))
-ON CONFLICT DO NOTHING
+ON CONFLICT (consumer, system, key, lsn, position) DO NOTHING
 """)
 
 #: Asks a session where it is.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from decimal import Decimal
+from threading import Event
 from typing import Any
 
 import psycopg
@@ -13,11 +14,12 @@ from conftest import Recorder
 from postgres import VERSION
 from sqlalchemy import Engine
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, sessionmaker
 from support import resync_reasons
 
 from sqlalchemy_watch import Listener, Watch, Watched, context, install, muted, status, uninstall
-from sqlalchemy_watch.listener.dispatch import dead_letters
+from sqlalchemy_watch.listener.dispatch import dead_letters, once
+from sqlalchemy_watch.signals.once import WHERE, Consumer
 from sqlalchemy_watch.wire import DURABLE_SINCE
 
 pytestmark = pytest.mark.server
@@ -109,6 +111,54 @@ def test_nothing_that_a_stranger_made_is_called_by_a_durable_listener(
         assert dead_letters.retry(trapped, group, None) == 1
         assert dead_letters.next_due(trapped, group) is not None
         assert dead_letters.drop(trapped, group, None) == 1
+        assert "hijacked" not in caplog.text
+    finally:
+        trapped.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s", [group]
+        )
+
+
+@pytest.mark.skipif(VERSION < DURABLE_SINCE, reason="there is no durable delivery")
+def test_nothing_that_a_stranger_made_is_called_where_rows_are_read_and_effects_happen_once(
+    engine: Engine, Base: type[DeclarativeBase], trapped: psycopg.Connection[Any], database: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    class Order(Watched, Base):
+        __tablename__ = "orders"
+        __watch__ = ("inserted", "updated")
+        __watch_delivery__ = "durable"
+        name: Mapped[str] = mapped_column(sa.String(20), primary_key=True)
+        number: Mapped[int] = mapped_column(primary_key=True)
+
+    trapped.execute("CREATE TABLE orders (name varchar(20), number integer, PRIMARY KEY (name, number))")
+    # PostgreSQL has none of its own for these types, so that one of a stranger's would fit better.
+    trap = (
+        "CREATE FUNCTION traps.trap(varchar, varchar) RETURNS bool LANGUAGE plpgsql AS "
+        "'BEGIN RAISE EXCEPTION ''hijacked''; END'"
+    )
+    trapped.execute(trap)
+    for operator in ("<", "<=", "=", ">=", ">"):
+        sides = "LEFTARG = varchar, RIGHTARG = varchar, FUNCTION = traps.trap"
+        trapped.execute(f"CREATE OPERATOR public.{operator} ({sides})")
+    install(engine, Base)
+    trapped.execute(
+        "INSERT INTO orders SELECT pg_catalog.concat('x', n), n FROM pg_catalog.generate_series(1, 300) AS n"
+    )
+    group, filled, read, booked = f"group_{database}", Event(), [], []
+    Order.watch.read.connect(lambda sender, event: read.append(event.identity))
+    Order.watch.inserted.connect_once(
+        lambda sender, event, session: booked.append(event.identity), sessionmaker(engine), name="book"
+    )
+    try:
+        with Listener(engine, Base, durable=group, backfill=True) as listener:
+            listener.backfilled.connect(lambda sender, *, model, started_at: filled.set(), weak=False)
+            assert filled.wait(20)
+            trapped.execute("INSERT INTO orders VALUES ('y', 1)")
+            listener.catch_up()
+            consumer = Consumer(group, *(trapped.execute(WHERE).fetchone() or ()))
+            once.clean(trapped, consumer)
+        assert len(read) == 300
+        assert booked == [("y", 1)]
         assert "hijacked" not in caplog.text
     finally:
         trapped.execute(

@@ -40,9 +40,10 @@ READINGS = 3
 #: Rows noted while receivers are at work, from which on those are forgotten that no later snapshot can miss.
 PRUNED_FROM = 10_000
 
-#: Raised where rows can't be locked: they are read without, as often as that takes.
+#: Raised where a row can't be locked at present, and where it never can: it is read without, as often as that takes.
+_CAN_NOT_LOCK_NOW = (errors.LockNotAvailable, errors.DeadlockDetected, errors.SerializationFailure)
 _CAN_NOT_LOCK = (
-    errors.InsufficientPrivilege, errors.FeatureNotSupported, errors.WrongObjectType, errors.LockNotAvailable
+    *_CAN_NOT_LOCK_NOW, errors.InsufficientPrivilege, errors.FeatureNotSupported, errors.WrongObjectType
 )  # fmt: skip
 
 
@@ -96,6 +97,7 @@ class Attempt:
         self._touched = Touched(backfill.table)
         self._times_stale: Counter[Key] = Counter()
         self._may_lock = True
+        self._marks: deque[str] = deque(maxlen=AHEAD + 2)
 
     def run(self) -> None:
         """Read all that is left, and tell of the end.
@@ -115,6 +117,8 @@ class Attempt:
         finally:
             if dispatcher.touched is self._touched:
                 dispatcher.touched = None
+            for name in self._marks:
+                self._parts.source.marks.forget(name)
 
     def _tell(self, transaction: Transaction) -> None:
         backfill, parts = self._backfill, self._parts
@@ -128,19 +132,19 @@ class Attempt:
         behind, again = (None, []) if place is None else (place.behind, list(place.again))
         is_all, outstanding = False, deque[_Chunk]()
         while again or not is_all:
-            taken, again = again[:MOST_ROWS], again[MOST_ROWS:]
-            chunk = self._read_locked(reader, taken, behind) if self._is_to_lock(taken) else None
+            chunk = self._read_locked(reader, again, behind)
             if chunk is None:
-                rows = reader.read(behind, end, taken)
+                rows = reader.read(behind, end, again[:MOST_ROWS])
                 is_all = rows.last is None
                 behind = rows.last or behind
-                chunk = _Chunk(rows.keys, taken, behind)
+                chunk = _Chunk(rows.keys, again[:MOST_ROWS], behind)
                 self._send(reader, chunk, rows, partial(self._touched.is_stale, rows.snapshot))
                 self._wait(chunk.handled)
                 self._parts.inbox.put_call(partial(self._touched.prune, rows.snapshot))
             stale = [chunk.keys[number] for number in chunk.stale]
             self._times_stale.update(stale)
-            again += stale
+            taken = set(chunk.taken)
+            again = [key for key in again if key not in taken] + stale
             self._backfill.rows_read += len(chunk.keys) - len(stale)
             outstanding.append(chunk)
             while outstanding and (len(outstanding) > AHEAD or outstanding[0].done.is_set() or (is_all and not again)):
@@ -149,59 +153,66 @@ class Attempt:
                 unsaid = [key for each in outstanding for key in each.taken]
                 self._save(Place(schema, end, first.behind, [*dict.fromkeys([*unsaid, *again])]))
 
-    def _is_to_lock(self, keys: Sequence[Key]) -> bool:
-        return self._may_lock and any(self._times_stale[key] >= READINGS - 1 for key in keys)
+    def _read_locked(self, reader: Reader, again: Sequence[Key], behind: Key | None) -> _Chunk | None:
+        """Read a row under a lock, and have it take its place before that ends; one alone, so that none waits for us.
 
-    def _read_locked(self, reader: Reader, keys: Sequence[Key], behind: Key | None) -> _Chunk | None:
-        """Read rows under a lock, and have them take their place before it ends; return None where that can't be."""
+        :returns: None where no row is to be locked, or none can be.
+        """
+        key = next((key for key in again if self._times_stale[key] >= READINGS - 1), None)
+        if key is None or not self._may_lock:
+            return None
         try:
             with self._connection.transaction():
-                rows = reader.lock(keys)
-                chunk = _Chunk(rows.keys, keys, behind)
+                rows = reader.lock([key])
+                chunk = _Chunk(rows.keys, [key], behind)
                 self._send(reader, chunk, rows, lambda key: False)
         except _CAN_NOT_LOCK as error:
-            self._may_lock = isinstance(error, errors.LockNotAvailable)
+            self._may_lock = isinstance(error, _CAN_NOT_LOCK_NOW)
             return None
         self._wait(chunk.handled)
         return chunk
 
     def _send(self, reader: Reader, chunk: _Chunk, rows: Rows, is_stale: Callable[[tuple[Any, ...]], bool]) -> None:
         """Have rows delivered at the place where the present transaction commits, or one of its own."""
-        dispatcher, gate, payload = self._parts.dispatcher, self._parts.gate, b""
+        payload = b""
 
         def deliver(transaction: Transaction) -> None:
-            if dispatcher.touched is self._touched:
-                if rows.texts:
-                    notification = Notification(self._route.watch.channel, payload)
-                    chunk.stale = dispatcher.deliver_existing(transaction, notification, is_stale)
-                gate.served.when_done(transaction, chunk.done.set)
-                chunk.handled.set()
+            if rows.texts:
+                notification = Notification(self._route.watch.channel, payload)
+                chunk.stale = self._parts.dispatcher.deliver_existing(transaction, notification, is_stale)
+            chunk.handled.set()
 
-        name = self._parts.source.marks.add(Here(deliver))
-        try:
-            with self._connection.transaction():
-                txid, at = self._parts.source.send_mark(self._connection, name)
-                payload = reader.payload(rows.texts, txid, at.isoformat())
-        except BaseException:
-            self._parts.source.marks.forget(name)
-            raise
+        with self._connection.transaction():
+            txid, at = self._mark(deliver, chunk.done)
+            payload = reader.payload(rows.texts, txid, at.isoformat())
 
     def _place(self, call: Callable[[Transaction], None]) -> None:
-        """Have something done behind all that is committed by now, and wait for it."""
-        done, gate = threading.Event(), self._parts.gate
+        """Have something done behind all that is committed by now, and wait until receivers are through with it."""
+        done = threading.Event()
+        self._mark(call, done)
+        self._wait(done, prunes=True)
+
+    def _mark(self, call: Callable[[Transaction], None], done: threading.Event) -> tuple[int, datetime]:
+        """Have something done where the present transaction commits, unless this attempt is over by then.
+
+        :param done: set once receivers are through with what comes of it, and with all before it.
+        :returns: the number of the transaction, and the time.
+        """
+        dispatcher, gate = self._parts.dispatcher, self._parts.gate
 
         def come(transaction: Transaction) -> None:
-            if self._parts.dispatcher.touched is self._touched:
+            if dispatcher.touched is not self._touched:
+                return
+            try:
                 call(transaction)
-                gate.served.when_done(transaction, done.set)
+            except BaseException:
+                dispatcher.touched = None  # begun anew
+                raise
+            gate.served.when_done(transaction, done.set)
 
         name = self._parts.source.marks.add(Here(come))
-        try:
-            self._parts.source.send_mark(self._connection, name)
-        except BaseException:
-            self._parts.source.marks.forget(name)
-            raise
-        self._wait(done)
+        self._marks.append(name)
+        return self._parts.source.send_mark(self._connection, name)
 
     def _wait(self, event: threading.Event, *, prunes: bool = False) -> None:
         """Wait for something that the dispatch thread sets, or receivers.

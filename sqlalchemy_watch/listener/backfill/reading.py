@@ -58,8 +58,7 @@ class Reader:
             connection.execute("SELECT pg_catalog.set_config(%s, %s, false)", [name, value])
         # Qualified: a bare name in ORDER BY would mean the text that is selected.
         columns = [_column(column) for column in watch.key]
-        self._key = f"({', '.join(columns)})" if len(columns) > 1 else columns[0]
-        self._places = f"({', '.join(['%s'] * len(columns))})"
+        self._comparisons = list(zip(map(_doubled, columns), self._read_operators(), strict=True))
         self._order = ", ".join(columns)
         self._order_down = ", ".join(f"{column} DESC" for column in columns)
         self._keys = ", ".join(f"CAST({column} AS pg_catalog.text)" for column in columns)
@@ -68,13 +67,13 @@ class Reader:
         )
         row = f"'[' OPERATOR(pg_catalog.||) {values} OPERATOR(pg_catalog.||) ']'"
         self._table = f"{qualified(schema, watch.table)} AS {_ALIAS}"
-        self._select = f"SELECT {row}, {self._keys} FROM {self._table}".replace("%", "%%")
+        self._select = _doubled(f"SELECT {row}, {self._keys} FROM {self._table}")
         self._limit = FIRST_ROWS
 
     def last_key(self) -> Key | None:
         """Return the highest key that there is; None where there are no rows."""
         query = f"SELECT {self._keys} FROM {self._table} ORDER BY {self._order_down} LIMIT 1"
-        row = self._connection.execute(query.replace("%", "%%"), []).fetchone()
+        row = self._connection.execute(_doubled(query), []).fetchone()
         return None if row is None else tuple(row)
 
     def read(self, behind: Key | None, end: Key, again: Sequence[Key]) -> Rows:
@@ -83,15 +82,13 @@ class Reader:
         :param behind: the key behind which they come; None for the first ones.
         :param end: the highest key that is read.
         """
-        begins = "" if behind is None else f"{self._quoted(self._key)} > {self._places} AND "
-        query = (
-            f"{self._select} WHERE {begins}{self._quoted(self._key)} <= {self._places} "
-            f"ORDER BY {self._quoted(self._order)} LIMIT {self._limit}"
-        )
+        begins, first = ("true", []) if behind is None else self._behind(behind)
+        ends, last_ones = self._up_to(end)
+        query = f"{self._select} WHERE {begins} AND {ends} ORDER BY {_doubled(self._order)} LIMIT {self._limit}"
         with self._connection.transaction():
             self._connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             snapshot = read_snapshot(self._connection)
-            rows = self._connection.execute(query, [*(behind or ()), *end]).fetchall()
+            rows = self._connection.execute(query, [*first, *last_ones]).fetchall()
             last = tuple(rows[-1][1:]) if rows else None
             if again:
                 rows += self._connection.execute(*self._query_for(again)).fetchall()
@@ -114,15 +111,91 @@ class Reader:
         end = json.dumps(fields, ensure_ascii=False)[1:-1]
         return f'{wire.head_json(self._watch)},{end},"rows":[{",".join(map(_readable, rows))}]}}'.encode()
 
-    def _query_for(self, keys: Sequence[Key]) -> tuple[str, list[str]]:
-        conditions = " OR ".join([f"{self._quoted(self._key)} = {self._places}"] * len(keys))
-        return f"{self._select} WHERE {conditions}", [part for key in keys for part in key]
+    def _read_operators(self) -> list[_Operators]:
+        """Return the operators of the key's columns, from the index that sorts by them.
 
-    def _quoted(self, sql: str) -> str:
-        return sql.replace("%", "%%")
+        By name, an operator would be looked for on the search path, where somebody may have made one.
+        """
+        found = {name: _Operators(*names) for name, names in self._connection.execute(_OPERATORS, [self._oid()])}
+        return [found.get(column.name, _OF_CATALOG) for column in self._watch.key]
+
+    def _oid(self) -> int:
+        query = (
+            "SELECT CAST(c.oid AS bigint) FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n "
+            "ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s"
+        )
+        row = self._connection.execute(query, [self._schema, self._watch.table]).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def _behind(self, key: Key) -> tuple[str, list[str]]:
+        """Return the condition for rows behind a key, and its parameters."""
+        return self._compared(key, [(o.greater, o.not_less) for _, o in self._comparisons])
+
+    def _up_to(self, key: Key) -> tuple[str, list[str]]:
+        """Return the condition for rows up to a key, and its parameters."""
+        pairs = [(o.less, o.not_greater) for _, o in self._comparisons]
+        return self._compared(key, [*pairs[:-1], (pairs[-1][1], pairs[-1][1])])
+
+    def _compared(self, key: Key, operators: Sequence[tuple[str, str]]) -> tuple[str, list[str]]:
+        """Compare a key column by column; a comparison of rows would take one operator's name for all.
+
+        :param operators: of each column, for a value that decides, and for one that leaves it to the next column.
+        """
+        sql, parameters = "", list[str]()
+        parts = list(zip(self._comparisons, operators, key, strict=True))
+        for (column, _), (decides, leaves), part in reversed(parts):
+            if sql:
+                sql = f"({column} {leaves} %s AND ({column} {decides} %s OR {sql}))"
+                parameters = [part, part, *parameters]
+            else:
+                sql, parameters = f"{column} {decides} %s", [part]
+        return sql, parameters
+
+    def _equal(self) -> str:
+        return "(" + " AND ".join(f"{column} {operators.equal} %s" for column, operators in self._comparisons) + ")"
+
+    def _query_for(self, keys: Sequence[Key]) -> tuple[str, list[str]]:
+        conditions = " OR ".join([self._equal()] * len(keys))
+        return f"{self._select} WHERE {conditions}", [part for key in keys for part in key]
 
     def _rows(self, rows: Sequence[tuple[str, ...]], snapshot: Snapshot) -> Rows:
         return Rows([row[0] for row in rows], [tuple(row[1:]) for row in rows], snapshot)
+
+
+class _Operators(NamedTuple):
+    """The operators by which an index compares a column, with their schemas."""
+
+    less: str
+    not_greater: str
+    equal: str
+    not_less: str
+    greater: str
+
+
+_OF_CATALOG = _Operators(*(f"OPERATOR(pg_catalog.{name})" for name in ("<", "<=", "=", ">=", ">")))
+
+_OPERATORS = """
+SELECT CAST(a.attname AS text), pg_catalog.array_agg(
+  pg_catalog.concat('OPERATOR(', pg_catalog.quote_ident(CAST(n.nspname AS text)), '.', CAST(o.oprname AS text), ')')
+  ORDER BY m.amopstrategy)
+FROM pg_catalog.pg_index AS i
+CROSS JOIN LATERAL ROWS FROM (
+  pg_catalog.unnest(i.indkey::pg_catalog.int2[]), pg_catalog.unnest(i.indclass::pg_catalog.oid[])) AS k(attnum, opclass)
+JOIN pg_catalog.pg_attribute AS a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+JOIN pg_catalog.pg_opclass AS c ON c.oid = k.opclass
+JOIN pg_catalog.pg_amop AS m
+  ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
+JOIN pg_catalog.pg_operator AS o ON o.oid = m.amopopr
+JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
+WHERE i.indrelid = %s AND i.indisprimary
+GROUP BY a.attname
+HAVING pg_catalog.count(*) = 5
+"""
+
+
+def _doubled(sql: str) -> str:
+    """Return SQL such that psycopg finds no placeholder in it."""
+    return sql.replace("%", "%%")
 
 
 def _column(column: CarriedColumn) -> str:

@@ -68,6 +68,13 @@ class Route:
             return owner
         return owner.class_ if owner.concrete else owner.base_mapper.class_
 
+    @property
+    def models(self) -> list[Any]:
+        """The classes whose rows they may be, or the Table."""
+        if isinstance(self.model, Table):
+            return [self.model]
+        return [mapper.class_ for mapper in sa_inspect(self.model).self_and_descendants]
+
     def place(self, oid: int | None, schema: str | None) -> str | None:
         """Return the schema of what a payload is of, where that is known to be this table or a partition; or None."""
         if oid is None:

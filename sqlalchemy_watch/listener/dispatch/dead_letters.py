@@ -35,7 +35,7 @@ LETTERS = OwnTable(
         "failed_at": "timestamp with time zone NOT NULL DEFAULT pg_catalog.clock_timestamp()",
         "retry_at": "timestamp with time zone",
     },
-    ("consumer_group", "lsn", "position", "receiver"),
+    ("consumer_group", "receiver", "lsn", "position"),
 )
 
 _COLUMNS = "id, consumer_group, channel, payload, lsn, position, receiver, key, error, attempts, failed_at, retry_at"
@@ -55,16 +55,20 @@ _TABLE = LETTERS.full_name
 _PARK = (
     f"INSERT INTO {_TABLE} (consumer_group, channel, payload, lsn, position, receiver, key, error, attempts, retry_at) "
     f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s)) "
-    f"ON CONFLICT (consumer_group, lsn, position, receiver) DO UPDATE SET error = excluded.error, "
+    f"ON CONFLICT (consumer_group, receiver, lsn, position) DO UPDATE SET error = excluded.error, "
     f"attempts = excluded.attempts, failed_at = excluded.failed_at, retry_at = excluded.retry_at "
     f"WHERE excluded.key IS NULL"
 )
 
-#: The oldest of each key, of those that are tried again.
-_FRONTS = (
-    f"SELECT DISTINCT ON (receiver, key) {_COLUMNS} FROM {_TABLE} "
+#: The oldest of each key, of those that are tried again, if that is due.
+_DUE_FRONTS = (
+    f"SELECT id, retry_at FROM (SELECT DISTINCT ON (receiver, key) id, retry_at FROM {_TABLE} "
     f"WHERE consumer_group = %s AND key IS NOT NULL AND retry_at IS NOT NULL ORDER BY receiver, key, lsn, position"
+    f") AS front WHERE retry_at <= pg_catalog.clock_timestamp()"
 )
+
+#: Keys of which letters are tried at once.
+MOST_FRONTS = 100
 
 
 @dataclass(frozen=True)
@@ -152,16 +156,24 @@ def next_due(connection: psycopg.Connection[Any], group: str) -> DeadLetter | No
 
 
 def due_fronts(connection: psycopg.Connection[Any], group: str) -> list[DeadLetter]:
-    """Return the oldest letter of each key and receiver, of those that are to be tried now."""
+    """Return the oldest letter of each key and receiver that is to be tried now, of so many keys at the most."""
     if not _may_be_read(connection):
         return []
-    query = f"SELECT * FROM ({_FRONTS}) AS front WHERE retry_at <= pg_catalog.clock_timestamp() ORDER BY retry_at"
+    due = f"SELECT id FROM ({_DUE_FRONTS}) AS due ORDER BY retry_at LIMIT {MOST_FRONTS}"
+    query = f"SELECT {_COLUMNS} FROM {_TABLE} WHERE id IN ({due}) ORDER BY retry_at"
     return [DeadLetter(*row) for row in connection.execute(query, [group])]
 
 
 def has_due(connection: psycopg.Connection[Any], group: str) -> bool:
-    """Return True if a letter of a group is to be tried now."""
-    return next_due(connection, group) is not None or bool(due_fronts(connection, group))
+    """Return True if a letter of a group is to be tried now; False where the role may not use the table."""
+    if not _may_be_read(connection):
+        return False
+    row = connection.execute(
+        f"SELECT EXISTS (SELECT FROM {_TABLE} WHERE consumer_group = %s AND key IS NULL "
+        f"AND retry_at <= pg_catalog.clock_timestamp()) OR EXISTS ({_DUE_FRONTS})",
+        [group, group],
+    ).fetchone()
+    return row == (True,)
 
 
 def front(connection: psycopg.Connection[Any], group: str, receiver: str, key: str) -> DeadLetter | None:

@@ -22,7 +22,6 @@ from ..decoding.routes import Elsewhere, Route, Router
 from ..decoding.rows import Row
 from ..pipeline.gate import Gate, Revoked
 from ..pipeline.inbox import Inbox, Lot
-from ..pipeline.ledger import Ledger
 from ..pipeline.parts import CaughtUp, Connected, Disconnected, Here, Mark, News, Notification, Resync, Transaction
 from ..stats import Stats
 from ..waiting import Waiting
@@ -103,9 +102,6 @@ class Dispatcher:
         self._lanes, self._keys = lanes, keys or Keys(None)
         #: Notes the rows of events, while existing rows are being read.
         self.touched: Touched | None = None
-        #: Called at the beginning of each tenure, before anything of it is handled.
-        self.on_tenure: Callable[[], None] = lambda: None
-        self._begun: Ledger | None = None
         self._batches = Batches(gate, waiting, policy)
         self._receivers = Receivers(gate, waiting, policy, self._batches)
         self._transactions = Transactions(chunks, router.listener, gate, waiting, policy)
@@ -214,10 +210,6 @@ class Dispatcher:
         gate, ledger = self._gate, lot.ledger
         if ledger is gate.ledger and ledger is not gate.served:
             self._forget()
-        if ledger is gate.served and ledger is not self._begun:
-            if not self._until_done(self.on_tenure) and gate.is_stopped:
-                return
-            self._begun = ledger
         for transaction, messages, is_last in lot.parts:
             self._transaction = transaction
             for message in messages:
@@ -301,11 +293,12 @@ class Dispatcher:
                 if not self._waiting.was_cut_short:
                     self._gate.served.when_done(transaction, mark.done)
         elif isinstance(mark, Here):
-            mark.call(transaction)
+            if self._await_visible(transaction):
+                mark.call(transaction)
         elif isinstance(mark, Resync) and mark.is_asked_for:
             self._ask_to_resync(mark.reason)
         else:
-            if isinstance(mark, Disconnected):  # without a group what comes meanwhile is lost
+            if isinstance(mark, (Disconnected, Resync)):  # what was missed nobody has noted
                 self.touched = None
             self.placing.forget(is_connected=isinstance(mark, Connected))
             self._tell(mark)
@@ -377,12 +370,18 @@ class Dispatcher:
         if self._passed_over is not None or self.placing.due_at != math.inf:
             self._hold_passed_over()
 
-    def _dispatch(self, transaction: Transaction, notification: Notification) -> None:
+    def _await_visible(self, transaction: Transaction) -> bool:
+        """Wait until others see what the transaction has done; return False where that is left to whoever goes on."""
         if self._visibility is not None and transaction.stamp is not None:
             txid = transaction.stamp[0]
             if not self._visibility.is_known(txid) and not self._visibility.await_visible(txid):
                 self._is_cut = True
-                return
+                return False
+        return True
+
+    def _dispatch(self, transaction: Transaction, notification: Notification) -> None:
+        if not self._await_visible(transaction):
+            return
         first = None if transaction.lsn is None else self._positions.first_of(transaction, notification)
         try:
             found = self.placing.decode(transaction, notification)
@@ -496,7 +495,8 @@ class Dispatcher:
                     self._next_row = number
                     raise
                 bugs.append(error)  # that is a gap; the other rows are gone on with
-        receivers.collected = None
+            finally:
+                receivers.collected = None
         for reason in reasons:
             self._ask_to_resync(reason)
         if bugs:

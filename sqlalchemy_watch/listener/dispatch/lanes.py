@@ -185,7 +185,7 @@ class Lanes:
             item = lane.items[0]
             while item.actions and self._gate.admits(item.ledger):
                 try:
-                    seconds = self._do(lane, item.actions[0])
+                    seconds = self._do(lane, item)
                 except CutShort:
                     return
                 if self._waiting.was_cut_short:
@@ -207,24 +207,29 @@ class Lanes:
                     self._changed.notify_all()
                     return
 
-    def _do(self, lane: _Lane, action: Action) -> float | None:
-        """Do something; return the seconds after which it is done again, None where it is not."""
-        thread = threading.get_ident()
+    def _do(self, lane: _Lane, item: _Item) -> float | None:
+        """Do what is in front; return the seconds after which it is done again, None where it is not."""
+        action, thread = item.actions[0], threading.get_ident()
         self._begun[thread] = time.monotonic()
         try:
             if isinstance(action, Call):
-                return self._call(lane, action)
+                return self._call(lane, action, item.ledger)
             action()
             return None
         finally:
             del self._begun[thread]
 
-    def _call(self, lane: _Lane, action: Call) -> float | None:
+    def _call(self, lane: _Lane, action: Call, ledger: Ledger) -> float | None:
         call = self._policy.unparked(action)
         if call is None or (lane.attempts and not call.is_wanted):
             return None
         error = make_one(self._waiting, call)
         if error is None or self._waiting.was_cut_short:
+            return None
+        self._gate.look(time.monotonic())
+        if not self._gate.admits(ledger):  # whoever is active by now has it
+            if self._gate.is_stopped:
+                raise CutShort
             return None
         lane.attempts += 1
         return self._policy.failed_in_lane(call, error, lane.attempts)

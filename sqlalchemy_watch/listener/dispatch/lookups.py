@@ -74,7 +74,7 @@ class WatchedTable:
     others: Mapping[int, Relation] = field(default_factory=dict)
     #: The schemas of those that are other tenants', and whether the role may use them.
     other_schemas: dict[str, bool] = field(default_factory=dict)
-    #: The events that this counts for, up to this number of `EventQueue.received`; None where it counts no more.
+    #: The events that this counts for, up to this number of `Inbox.received`; None where it counts no more.
     received: int | None = None
     asked_at: float = 0.0
     #: The oids and schemas passed over since the last look-up because of an earlier one.

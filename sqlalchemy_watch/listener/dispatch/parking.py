@@ -10,7 +10,6 @@ import logging
 from functools import partial
 from typing import Any
 
-from ..options import RetryPolicy
 from ..pipeline.gate import Gate
 from ..pipeline.ledger import Ledger
 from ..server.spare import Spare
@@ -24,8 +23,8 @@ from .letters import Letters, describe
 
 log: logging.Logger = logging.getLogger(__name__)
 
-#: A receiver's name in letters, and a key.
-_Waiting = tuple[str, str]
+#: Letters of a key that are tried before others have their turn.
+LETTERS_AT_ONCE = 20
 
 
 class Parking:
@@ -37,31 +36,25 @@ class Parking:
     """
 
     def __init__(
-        self, group: str, policy: RetryPolicy, spare: Spare, letters: Letters, keys: Keys, gate: Gate,
+        self, group: str, spare: Spare, letters: Letters, keys: Keys, gate: Gate,
         lanes: Lanes | None, waiting: Waiting, in_lanes: Waiting,
     ) -> None:  # fmt: skip
-        self._group, self._policy, self._spare = group, policy, spare
-        self._letters, self._keys = letters, keys
+        self._group, self._spare, self._letters, self._keys = group, spare, letters, keys
         self._gate, self._lanes, self._waiting, self._in_lanes = gate, lanes, waiting, in_lanes
-        #: Changed by whoever has the lane of the key, an element at a time.
-        self._parked: set[_Waiting] = set()
-        #: Those that are being tried.
-        self._tried: set[_Waiting] = set()
+        #: The receivers of which events are parked, by key. Changed by whoever has the lane of the key.
+        self._parked: dict[str, frozenset[str]] = {}
+        #: The receivers and keys that are being tried.
+        self._tried: set[tuple[str, str]] = set()
 
     def begin(self) -> None:
-        """Read what is parked, at the beginning of a tenure, however long that takes: others may have parked events."""
-        tries = 0
-        while not self._waiting.is_over:
-            try:
-                with self._spare.use() as connection:
-                    self._parked = dead_letters.parked_keys(connection, self._group)
-                self._tried = set()
-                return
-            except Exception as error:  # of any kind: without, an event could come before one that is parked
-                tries += 1
-                log.warning("can't read which keys wait (%s): trying again", describe(error))
-                self._waiting.pause(self._policy.delay(tries))
-        self._waiting.was_cut_short = True
+        """Read what is parked, before anything is delivered: another process may have been active.
+
+        :raises Exception: where it can't be read. An event could come before one that is parked.
+        """
+        with self._spare.use() as connection:
+            for receiver, key in dead_letters.parked_keys(connection, self._group):
+                self._note(receiver, key)
+        self._tried = set()
 
     def park(self, call: Call, event: Any, error: BaseException, attempts: int, *, with_key: bool) -> None:
         """Write a letter, however long that takes.
@@ -71,7 +64,7 @@ class Parking:
         key = self._keys.text_of(event) if with_key else None
         name = self._letters.park(call, event, error, attempts, key)
         if key is not None:
-            self._parked.add((name, key))
+            self._note(name, key)
 
     def unparked(self, call: Call) -> Call | None:
         """Return the call without events that have to wait behind others of their key; those are parked.
@@ -80,21 +73,33 @@ class Parking:
         """
         if not self._parked:
             return call
-        waiting_keys = {key for _, key in self._parked.copy()}
-        left = [event for event in call.events if not self._park_behind(call, event, waiting_keys)]
-        if len(left) == len(call.events):
+        events = call.events
+        left = [event for event in events if not self._park_behind(call, event)]
+        if len(left) == len(events):
             return call
         return call._replace(argument=left) if left else None
 
-    def _park_behind(self, call: Call, event: Any, waiting_keys: set[str]) -> bool:
+    def _park_behind(self, call: Call, event: Any) -> bool:
         key = self._keys.text_of(event)
-        if key is None or key not in waiting_keys:
+        if key is None or key not in self._parked:
             return False
-        if (self._letters.name_for(call, event), key) not in self._parked:
+        if self._letters.name_for(call, event) not in self._parked.get(key, ()):
             return False
         name = self._letters.park(call, event, None, 0, key)
-        self._parked.add((name, key))  # the last one may have been taken meanwhile
+        self._note(name, key)  # the last one may have been taken meanwhile
         return True
+
+    def _note(self, receiver: str, key: str) -> None:
+        self._parked[key] = self._parked.get(key, frozenset()) | {receiver}
+
+    def _forget(self, receiver: str, key: str) -> None:
+        left = self._parked.get(key, frozenset()) - {receiver}
+        if left:
+            self._parked[key] = left
+        else:
+            self._parked.pop(key, None)
+        if not self._parked:
+            self._spare.close()
 
     def retry_due(self) -> None:
         """In the dispatch thread: have the oldest letter of each key tried that is due, and those behind it.
@@ -115,23 +120,26 @@ class Parking:
             else:
                 self._lanes.do(self._keys.of(call.argument), partial(self._retry, which, ledger, self._in_lanes))
 
-    def _retry(self, which: _Waiting, ledger: Ledger, waiting: Waiting) -> None:
-        """Try letters of a key, until one fails or none is left."""
+    def _retry(self, which: tuple[str, str], ledger: Ledger, waiting: Waiting) -> None:
+        """Try letters of a key, until one fails or none is left; of many the rest in a moment, behind others."""
         try:
-            while self._gate.admits(ledger) and (letter := self._front(which)) is not None:
-                self._parked.add(which)  # of one that was given up, and is to be tried again
+            for _ in range(LETTERS_AT_ONCE):
+                letter = self._front(which) if self._gate.admits(ledger) else None
+                if letter is None:
+                    return
+                self._note(*which)  # of one that was given up, and is to be tried again
                 if not self._letters.retry(letter, waiting):
                     return
+            self._tried.discard(which)
+            self._letters.note_due()
         except Exception as error:
             log.warning("can't try the dead letters again (%s)", describe(error))
         finally:
             self._tried.discard(which)
 
-    def _front(self, which: _Waiting) -> DeadLetter | None:
+    def _front(self, which: tuple[str, str]) -> DeadLetter | None:
         with self._spare.use() as connection:
             found = dead_letters.front(connection, self._group, *which)
         if found is None:
-            self._parked.discard(which)
-            if not self._parked:
-                self._spare.close()
+            self._forget(*which)
         return found

@@ -10,6 +10,12 @@ import psycopg
 
 from .connect import Connect
 
+# What was acknowledged must not be lost with the server, as without this setting the last moment's commits would be.
+_DURABLE = (
+    "SELECT pg_catalog.set_config('synchronous_commit', 'on', false) "
+    "WHERE pg_catalog.current_setting('synchronous_commit') = 'off'"
+)
+
 #: Connections that are kept while nobody uses them.
 MOST_IDLE = 2
 
@@ -26,7 +32,7 @@ class Spare:
     @contextlib.contextmanager
     def use(self) -> Iterator[psycopg.Connection[Any]]:
         """Give a connection for the block; one in which the block raised is closed."""
-        connection = self._take() or self._connect()
+        connection = self._take() or self._open()
         try:
             yield connection
         except BaseException:
@@ -47,6 +53,15 @@ class Spare:
         while self._idle:
             with contextlib.suppress(IndexError):
                 self._idle.pop().close()
+
+    def _open(self) -> psycopg.Connection[Any]:
+        connection = self._connect()
+        try:
+            connection.execute(_DURABLE)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _take(self) -> psycopg.Connection[Any] | None:
         """Return one that the server has not closed meanwhile; None without any."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from ...wire import BACKFILL_PREFIX, DURABLE_PREFIX
-from ..pipeline.parts import Mark, Message, Notification, Part, Resync, Transaction
+from ..pipeline.parts import Here, Mark, Message, Notification, Part, Resync, Transaction
 from ..stats import ReadingStats
 from ..xids import Xids
 from .liveness import Liveness
@@ -113,8 +113,8 @@ class Contents:
     channels: Mapping[bytes, str]
     #: Finds the mark of that name; None for another process's.
     find_mark: Callable[[str], Mark | None]
-    #: Called where somebody has requested a backfill.
-    on_request: Callable[[], None] = lambda: None
+    #: Called in the dispatch thread where somebody has requested a backfill.
+    on_request: Callable[[Transaction], None] = lambda transaction: None
     #: To UTF-8; None where the log is in UTF-8 already.
     convert: Callable[[bytes], bytes] | None = None
 
@@ -253,7 +253,7 @@ class WalCore:
                 self._add(Resync(SLOT_LOST, is_asked_for=True))
         elif prefix == _BACKFILL:
             if content == contents.group:
-                contents.on_request()
+                self._add(Here(contents.on_request))
         elif prefix.startswith(_PREFIX):
             self._skipped.add(content)
 

@@ -34,7 +34,7 @@ from ..options import Options
 from ..pipeline.gate import Gate
 from ..pipeline.inbox import Inbox
 from ..pipeline.ledger import Ledger
-from ..pipeline.parts import CaughtUp, Connected, Disconnected, Mark, Resync
+from ..pipeline.parts import CaughtUp, Connected, Disconnected, Mark, Resync, Transaction
 from ..server.connect import Connect
 from ..source import STARTED_LATE, Keeper, Marks, SourceState, Tokens, Wake
 from ..stats import ReadingStats
@@ -86,8 +86,10 @@ class WalSource:
         self._wake = Wake()
         self._tokens = Tokens()
         self.marks: Marks = Marks()
-        #: Called in the source's thread where somebody has requested a backfill for the group.
-        self.on_request: Callable[[], None] = lambda: None
+        #: Called in the source's thread before anything is delivered, whoever was active before.
+        self.before_open: Callable[[], None] = lambda: None
+        #: Called in the dispatch thread where somebody has requested a backfill for the group.
+        self.on_request: Callable[[Transaction], None] = lambda transaction: None
         self._position = Position()
         self._before = Before()
         self.state: SourceState = SourceState("there is no connection at present")
@@ -245,6 +247,7 @@ class WalSource:
         self._stats.active = True
         if not self._keeper.announce() and slot_is_new and self.state.keeps_trying:
             self._gate.tell(Resync(STARTED_LATE))
+        self.before_open()
         self._gate.trust()
         self._gate.open()
         self.state.ready.set()

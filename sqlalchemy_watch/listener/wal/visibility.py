@@ -19,6 +19,7 @@ from psycopg.pq import ExecStatus
 
 from ...errors import one_line
 from ..server.connect import Connect
+from ..xids import Snapshot
 from .answers import next_result
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -35,21 +36,6 @@ WARN_SECONDS = 10.0
 _SNAPSHOT = b"SELECT pg_catalog.pg_current_snapshot()"
 
 
-class Snapshot:
-    """The transactions that are over, as `pg_current_snapshot()` tells it: `xmin:xmax:those under way`."""
-
-    def __init__(self, text: str = "0:0:") -> None:
-        begins, ends, under_way = text.split(":")
-        #: All before this one are over.
-        self.begins: int = int(begins)
-        self._ends = int(ends)
-        self._under_way = frozenset(map(int, under_way.split(","))) if under_way else frozenset()
-
-    def sees(self, txid: int) -> bool:
-        """Return True if the transaction is over."""
-        return txid < self.begins or (txid < self._ends and txid not in self._under_way)
-
-
 class Visibility:
     """Waits for transactions to be visible, in the dispatch thread, over a connection of its own.
 
@@ -60,7 +46,7 @@ class Visibility:
     def __init__(self, connect: Connect, seconds: float, wait: Callable[[float], bool]) -> None:
         self._connect, self._seconds, self._wait = connect, seconds, wait
         self._connection: psycopg.Connection[Any] | None = None
-        self._snapshot = Snapshot()
+        self._snapshot = Snapshot.parse("0:0:")
 
     def is_known(self, txid: int) -> bool:
         """Return True if the transaction is visible, as far as that is known without a question."""
@@ -86,7 +72,7 @@ class Visibility:
 
     def forget(self) -> None:
         """Trust no snapshot any more: the server may be another one."""
-        self._snapshot = Snapshot()
+        self._snapshot = Snapshot.parse("0:0:")
         self.close()
 
     def close(self) -> None:
@@ -105,7 +91,7 @@ class Visibility:
             result = next_result(connection.pgconn, self._seconds, lambda: not self._wait(0.0))
             if result is None or result.status != ExecStatus.TUPLES_OK:
                 raise psycopg.OperationalError("no snapshot") if result is None else errors.error_from_result(result)
-            self._snapshot = Snapshot((result.get_value(0, 0) or b"").decode())
+            self._snapshot = Snapshot.parse((result.get_value(0, 0) or b"").decode())
             while next_result(connection.pgconn, self._seconds) is not None:
                 pass
         except Exception as error:  # of psycopg, of the engine's hooks, or of the system

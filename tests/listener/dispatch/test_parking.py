@@ -294,6 +294,7 @@ ODD: dict[str, Callable[[Any], Any]] = {
     "an object that can't be compared": lambda event: [event.values["shop"]],
     "a key that raises": lambda event: 1 / 0,
     "text that no database holds": lambda event: ("\0", "\ud800", event.values["shop"]),
+    "an object that is another one each time": lambda event: object(),
     "a long one": lambda event: ("x" * 100_000, event.values["shop"]),
 }
 

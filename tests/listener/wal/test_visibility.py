@@ -38,7 +38,7 @@ AND query = 'SELECT pg_catalog.pg_current_snapshot()'
     ],
 )
 def test_a_snapshot_sees_what_is_over(text: str, seen: list[int], unseen: list[int]) -> None:
-    snapshot = Snapshot(text)
+    snapshot = Snapshot.parse(text)
     assert all(snapshot.sees(txid) for txid in seen)
     assert not any(snapshot.sees(txid) for txid in unseen)
 
