@@ -187,7 +187,7 @@ JOIN pg_catalog.pg_amop AS m
   ON m.amopfamily = c.opcfamily AND m.amoplefttype = c.opcintype AND m.amoprighttype = c.opcintype
 JOIN pg_catalog.pg_operator AS o ON o.oid = m.amopopr
 JOIN pg_catalog.pg_namespace AS n ON n.oid = o.oprnamespace
-WHERE i.indrelid = %s AND i.indisprimary
+WHERE i.indrelid = CAST(%s AS pg_catalog.oid) AND i.indisprimary
 GROUP BY a.attname
 HAVING pg_catalog.count(*) = 5
 """
