@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from postgres import Cluster
+from postgres import Cluster, needs_logical_messages
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import wait_until
@@ -86,6 +86,12 @@ def drop_slots(cluster: Cluster, database: str) -> None:
         ).fetchall():
             wait_until(connection, "SELECT NOT active FROM pg_replication_slots WHERE slot_name = %s", name)
             connection.execute("SELECT pg_drop_replication_slot(%s)", [name])
+
+
+@pytest.fixture(params=[None, pytest.param("group", marks=needs_logical_messages)], ids=["notify", "durable"])
+def route(request: pytest.FixtureRequest, group: str) -> dict[str, Any]:
+    """The options of a listener without a group, and of one with."""
+    return {} if request.param is None else {"durable": group}
 
 
 @pytest.fixture

@@ -27,11 +27,6 @@ from .test_backfill import Filled, fill
 Client = psycopg.Connection[Any]
 
 
-@pytest.fixture(params=[None, pytest.param("group", marks=needs_logical_messages)], ids=["notify", "durable"])
-def route(request: pytest.FixtureRequest, group: str) -> dict[str, Any]:
-    return {} if request.param is None else {"durable": group}
-
-
 @pytest.fixture
 def Item(Base: type[DeclarativeBase], engine: Engine) -> Any:
     class Item(Watched, Base):  # type: ignore[misc]

@@ -34,12 +34,6 @@ from ..insides import gate_of
 Client = psycopg.Connection[Any]
 
 
-@pytest.fixture(params=[None, pytest.param("group", marks=needs_logical_messages)], ids=["notify", "durable"])
-def route(request: pytest.FixtureRequest, group: str) -> dict[str, Any]:
-    """The options of a listener without a group, and of one with."""
-    return {} if request.param is None else {"durable": group}
-
-
 @pytest.fixture
 def Item(Base: type[DeclarativeBase], engine: Engine) -> Any:
     class Item(Watched, Base):  # type: ignore[misc]
