@@ -154,6 +154,16 @@ class Consumers:
                 return active[-1].pid
             self._next(deadline - time.monotonic())
 
+    def wait_for_holder(self) -> int:
+        """Wait until the process that became active last has not lost that again."""
+        deadline = time.monotonic() + PATIENCE
+        self.listen()
+        while True:
+            turn = max((word for word in self.said if word.what == "active"), key=lambda word: word.at)
+            if not any(word.what == "lost" and word.pid == turn.pid and word.at > turn.at for word in self.said):
+                return turn.pid
+            self._next(deadline - time.monotonic())
+
     def listen(self) -> None:
         """Take in what has been said until now."""
         while not self._words.empty():

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import psycopg
-from support import wait_until
+from support import PATIENCE, wait_until
 
 
 class Load:
@@ -114,12 +114,11 @@ def committed(client: psycopg.Connection[Any]) -> set[int]:
     return {id_ for (id_,) in client.execute("SELECT id FROM payments").fetchall()}
 
 
-def wait_for_acknowledgement(client: psycopg.Connection[Any], group: str) -> None:
+def wait_for_acknowledgement(client: psycopg.Connection[Any], group: str, seconds: float = PATIENCE) -> None:
     """Wait until everything committed by now is acknowledged."""
     row = client.execute("SELECT pg_current_wal_insert_lsn()").fetchone()
     assert row is not None
     # An active consumer acknowledges up to what it was told of last, so there has to be something later.
     client.execute("SELECT pg_logical_emit_message(true, 'later', '')")
-    wait_until(
-        client, "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s", row[0], group
-    )
+    is_acknowledged = "SELECT confirmed_flush_lsn >= %s::pg_lsn FROM pg_replication_slots WHERE slot_name = %s"
+    wait_until(client, is_acknowledged, row[0], group, seconds=seconds)

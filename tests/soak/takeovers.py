@@ -125,7 +125,7 @@ class Takeovers:
                     wait_until(
                         client, "SELECT bool_and(done_at IS NOT NULL) FROM sqlalchemy_watch.backfills", seconds=PATIENCE
                     )
-                wait_for_acknowledgement(client, GROUP)
+                wait_for_acknowledgement(client, GROUP, seconds=PATIENCE)
                 truth = committed(client)
                 if mode.parks:
                     wait_until(client, "SELECT count(*) = 0 FROM sqlalchemy_watch.dead_letters", seconds=PATIENCE)
@@ -148,6 +148,8 @@ class Takeovers:
 
     def _take_over(self, number: int) -> None:
         self._wait(LONGEST)
+        # On a busy machine it may have changed by itself meanwhile.
+        self._active = self._consumers.wait_for_holder()
         kind = self._first.pop() if self._first else self._chance.choices(list(KINDS), KINDS.values())[0]
         self._happened[kind.__name__] += 1
         kind(self)

@@ -160,6 +160,12 @@ def test_a_receiver_is_disconnected_as_it_was_connected(Order: Any, Sessions: An
         assert not signal._feeds[0].has_receivers
 
 
+def place_of(client: Client) -> list[Any]:
+    """How far the slot is acknowledged."""
+    query = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE database = current_database()"
+    return client.execute(query).fetchall()
+
+
 @needs_logical_messages
 def test_a_process_that_comes_late_meets_the_key_or_the_floor(
     client: Client, Order: Any, durable: MakeListener, Sessions: Any
@@ -174,13 +180,16 @@ def test_a_process_that_comes_late_meets_the_key_or_the_floor(
         consumer = gate_of(listener).ledger.consumer
         assert consumer is not None
         (receiver,) = Order.watch.inserted._feed.once
+        places: set[Any] = set()
         for round_ in range(4):
             receiver(Order, event)  # as of a process that was suspended before it called this
             assert bookings(client) == [1]
             assert keys(client) == (1 if round_ < 2 else 0)
+            places.update(place_of(client))
             once.clean(client, consumer)
+            places.update(place_of(client))
         floors = client.execute("SELECT lsn FROM sqlalchemy_watch.once WHERE position < 0").fetchall()
-        assert len(floors) == 1  # one is enough: the slot has not moved
+        assert 1 <= len(floors) <= len(places)  # one is enough for each place at which the slot has been
         insert(client, "orders", 2)
         listener.catch_up()
         assert bookings(client) == [1, 2]
