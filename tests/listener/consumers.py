@@ -64,6 +64,9 @@ SHARDS = 20
 POISON = 97
 
 
+#: How long a transaction may stand still.
+IDLE_MILLISECONDS = 2000
+
 #: Seconds for a process to start, and for another one to become active.
 PATIENCE = 60.0
 
@@ -258,7 +261,10 @@ def _once(listener: Listener, book: Book) -> Iterator[None]:
         session.flush()
         book(event)
 
-    Payment.watch.inserted.connect_once(take, sessionmaker(book.engine), name="once")
+    # As docs/durable.md says: who is suspended in a transaction, or cut off, would hold up his successor at its event.
+    options = {"options": f"-c idle_in_transaction_session_timeout={IDLE_MILLISECONDS}"}
+    engine = create_engine(book.engine.url, connect_args=options)
+    Payment.watch.inserted.connect_once(take, sessionmaker(engine), name="once")
     yield
 
 
