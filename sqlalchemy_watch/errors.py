@@ -11,6 +11,7 @@
     │   ├── ListenerStartError      LISTEN was not in force within the timeout
     │   └── CatchUpTimeout          (also a TimeoutError)
     ├── EventsDropped               raised into a stream where events are missing
+    ├── BatchFailed                 for a receiver of batches to raise: these events have failed, and no others
     └── PayloadError                a notification that can't be read; counted; raised by `Event.from_json` alone
         └── UnknownVersionError     it is of another version of this library; a resync follows
 """
@@ -18,10 +19,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 __all__ = [
+    "BatchFailed",
     "CatchUpTimeout",
     "ConfigurationError",
     "EventsDropped",
@@ -35,6 +37,7 @@ __all__ = [
     "WatchError",
     "in_one_line",
     "one_line",
+    "sqlstate",
 ]
 
 
@@ -138,9 +141,24 @@ def in_one_line(words: str) -> str:
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], " ".join(words.split()))
 
 
+def sqlstate(error: BaseException) -> str | None:
+    """Return PostgreSQL's code of an error, of whatever driver; None where it has none."""
+    cause = getattr(error, "orig", None) or error
+    for name in ("sqlstate", "pgcode"):
+        if isinstance(code := getattr(cause, name, None), str):
+            return code
+    return _fields_of_pg8000(cause).get("C")
+
+
+def _fields_of_pg8000(error: BaseException) -> Mapping[str, str]:
+    found = error.args[0] if error.args else None
+    return found if isinstance(found, dict) else {}
+
+
 def _words(error: BaseException, brief: bool) -> str:
     try:
-        primary = getattr(getattr(error, "diag", None), "message_primary", None) if brief else None
+        said = getattr(getattr(error, "diag", None), "message_primary", None) or _fields_of_pg8000(error).get("M")
+        primary = said if brief else None
         return primary if primary and isinstance(primary, str) else str(error)
     except Exception:  # from the error's own code
         return ""

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, sessionmaker
 
 from ..aio import is_async
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ListenerError, sqlstate
 from ..events.event import Event
 from ..events.messages import parts_of
 
@@ -27,16 +28,28 @@ TABLE: Final = "sqlalchemy_watch.once"
 FLOOR_POSITION: Final = -1
 
 #: Where an event's lsn is that of a floor, it is behind it: a commit may begin exactly where the one before ends.
+#:
+#: A key that another transaction has written, and not committed, is waited for, and not for ever.
 _CLAIM = text(f"""
-INSERT INTO {TABLE} (consumer, lsn, position, key, system)
-SELECT CAST(:consumer AS text), CAST(:lsn AS bigint), CAST(:position AS integer), CAST(:key AS text),
-  CAST(:system AS text)
-WHERE CAST(:is_parked AS boolean) OR NOT EXISTS (
-  SELECT FROM {TABLE} AS floor
-  WHERE floor.consumer = CAST(:consumer AS text) AND floor.system = CAST(:system AS text) AND floor.key = ''
-    AND floor.position = {FLOOR_POSITION} AND floor.lsn > CAST(:lsn AS bigint))
-ON CONFLICT (consumer, system, key, lsn, position) DO NOTHING
+WITH before AS MATERIALIZED (SELECT pg_catalog.current_setting('lock_timeout') AS wait), claimed AS (
+  INSERT INTO {TABLE} (consumer, lsn, position, key, system)
+  SELECT CAST(:consumer AS text), CAST(:lsn AS bigint), CAST(:position AS integer), CAST(:key AS text),
+    CAST(:system AS text)
+  FROM before
+  WHERE pg_catalog.set_config('lock_timeout', CASE wait WHEN '0' THEN CAST(:wait AS text) ELSE wait END, true) <> ''
+    AND (CAST(:is_parked AS boolean) OR NOT EXISTS (
+      SELECT FROM {TABLE} AS floor
+      WHERE floor.consumer = CAST(:consumer AS text) AND floor.system = CAST(:system AS text) AND floor.key = ''
+        AND floor.position = {FLOOR_POSITION} AND floor.lsn > CAST(:lsn AS bigint)))
+  ON CONFLICT (consumer, system, key, lsn, position) DO NOTHING
+  RETURNING 1)
+SELECT pg_catalog.set_config('lock_timeout', wait, true) FROM claimed, before
 """)
+
+#: Seconds for which a key is waited for, where the session has no `lock_timeout` of its own.
+CLAIM_SECONDS = 10.0
+
+_LOCK_NOT_AVAILABLE = "55P03"
 
 #: Asks a session where it is.
 WHERE: Final = """
@@ -130,7 +143,10 @@ class Once:
         return self.receiver(sender, event, session)
 
     def _claim(self, session: Session, event: Event[Any]) -> bool:
-        """Insert the event's key; return False where it is there already."""
+        """Insert the event's key; return False where it is there already.
+
+        :raises ListenerError: where another transaction has written it, and does not end.
+        """
         transaction = parts_of(event)[0].transaction
         consumer = transaction.consumer
         if not self._commits_together:
@@ -146,9 +162,18 @@ class Once:
             self.check(consumer, (system, database))
         key = {
             "consumer": consumer.group, "system": consumer.system, "key": self._key, "lsn": event.lsn,
-            "position": event.position, "is_parked": transaction.is_parked,
+            "position": event.position, "is_parked": transaction.is_parked, "wait": f"{CLAIM_SECONDS * 1000:.0f}ms",
         }  # fmt: skip
-        return bool(session.execute(_CLAIM, key).rowcount)  # type: ignore[attr-defined]
+        try:
+            return session.execute(_CLAIM, key).first() is not None
+        except DBAPIError as error:
+            if sqlstate(error) != _LOCK_NOT_AVAILABLE:
+                raise
+            raise ListenerError(
+                f"connect_once: another transaction holds the key of this event for {self.name!r}, and does not "
+                f"end: a consumer is suspended or cut off in the middle of it? Give the sessions of the receiver an "
+                f"idle_in_transaction_session_timeout, by which the server ends such a one"
+            ) from error
 
 
 async def _nothing() -> None:

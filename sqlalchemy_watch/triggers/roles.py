@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 
 from ..catalog.status import WatchStatus
-from ..errors import OwnershipError, one_line
+from ..errors import OwnershipError, one_line, sqlstate
 
 _INSUFFICIENT_PRIVILEGE: Final = "42501"
 
@@ -45,31 +45,13 @@ def naming_the_role(item: WatchStatus, owners: Owners) -> Iterator[None]:
     try:
         yield
     except DBAPIError as error:
-        if _sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
+        if sqlstate(error) != _INSUFFICIENT_PRIVILEGE:
             raise
         found = [f for f in (item.installed, item.displaced) if f is not None]
         table_owner = item.relation.owner if item.relation is not None else None
         roles = dict.fromkeys([table_owner, *(owners.get(f.name_key) for f in found)])
         named = " and of ".join(repr(role) for role in roles if role)
         raise OwnershipError(
-            f"this role may not change the trigger of {item.table}/{item.label} ({_words(error)}): do it "
+            f"this role may not change the trigger of {item.table}/{item.label} ({one_line(error, brief=True)}): do it "
             f"as a member of {named or 'the role that owns it'}, or as a superuser"
         ) from error
-
-
-def _sqlstate(error: DBAPIError) -> str | None:
-    """Return the code of an error, of whatever driver."""
-    for name in ("sqlstate", "pgcode"):
-        if isinstance(code := getattr(error.orig, name, None), str):
-            return code
-    return _fields(error).get("C")
-
-
-def _words(error: DBAPIError) -> str:
-    return _fields(error).get("M") or one_line(error, brief=True)
-
-
-def _fields(error: DBAPIError) -> Mapping[str, str]:
-    """Return the fields of an error of pg8000's; none of other drivers'."""
-    fields = error.orig.args[0] if error.orig is not None and error.orig.args else None
-    return fields if isinstance(fields, dict) else {}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from postgres import Cluster, needs_logical_messages
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, ForeignKey, create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import wait_until
 
@@ -107,6 +107,32 @@ def Order(Base: type[DeclarativeBase], engine: Engine) -> Any:
 
     Base.metadata.create_all(engine)
     return Order
+
+
+@pytest.fixture
+def Person(Base: type[DeclarativeBase], engine: Engine) -> Any:
+    """The class above of a hierarchy of two, joined; heard both ways."""
+
+    class Person(Watched, Base):
+        __tablename__ = "people"
+        __watch__ = ("inserted", "updated")
+        __watch_delivery__ = "both"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        kind: Mapped[str]
+        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
+
+    class Employee(Person):
+        __tablename__ = "employees"
+        id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
+        __mapper_args__ = {"polymorphic_identity": "employee"}
+
+    Base.metadata.create_all(engine)
+    return Person
+
+
+@pytest.fixture
+def Employee(Person: Any) -> Any:
+    return Person.__subclasses__()[0]
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 from postgres import needs_logical_messages
-from sqlalchemy import Engine, ForeignKey
+from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import PATIENCE, wait_until
 
@@ -177,21 +177,8 @@ def test_a_table_without_a_class_is_read_as_well(
 
 
 def test_rows_of_a_hierarchy_come_with_their_own_classes(
-    client: Client, engine: Engine, Base: type[DeclarativeBase], route: dict[str, Any]
+    client: Client, engine: Engine, Base: type[DeclarativeBase], Person: Any, Employee: Any, route: dict[str, Any]
 ) -> None:
-    class Person(Watched, Base):  # type: ignore[misc]
-        __tablename__ = "people"
-        __watch__ = (Watch("inserted", delivery="both"), Watch("updated", delivery="both"))
-        id: Mapped[int] = mapped_column(primary_key=True)
-        kind: Mapped[str]
-        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
-
-    class Employee(Person):
-        __tablename__ = "employees"
-        id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
-        __mapper_args__ = {"polymorphic_identity": "employee"}
-
-    Base.metadata.create_all(engine)
     client.execute("INSERT INTO people VALUES (1, 'person'), (2, 'employee')")
     client.execute("INSERT INTO employees VALUES (2)")
     people: list[Any] = []

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from postgres import Cluster, needs_logical_messages
-from sqlalchemy import Engine, ForeignKey, create_engine, text
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 from support import PATIENCE, created_database, insert, records_of, wait_until
@@ -19,6 +19,7 @@ from support import PATIENCE, created_database, insert, records_of, wait_until
 from sqlalchemy_watch import ConfigurationError, Listener, RetryPolicy, Watch, Watched
 from sqlalchemy_watch.listener.dispatch import dead_letters, once
 from sqlalchemy_watch.listener.wal import monitor
+from sqlalchemy_watch.signals import once as signals_once
 
 from ..conftest import MakeListener, drop_slots
 from ..insides import gate_of
@@ -196,6 +197,48 @@ def test_a_process_that_comes_late_meets_the_key_or_the_floor(
 
 
 @needs_logical_messages
+@pytest.mark.parametrize("own_limit", ["200ms", "0"])
+def test_a_transaction_that_stands_still_with_the_key_is_told_of(
+    cluster: Cluster, database: str, client: Client, Order: Any, durable: MakeListener, Sessions: Any, own_limit: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    if own_limit == "0":
+        monkeypatch.setattr(signals_once, "CLAIM_SECONDS", 0.2)
+    engine = create_engine(cluster.url(database, "psycopg"), connect_args={"options": f"-c lock_timeout={own_limit}"})
+    failed: SimpleQueue[str] = SimpleQueue()
+    keys_tried: list[Any] = []
+    limits: list[str] = []
+
+    def take(sender: Any, event: Any, session: Session) -> None:
+        limits.append(session.scalar(text("SHOW lock_timeout")))
+        if not keys_tried:
+            keys_tried.append(session.execute(text("SELECT * FROM sqlalchemy_watch.once WHERE position >= 0")).one())
+            raise RuntimeError("rolled back with its key")
+        book(sender, event, session)
+
+    Order.watch.inserted.connect_once(take, sessionmaker(engine))
+    with psycopg.connect(cluster.url(database)) as suspended, durable() as listener:
+
+        def has_failed(listener: Listener, receiver: Any, event: Any, error: BaseException) -> None:
+            if isinstance(error, RuntimeError):  # before it is tried again
+                suspended.execute("INSERT INTO sqlalchemy_watch.once VALUES (%s, %s, %s, %s, %s)", keys_tried[0])
+            else:
+                failed.put(str(error))
+
+        listener.receiver_failed.connect(has_failed)
+        insert(client, "orders", 1)
+        said = failed.get(timeout=PATIENCE)
+        assert bookings(client) == []
+        suspended.rollback()
+        listener.catch_up()
+    engine.dispose()
+    assert "another transaction holds the key of this event" in said
+    assert "idle_in_transaction_session_timeout" in said
+    assert bookings(client) == [1]
+    assert limits == [own_limit, own_limit]
+
+
+@needs_logical_messages
 def test_floors_of_another_server_hold_nothing_up(
     client: Client, Order: Any, durable: MakeListener, Sessions: Any, group: str
 ) -> None:
@@ -261,21 +304,8 @@ def test_events_that_come_by_notify_are_left_to_the_group(
 
 @needs_logical_messages
 def test_rows_of_a_hierarchy_are_told_to_each_of_their_signals(
-    client: Client, engine: Engine, Base: type[DeclarativeBase], durable: MakeListener, Sessions: Any
+    client: Client, Person: Any, Employee: Any, durable: MakeListener, Sessions: Any
 ) -> None:
-    class Person(Watched, Base):  # type: ignore[misc]
-        __tablename__ = "people"
-        __watch__ = (Watch("inserted", delivery="durable"),)
-        id: Mapped[int] = mapped_column(primary_key=True)
-        kind: Mapped[str]
-        __mapper_args__ = {"polymorphic_on": "kind", "polymorphic_identity": "person"}
-
-    class Employee(Person):
-        __tablename__ = "employees"
-        id: Mapped[int] = mapped_column(ForeignKey("people.id"), primary_key=True)
-        __mapper_args__ = {"polymorphic_identity": "employee"}
-
-    Base.metadata.create_all(engine)
     Person.watch.inserted.connect_once(book, Sessions)
     Employee.watch.inserted.connect_once(book, Sessions)
     with durable() as listener:
