@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -62,7 +63,7 @@ class Program:
         script = Path(self._folder) / "program.py"
         script.write_text(PREAMBLE + textwrap.dedent(code))
         # A fork of a process with threads is what is tested here; Python 3.12 warns of it.
-        options = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
+        options = ["-X", "faulthandler", "-W", "error", "-W", "ignore:This process:DeprecationWarning"]
         self.process = subprocess.Popen(
             [sys.executable, *options, str(script), url], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
             preexec_fn=restore_interrupts,
@@ -76,6 +77,10 @@ class Program:
         """Wait until it has ended by itself; return its exit status, output and errors."""
         try:
             output, errors = self.process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # faulthandler writes where each thread stands
+            output, errors = self.process.communicate()
+            raise AssertionError(f"did not end within {seconds} seconds: {output}\n{errors}") from None
         finally:
             self.process.kill()
             self.process.communicate()
