@@ -17,6 +17,11 @@ from support import created_database
 _numbers = itertools.count(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what waits for most of its time, so that others run beside it."""
+    items.sort(key=lambda item: item.path.parent.name != "soak")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Make the server's own user, where this is root: workers that make it side by side would fail."""
     if not hasattr(config, "workerinput"):

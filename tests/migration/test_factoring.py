@@ -87,7 +87,6 @@ MONSTERS = {
 
 
 @pytest.mark.parametrize("monster", MONSTERS.values(), ids=MONSTERS)
-@pytest.mark.timeout(60)
 def test_texts_that_nobody_would_read_are_not_waited_for(monster: Callable[[str], str]) -> None:
     texts = [monster("a"), monster("bb")]
     for text, each in zip(texts, factor(texts), strict=True):
