@@ -10,7 +10,8 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar, NamedTuple, TypeVar, overload
 
-from sqlalchemy import Column, Table, event
+from sqlalchemy import Column, Table
+from sqlalchemy import event as sa_event
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.exc import NoInspectionAvailable
 from sqlalchemy.ext.declarative import AbstractConcreteBase
@@ -20,8 +21,10 @@ from .declaring import conditions, hierarchy
 from .declaring.filing import Endpoint, endpoints_of, file_watches
 from .declaring.spec import TableWatch, Watch, parse_specs, read_watch
 from .errors import ConfigurationError
-from .events.event import T
+from .events.event import Event, T
 from .resolving import check_columns, check_old, heard_from_root, resolve
+from .signals.feeds import Feed
+from .signals.filters import feeds_of
 from .signals.watch_signals import Details, WatchSignal, WatchSignals
 
 M = TypeVar("M")
@@ -88,7 +91,7 @@ def _static(cls: type, name: str) -> object:
     return next((vars(base)[name] for base in cls.__mro__ if name in vars(base)), None)
 
 
-@event.listens_for(Watched, "after_mapper_constructed", propagate=True)
+@sa_event.listens_for(Watched, "after_mapper_constructed", propagate=True)
 def _declare_class(mapper: Mapper[Any], class_: type) -> None:
     _refuse_hidden(class_)  # by an annotation, or a column of the table
     if issubclass(class_, AbstractConcreteBase) and not isinstance(mapper.local_table, Table):
@@ -145,6 +148,18 @@ def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:
     return list(dict.fromkeys(e.signal for table in tables for es in endpoints_of(table).values() for e in es))
 
 
+def feeds_of_event(event: Event[Any]) -> frozenset[Feed]:
+    """Return the signals that fire for an event: those of its model, and of the classes above."""
+    classes = [event.model] if isinstance(event.model, Table) else event.model.__mro__
+    found = (signals_of(each) for each in classes)
+    return frozenset(
+        feed
+        for signals in found
+        if signals is not None and event.label in signals
+        for feed in feeds_of(signals[event.label])
+    )
+
+
 def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any]:
     owner = f"table {table.key!r}"
     columns = dict(table.columns.items())
@@ -159,7 +174,7 @@ def _declare_table(table: Table, watches: tuple[Watch, ...]) -> WatchSignals[Any
         except conditions.UnknownColumn as error:
             raise ConfigurationError(f"{owner}: watch {spec.name!r}: when: {error}") from None
         check_old(owner, spec, [table_watch])
-        filings.append(_Filing(table, table_watch, Endpoint(table, _signal(table.key, [table_watch]))))
+        filings.append(_Filing(table, table_watch, Endpoint(table, _signal(table.key, table, [table_watch]))))
     return _file(table, table, owner, filings)
 
 
@@ -190,7 +205,7 @@ def _declare_mapper(mapper: Mapper[Any], watches: tuple[Watch, ...]) -> WatchSig
                 f"{class_.__name__}: watch {spec.name!r}: no table of the hierarchy has all columns that `when` names"
             )
         check_old(class_.__name__, spec, filed)
-        endpoint = Endpoint(mapper, _signal(class_.__name__, filed))
+        endpoint = Endpoint(mapper, _signal(class_.__name__, class_, filed))
         tables = {part.table.key: part.table for part in chain}
         filings += [_Filing(tables[table_watch.table_key], table_watch, endpoint) for table_watch in filed]
     return _file(class_, mapper, class_.__name__, filings)
@@ -213,14 +228,15 @@ def _file(target: Any, owner: Mapper[Any] | Table, name: str, filings: list[_Fil
 
     def make_read() -> WatchSignal[Any] | None:
         found = read_watch(own)
-        return None if found is None else _signal(name, [found])
+        return None if found is None else _signal(name, held(), [found])
 
-    collection = WatchSignals[Any](name, signals, weakref.ref(target), make_read)
+    held = weakref.ref(target)  # which the collection is kept by
+    collection = WatchSignals[Any](name, signals, held, make_read)
     _declared[target] = _Declared(weakref.ref(owner), collection)
     return collection
 
 
-def _signal(owner: str, filed: list[TableWatch]) -> WatchSignal[Any]:
+def _signal(owner: str, target: Any, filed: list[TableWatch]) -> WatchSignal[Any]:
     # The class's own table comes first; a filter needs what the events of all its tables carry.
     own = filed[0]
     everywhere = set.intersection(*({c.attribute for c in w.carried} for w in filed))
@@ -232,6 +248,7 @@ def _signal(owner: str, filed: list[TableWatch]) -> WatchSignal[Any]:
         {c.attribute: c for c in own.carried if c.attribute in everywhere},
         own.delivery,
         own.old,
+        weakref.ref(target),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import sys
@@ -16,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from ..declaring.targets import tables_of
-from ..errors import one_line
+from ..errors import ConfigurationError, one_line
 from ..events.event import Event
 from ..listener.foreground import LOOK_SECONDS
 from ..listener.listener import Listener
@@ -96,7 +95,7 @@ class _Printer:
 
     def _line(self, event: Event[Any]) -> str:
         if self._as_json:
-            return json_line(_without_nan(event_fields(event)))
+            return json_line(event_fields(event))
         return event_text(event, self._width)
 
     def print_resync(self, sender: Any, reason: str) -> None:
@@ -117,30 +116,11 @@ def model_name(event: Event[Any]) -> str:
 
 
 def event_fields(event: Event[Any]) -> dict[str, Any]:
-    """Return the fields of a JSON line."""
-    fields: dict[str, Any] = {
-        "model": model_name(event),
-        "operation": event.operation,
-        "label": event.label,
-        "identity": event.identity,
-        "values": dict(event.values),
-        "old": None if event.old is None else dict(event.old),
-        "changed": None if event.changed is None else sorted(event.changed),
-        "txid": event.txid,
-        "emitted_at": event.emitted_at.isoformat(),
-        "context": dict(event.context),
-        "partial": event.partial,
-    }
-    return fields if event.lsn is None else {**fields, "lsn": event.lsn, "position": event.position}
-
-
-def _without_nan(value: Any) -> Any:
-    """Return the value with strings in place of NaN and infinities, which JSON does not have."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {name: _without_nan(found) for name, found in value.items()}
-    return [_without_nan(found) for found in value] if isinstance(value, list | tuple) else value
+    """Return the fields of a JSON line; without values where one of them has no form in JSON."""
+    try:
+        return event.to_dict()
+    except ConfigurationError as error:
+        return {"id": event.id, "model": model_name(event), "label": event.label, "error": str(error)}
 
 
 def event_text(event: Event[Any], width: int = 0) -> str:

@@ -14,7 +14,8 @@ from ..declaring.targets import tables_of
 from ..errors import ListenerError
 from ..events.event import Event
 from ..signals.transactions import TransactionsSignal, chunks_of
-from ..signals.watch_signals import EventsSignal, feed_of
+from ..signals.watch_signals import EventsSignal, WatchSignal, feed_of
+from ..watched import signals_in
 from . import processes
 from .decoding.routes import Router
 from .decoding.values import ValueDecoders
@@ -150,6 +151,11 @@ class Listener:
         self.backfilled: LifecycleSignal[BackfilledReceiver] = lifecycle.backfilled
         self.dead_lettered: LifecycleSignal[FailureReceiver] = lifecycle.dead_lettered
         self.receiver_failed: LifecycleSignal[FailureReceiver] = lifecycle.receiver_failed
+
+    @property
+    def signals(self) -> list[WatchSignal[Any]]:
+        """The signals of all watches of its targets, whatever their delivery."""
+        return signals_in(tables_of(*self._targets))
 
     @property
     def running(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import chain
 from typing import Any
+
+from blinker._utilities import make_id  # as in receivers
 
 from ..declaring.spec import Delivery
 from ..events.event import Event
@@ -16,7 +18,7 @@ from .matching import Keys, Matches
 from .once import Once
 from .receivers import Names, Outlet, Subscriber
 from .registry import FilterRegistry
-from .streams import Stream
+from .streams import Tap
 
 
 class Feed(Outlet):
@@ -35,7 +37,7 @@ class Feed(Outlet):
         #: Empty without filtered subscriptions. Read for each row, and so no property.
         self.filters: Mapping[Keys, Mapping[Hashable, object]] = self.registry.by_keys
         #: Of the signal and of its views, for the listener to end.
-        self.streams: weakref.WeakSet[Stream[Any]] = weakref.WeakSet()
+        self.streams: weakref.WeakSet[Tap] = weakref.WeakSet()
         #: Of the signal and of its views, by these and their parameters, while anybody has them.
         self.batches: weakref.WeakValueDictionary[Hashable, BatchSignal[Any]] = weakref.WeakValueDictionary()
         #: The receivers with a session, of the signal and of its views, while they are connected.
@@ -88,6 +90,22 @@ class Feed(Outlet):
         if self.is_muted:
             return ()
         return self.registry.subscribers_by(keys, sender, row, message.kind.indexes, extras)[0]
+
+    def hear(self, receiver: Callable[[Any, Event[Any]], None], tap: Tap) -> None:
+        """Have a receiver called with each event in the order of the log, and `tap` told of gaps and of the end."""
+        with lock:
+            self.subscribers.add(Subscriber(make_id(receiver), receiver, False, True, False, None, in_order=True))
+            self.streams.add(tap)
+
+    def tell(self, tap: Tap) -> None:
+        """Have somebody told of gaps and of the end, as long as it lives, or until `tell_no_more`."""
+        with lock:
+            self.streams.add(tap)
+
+    def tell_no_more(self, tap: Tap) -> None:
+        """Tell it nothing any more."""
+        with lock:
+            self.streams.discard(tap)
 
     @property
     def has_receivers(self) -> bool:

@@ -13,10 +13,11 @@ from blinker import ANY
 
 from ..errors import ConfigurationError
 from ..events.event import Event, T
+from ..events.messages import parts_of
 from .batches import BatchOptions, BatchSignal
 from .feeds import Feed
 from .guard import lock
-from .matching import Keys, TouchingKeys
+from .matching import Keys, TouchingKeys, freeze
 from .once import Once
 from .receiver_types import LATER, Connects, Decorator, OnceDecorator, R, S
 from .receivers import ClaimsNames, Subscriber, function_name, style_of_once
@@ -203,6 +204,11 @@ class EventSignal(Connects[T]):
             return batch
 
 
+def feeds_of(signal: EventSignal[Any]) -> Sequence[Feed]:
+    """Return the listener's side of a signal: no member of it, since users need none of that."""
+    return signal._feeds  # noqa: SLF001 - of the same module
+
+
 class FilteredSignal(EventSignal[T]):
     """A view of a `WatchSignal`: the events of rows that have certain values. Made by `filter_by()` or `touching()`::
 
@@ -281,3 +287,32 @@ class FilteredSignal(EventSignal[T]):
         words = ", ".join(f"{key}={value!r}" for key, value in zip(self._keys, values, strict=True))
         how = "touching " if isinstance(self._keys, TouchingKeys) else ""
         return f"<FilteredSignal {self._feed.name}: {how}{words}>"
+
+
+def matches(view: FilteredSignal[Any], event: Event[Any]) -> bool:
+    """Return True if the event's row has the values of a view; with `touching()`, has them now.
+
+    :raises LookupError: where the event does not carry one of them.
+    """
+    message, row, _, _ = parts_of(event)
+    indexes, keys = message.kind.indexes, view._keys  # noqa: SLF001 - of the same module
+    found = row[indexes[keys[0]]] if len(keys) == 1 else tuple([row[indexes[key]] for key in keys])
+    return bool(freeze(found) == view._values)  # noqa: SLF001
+
+
+def touches(view: FilteredSignal[Any], event: Event[Any]) -> bool:
+    """Return True if the event is one of a view: with `touching()` also where the row had the values before.
+
+    :raises LookupError: where the event does not carry one of them, or, for want of space, not the previous row.
+    """
+    if matches(view, event):
+        return True
+    keys, old = view._keys, event.old  # noqa: SLF001
+    if not isinstance(keys, TouchingKeys):
+        return False
+    if old is None:
+        if event.partial:
+            raise LookupError(f"{event.label}: it does not carry its previous values")
+        return False
+    before = old[keys[0]] if len(keys) == 1 else tuple([old[key] for key in keys])
+    return bool(freeze(before) == view._values)  # noqa: SLF001

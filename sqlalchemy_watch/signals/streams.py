@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 from ..errors import ConfigurationError, EventsDropped
 from ..events.event import Event
 from ..events.messages import parts_of
+from .guard import lock
 
 #: An event, or an event and the gaps.
 I = TypeVar("I")  # noqa: E741 - of an iterator's items
@@ -54,6 +55,16 @@ class Streamed(Protocol):
         """Disconnect the stream."""
 
 
+class Tap(Protocol):
+    """Hears of a signal what is no event."""
+
+    def missed(self, reason: str) -> None:
+        """Hear that events may be missing here."""
+
+    def end(self) -> None:
+        """Hear that the last listener that serves the signal has stopped."""
+
+
 class Held(Protocol):
     """The transaction of a consumer group's event, which is not acknowledged while anybody holds it."""
 
@@ -86,7 +97,7 @@ class Stream(Generic[I]):
     _items: deque[Event[Any] | _Gap] = deque()
 
     def __init__(
-        self, signal: Streamed, streams: Collection[weakref.WeakSet[Stream[Any]]], max_queue: int, on_gap: OnGap
+        self, signal: Streamed, streams: Collection[weakref.WeakSet[Tap]], max_queue: int, on_gap: OnGap
     ) -> None:
         if isinstance(max_queue, bool) or not isinstance(max_queue, int) or max_queue < 1:
             raise ConfigurationError(
@@ -102,8 +113,9 @@ class Stream(Generic[I]):
         #: The number of events that did not fit, in all.
         self.dropped: int = 0
         signal.connect(self._receive, weak=True)
-        for known in streams:
-            known.add(self)
+        with lock:
+            for known in streams:
+                known.add(self)
 
     def _receive(self, sender: Any, event: Event[Any]) -> None:
         held = _held_of(event)
@@ -185,8 +197,9 @@ class Stream(Generic[I]):
         :param is_done: True if the consumer is through with the event that it had last.
         """
         self._signal.disconnect(self._receive)
-        for known in self._streams:
-            known.discard(self)
+        with lock:
+            for known in self._streams:
+                known.discard(self)
         self._ended = True
         current, self._current = self._current, None
         with self._lock:
@@ -238,7 +251,7 @@ class EventStream(Stream[I], AsyncIterator[I]):
     """
 
     def __init__(
-        self, signal: Streamed, streams: Collection[weakref.WeakSet[Stream[Any]]], max_queue: int, on_gap: OnGap
+        self, signal: Streamed, streams: Collection[weakref.WeakSet[Tap]], max_queue: int, on_gap: OnGap
     ) -> None:
         try:
             self._loop = asyncio.get_running_loop()
@@ -310,7 +323,7 @@ class EventIterator(Stream[I], Iterator[I]):
     """
 
     def __init__(
-        self, signal: Streamed, streams: Collection[weakref.WeakSet[Stream[Any]]], max_queue: int, on_gap: OnGap,
+        self, signal: Streamed, streams: Collection[weakref.WeakSet[Tap]], max_queue: int, on_gap: OnGap,
         timeout: float | None,
     ) -> None:  # fmt: skip
         is_number = isinstance(timeout, (int, float)) and not isinstance(timeout, bool)

@@ -10,6 +10,7 @@ from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
+from .coroutines import is_coroutine_function
 from .guard import lock
 
 
@@ -21,14 +22,6 @@ class Style(NamedTuple):
     is_async: bool
 
 
-def _is_async(receiver: Callable[..., Any]) -> bool:
-    if isinstance(receiver, type):  # called, it makes an instance
-        return False
-    return inspect.iscoroutinefunction(receiver) or inspect.iscoroutinefunction(
-        getattr(receiver, "__call__", None)  # noqa: B004 - asks for the method itself
-    )
-
-
 def _read_style(signal: str, receiver: Callable[..., Any], keyword: str) -> Style:
     if not callable(receiver):
         raise ConfigurationError(f"signal {signal!r}: the receiver {receiver!r} is not callable")
@@ -36,7 +29,7 @@ def _read_style(signal: str, receiver: Callable[..., Any], keyword: str) -> Styl
         raise ConfigurationError(
             f"signal {signal!r}: the receiver {receiver!r} is a generator, whose body would never run: remove its yield"
         )
-    is_async = _is_async(receiver)
+    is_async = is_coroutine_function(receiver)
     try:
         signature = inspect.signature(receiver)
     except (TypeError, ValueError):  # some builtins have none

@@ -55,7 +55,9 @@ class WatchSignal(EventSignal[T], ReceiverSignal):  # type: ignore[misc, overrid
         carried: Mapping[str, CarriedColumn],
         delivery: Delivery = "notify",
         has_old: bool = False,
+        model: Callable[[], Any] = lambda: None,
     ) -> None:
+        self._model = model
         self._feed = feed = Feed(name, delivery)
         super().__init__(name, f"{operation} rows of {details.table}", feed, feed.names)
         self.operation: EventOperation = operation
@@ -172,6 +174,11 @@ def _python_type(type_: TypeEngine[Any]) -> type | None:
     except NotImplementedError:
         return None
     return Number if issubclass(python_type, Number) else python_type
+
+
+def model_of(signal: WatchSignal[Any]) -> Any:
+    """Return the class, or the `Table`, that it is the signal of."""
+    return signal._model()  # noqa: SLF001 - of the same module
 
 
 class WatchSignals(EventSignal[T]):

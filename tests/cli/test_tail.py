@@ -123,7 +123,7 @@ def test_tail_prints_json_that_every_parser_takes(
     readings.execute(READING)
     (line,) = tail.finish()
     values = json.loads(line, parse_constant=pytest.fail)["values"]
-    assert (values["rain"], values["wind"], values["note"]) == ("0.50", "nan", "calm\n\x1b[31m")
+    assert (values["rain"], values["wind"], values["note"]) == ("0.50", "NaN", "calm\n\x1b[31m")
 
 
 def test_tail_prints_an_event_on_one_line_without_control_characters(

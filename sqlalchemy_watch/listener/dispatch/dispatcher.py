@@ -186,7 +186,7 @@ class Dispatcher:
         work = inbox.get(deadline)
         self._busy_since = time.monotonic()
         if isinstance(work, Lot):
-            self._handle_lot(work)
+            self.handle_lot(work)
         elif work is not None:
             self._until_done(work)
         if self._gate.needs_attention:
@@ -205,8 +205,8 @@ class Dispatcher:
             return None
         return min(self._batches.deadline, self._resyncs.deadline, self.placing.due_at)
 
-    def _handle_lot(self, lot: Lot) -> None:
-        """Handle the parts of transactions; those of a tenure that is over are dropped."""
+    def handle_lot(self, lot: Lot) -> None:
+        """In the dispatch thread: handle the parts of transactions; those of a tenure that is over are dropped."""
         gate, ledger = self._gate, lot.ledger
         if ledger is gate.ledger and ledger is not gate.served:
             self._forget()
@@ -440,6 +440,10 @@ class Dispatcher:
         if decoded.resync is not None:
             self._ask_to_resync(decoded.resync)
         return stale
+
+    def deliver_gathered(self) -> None:
+        """In the dispatch thread: deliver the batches that are being gathered."""
+        self._until_done(self._deliver_due, math.inf)
 
     def do_behind(self, call: Callable[[], None]) -> None:
         """In the dispatch thread: do something behind all that has come, once receivers have had that."""
