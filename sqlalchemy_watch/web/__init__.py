@@ -1,0 +1,10 @@
+"""Changes in the browser: server-sent events, and WebSockets.
+
+`sse` needs the standard library alone, and serves any ASGI framework; `starlette` (FastAPI as well) and `flask` are for
+those two. Nothing else of the library imports this room.
+"""
+
+from .frames import to_json
+from .sse import EventSource
+
+__all__ = ["EventSource", "to_json"]
