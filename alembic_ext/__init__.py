@@ -8,4 +8,6 @@ others       operations by which other tools would drop what is ours
 operations   the operations, from one state to another
 render       the operations as lines of a migration
 factoring    what texts have in common, so that it stands in a migration once
+
+PYTEST_DONT_REWRITE: nothing here is a test's, though a plugin of pytest's comes with it.
 """

@@ -17,6 +17,8 @@ Rooms, from above; each imports only from those below it, which import-linter ho
 
 cli         the command `sqlalchemy-watch`
 otel        metrics of a listener, for OpenTelemetry
+web         changes in the browser: server-sent events, and WebSockets
+testing     for tests of applications: events without a commit, or without a database
 listener    the process's half: hears the database and calls receivers
 triggers    the database's half: creates and drops the triggers
 writers     `muted` and `context`, for those who write
@@ -31,7 +33,10 @@ declaring   the declarations and their validation
 errors      every exception, one tree
 aio         SQLAlchemy's asynchronous objects, told without importing them
 
-`alembic_ext`, beside this package, writes watches into migrations; nothing here imports it.
+Beside this package, and imported by nothing here: `alembic_ext` writes watches into migrations, and
+`pytest_sqlalchemy_watch` has fixtures.
+
+PYTEST_DONT_REWRITE: nothing here is a test's, though a plugin of pytest's comes with it.
 """
 
 from .catalog.status import WatchStatus
