@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from . import backfill, catalog, consumer, delivery, dispatch, lanes, listeners, memory, pgbench, writes
+from . import backfill, catalog, consumer, delivery, dispatch, lanes, listeners, memory, pgbench, web, writes
 from .harness import Figure, Table, figure_grid
 from .machine import describe
 from .server import Server
@@ -22,6 +22,7 @@ GROUPS: dict[str, Callable[[Server, bool], list[Table]]] = {
     "consumer": consumer.run,
     "lanes": lanes.run,
     "backfill": backfill.run,
+    "web": web.run,
     "memory": memory.run,
     "catalog": catalog.run,
 }

@@ -9,7 +9,10 @@ from pathlib import Path
 
 from .server import SETTINGS, Server
 
-PACKAGES = ("sqlalchemy-watch", "SQLAlchemy", "psycopg", "blinker", "sqlnotify", "django-pgpubsub", "Django", "asyncpg")
+PACKAGES = (
+    "sqlalchemy-watch", "SQLAlchemy", "psycopg", "blinker", "sqlnotify", "django-pgpubsub", "Django", "asyncpg",
+    "starlette", "uvicorn", "sse-starlette", "fastapi",
+)  # fmt: skip
 
 
 def describe(server: Server) -> list[str]:

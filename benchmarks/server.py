@@ -28,9 +28,12 @@ SETTINGS = {
 
 
 class Server:
-    """Started by `with`, gone afterwards."""
+    """Started by `with`, gone afterwards.
 
-    def __init__(self) -> None:
+    :param settings: in place of those of all benchmarks, or beside them.
+    """
+
+    def __init__(self, **settings: object) -> None:
         self._root = Path(tempfile.mkdtemp(prefix="watch-benchmarks-"))
         data = self._root / "data"
         data.mkdir()
@@ -40,7 +43,7 @@ class Server:
         self.port = _free_port()
         own = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
         with (data / "postgresql.conf").open("a") as file:
-            file.writelines(f"{name} = '{value}'\n" for name, value in (SETTINGS | own).items())
+            file.writelines(f"{name} = '{value}'\n" for name, value in (SETTINGS | settings | own).items())
         self._data = data
 
     def __enter__(self) -> Server:
