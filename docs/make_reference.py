@@ -11,7 +11,8 @@ from types import FunctionType
 from typing import Any
 
 import sqlalchemy_watch as package
-from sqlalchemy_watch import otel
+from sqlalchemy_watch import otel, testing, web
+from sqlalchemy_watch.web import flask, starlette
 
 PAGE = Path(__file__).parent / "reference.md"
 
@@ -24,6 +25,10 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     ),
     "Events": (package.Event,),
     "Listening": (package.Listener, package.RetryPolicy, package.Stats, otel.instrument),
+    "In the browser": (
+        web.EventSource, web.to_json, starlette.sse, starlette.push, starlette.lifespan, flask.sse,
+    ),
+    "Testing": (testing.Capture, testing.make_event, testing.Expecting),
     "Writing": (package.muted, package.context),
     "Without Alembic": (package.install, package.uninstall, package.status, package.WatchStatus),
     "Errors": (
@@ -34,7 +39,10 @@ GROUPS: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 #: The classes that users call.
-CALLED = {package.Watch, package.Listener, package.RetryPolicy}
+CALLED = {package.Watch, package.Listener, package.RetryPolicy, web.EventSource, testing.Capture}
+
+#: The modules that others are imported from.
+MODULES = ("otel", "web", "starlette", "flask", "testing")
 
 INTRODUCTION = """\
 # Reference
@@ -55,9 +63,7 @@ def page() -> str:
 
 
 def _describe(member: Any) -> Iterator[str]:
-    name = member.__name__
-    if member.__module__ == "sqlalchemy_watch.otel":
-        name = f"otel.{name}"
+    name = _name(member)
     if not isinstance(member, type):
         yield f"### `{name}{_signature(member)}`"
         yield _text(member)
@@ -69,6 +75,13 @@ def _describe(member: Any) -> Iterator[str]:
     yield _text(member)
     if not is_error:
         yield from _members(member)
+
+
+def _name(member: Any) -> str:
+    """Return the name, with the module's that it is imported from where that is not the package."""
+    _, *path = member.__module__.split(".")
+    module = [part for part in path if part in MODULES]
+    return ".".join([*module, member.__name__])
 
 
 def _members(owner: type) -> Iterator[str]:
@@ -102,7 +115,8 @@ def _signature(function: Any) -> str:
     if any(p.kind is inspect.Parameter.KEYWORD_ONLY for p in parameters) and not any("*" in text for text in shown):
         first = next(i for i, p in enumerate(p for p in parameters if p.name != "self") if p.kind is p.KEYWORD_ONLY)
         shown.insert(first, "*")
-    return re.sub(r"<object object at \w+>", "...", f"({', '.join(shown)})")  # a mark of ours for "not given"
+    text = re.sub(r"<object object at \w+>", "...", f"({', '.join(shown)})")  # a mark of ours for "not given"
+    return re.sub(r"<function (\w+) at \w+>", r"\1", text)
 
 
 def _text(member: Any) -> str:

@@ -6,6 +6,7 @@ import runpy
 from typing import Any
 
 import sqlalchemy_watch
+from sqlalchemy_watch import testing, web
 
 from .snippets import ROOT
 
@@ -17,5 +18,7 @@ def test_reference_is_up_to_date() -> None:
 
 
 def test_reference_has_every_public_name() -> None:
-    described = {member.__name__ for members in MAKER["GROUPS"].values() for member in members}
-    assert described == {*sqlalchemy_watch.__all__, "instrument"}
+    described = {MAKER["_name"](member) for members in MAKER["GROUPS"].values() for member in members}
+    of_rooms = {f"web.{name}" for name in web.__all__} | {f"testing.{name}" for name in testing.__all__}
+    functions = {"otel.instrument", "web.flask.sse", *(f"web.starlette.{name}" for name in ("sse", "push", "lifespan"))}
+    assert described == {*sqlalchemy_watch.__all__, *of_rooms, *functions}

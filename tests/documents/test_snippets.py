@@ -26,7 +26,9 @@ SHELL = [s for s in SNIPPETS if s.language == "sh" and s.page != "CONTRIBUTING.m
 RUN_ELSEWHERE = {
     'python -m pip install ".[demo]" && sqlalchemy-watch demo': "tests/cli/test_demo.py",
     "python -m pip install tox && tox": ".ci/run",
+    'pip install ".[demo,web]" fastapi uvicorn && python -m examples.live_orders --write': "tests/web/test_browser.py",
     'pip install "sqlalchemy-watch[binary,alembic]"': "pyproject.toml",
+    'pip install "sqlalchemy-watch[binary,web]"': "pyproject.toml",
     'alembic revision --autogenerate -m "watch orders" && alembic upgrade head': "tests/migration/test_plugin.py",
 }
 
@@ -86,7 +88,9 @@ def shop(tmp_path: Path, cluster: Cluster, database: str, client: psycopg.Connec
 def test_program_runs(shop: Shop, snippet: Snippet) -> None:
     name = shop.write(snippet.file_name or "snippet.py", snippet.code)
     if name.startswith("test_"):
-        assert "1 passed" in shop.run("-m", "pytest", "-q", "-p", "no:cacheprovider", name)
+        arguments = ("-q", "-p", "no:cacheprovider", "-p", "pytest_sqlalchemy_watch", "-W", "error")
+        count = snippet.code.count("\ndef test_")
+        assert f"{count} passed" in shop.run("-m", "pytest", *arguments, name)
     elif "listener.run()" in snippet.code:
         run_until_sigterm(shop, name)
     else:
@@ -137,11 +141,11 @@ def run_until_sigterm(shop: Shop, *arguments: str) -> None:
 LIFESPAN = """
 import asyncio, os, signal
 from shop import Order
-from web import lifespan
+from app import app
 
 async def main():
     signal.signal(signal.SIGTERM, lambda number, frame: print("the server was told"))
-    async with lifespan(None):
+    async with app.router.lifespan_context(app):
         stream = Order.watch.inserted.stream()
         os.kill(os.getpid(), signal.SIGTERM)
         async for event in stream:
@@ -152,5 +156,5 @@ asyncio.run(main())
 """
 
 
-def test_sigterm_ends_the_streams_of_the_documented_lifespan(shop: Shop) -> None:
+def test_sigterm_ends_streams_of_any_kind(shop: Shop) -> None:
     assert shop.run("-c", LIFESPAN).splitlines() == ["the server was told", "the stream ended"]
