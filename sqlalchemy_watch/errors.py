@@ -12,6 +12,7 @@
     │   └── CatchUpTimeout          (also a TimeoutError)
     ├── EventsDropped               raised into a stream where events are missing
     ├── BatchFailed                 for a receiver of batches to raise: these events have failed, and no others
+    ├── RetryAfter                  for a receiver to raise: not now, and it is no failure of the event's
     └── PayloadError                a notification that can't be read; counted; raised by `Event.from_json` alone
         └── UnknownVersionError     it is of another version of this library; a resync follows
 """
@@ -31,6 +32,7 @@ __all__ = [
     "ListenerStartError",
     "OwnershipError",
     "PayloadError",
+    "RetryAfter",
     "SlotError",
     "UnknownVersionError",
     "UnsupportedServerError",
@@ -93,12 +95,41 @@ class BatchFailed(WatchError):
     """Raised by a receiver of batches: only these of its events have failed.
 
     The others count as taken. A consumer group's receiver is called again with these alone; given up, they are letters.
+
+    :param reason: in words, for the log and the letters.
+    :param untried: those that the receiver has not tried, since they come after one that has failed. They wait for
+        that, and are no failures: where it is given up, the receiver is called with them.
     """
 
-    def __init__(self, events: Iterable[Any]) -> None:
+    def __init__(self, events: Iterable[Any], reason: str = "", untried: Iterable[Any] = ()) -> None:
         #: Those that have failed.
         self.events: list[Any] = list(events)
-        super().__init__(f"{len(self.events)} events of a batch have failed")
+        #: Those that have not been tried.
+        self.untried: list[Any] = list(untried)
+        super().__init__(f"{len(self.events)} events of a batch have failed{reason and f': {reason}'}")
+
+
+#: Seconds.
+_DAY = 86_400.0
+
+
+class RetryAfter(WatchError):
+    """Raised by a receiver of a consumer group: it can't take events now, whatever they are.
+
+    It is called again after so many seconds, which counts as no attempt, so that nothing is parked or given up for it.
+    Whoever waits for the event (`RetryPolicy(in_order=)`) waits as long. Without a group it is a failure like others.
+
+    :param seconds: from 0 on; what HTTP's `Retry-After` says, say. More than a day is a day.
+    :param reason: in words, for the log.
+    :raises ConfigurationError: for anything else than seconds.
+    """
+
+    def __init__(self, seconds: float, reason: str = "it can't take events now") -> None:
+        if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
+            raise ConfigurationError(f"RetryAfter: seconds must be a number from 0 on, not {seconds!r}")
+        super().__init__(reason)
+        #: After which it is called again.
+        self.seconds: float = min(float(seconds), _DAY)
 
 
 class PayloadError(WatchError):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import blinker
 from blinker import ANY
 
+from ..errors import RetryAfter
 from ..signals.receivers import function_name
 from .pipeline.parts import Connected, Disconnected, News
 from .waiting import Coroutine, Waiting
@@ -123,23 +124,40 @@ class Lifecycle:
         self._send(self.backfilled, waiting, model=model, started_at=started_at)
 
     def _send(self, signal: blinker.Signal, waiting: Waiting, **details: Any) -> None:
+        receivers = list(signal.receivers_for(self.sender))
+        while receivers:
+            asked = self._call(receivers, waiting, details)
+            if not asked:
+                return
+            if waiting.is_over:  # whoever asked to be told again has not heard of it
+                waiting.was_cut_short = True
+                return
+            waiting.pause(max(error.seconds for _, error in asked))
+            receivers = [receiver for receiver, _ in asked]
+
+    def _call(
+        self, receivers: Sequence[Any], waiting: Waiting, details: dict[str, Any]
+    ) -> list[tuple[Any, RetryAfter]]:
+        """Call receivers; return those that ask to be called again."""
+        failed: list[tuple[Any, BaseException]] = []
         coroutines: list[Coroutine] = []
-        for receiver in list(signal.receivers_for(self.sender)):
+        for receiver in receivers:
             try:
                 result = receiver(self.sender, **details)
             except BaseException as error:
-                _log_failure(receiver, error)
+                failed.append((receiver, error))
             else:
                 if inspect.isawaitable(result):
                     coroutines.append(_coroutine(receiver, result))
-        if not coroutines:
-            return
-        for call, error_of_call in zip(coroutines, waiting.run(coroutines), strict=True):
+        for call, error_of_call in zip(coroutines, waiting.run(coroutines) if coroutines else (), strict=True):
             if error_of_call is not None:
-                _log_failure(call.receiver, error_of_call)
+                failed.append((call.receiver, error_of_call))
             awaitable = call.begin()
             if inspect.iscoroutine(awaitable) and inspect.getcoroutinestate(awaitable) == inspect.CORO_CREATED:
                 awaitable.close()  # it could not be run
+        for receiver, failure in failed:
+            _log_failure(receiver, failure)
+        return [(receiver, failure) for receiver, failure in failed if isinstance(failure, RetryAfter)]
 
 
 def _coroutine(receiver: Any, awaitable: Awaitable[Any]) -> Coroutine:
@@ -147,4 +165,8 @@ def _coroutine(receiver: Any, awaitable: Awaitable[Any]) -> Coroutine:
 
 
 def _log_failure(receiver: Any, error: BaseException) -> None:
+    if isinstance(error, RetryAfter):
+        words = function_name(receiver), error, error.seconds
+        log.warning("receiver %s of the listener can't be told now (%s): it is called again in %g s", *words)
+        return
     log.error("receiver %s of the listener failed", function_name(receiver), exc_info=error)

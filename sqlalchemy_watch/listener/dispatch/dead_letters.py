@@ -206,22 +206,25 @@ def _may_be_read(connection: psycopg.Connection[Any]) -> bool:
         return False
 
 
-def update(connection: psycopg.Connection[Any], letter: DeadLetter, error: str, retry_in: float | None) -> bool:
+def update(
+    connection: psycopg.Connection[Any], letter: DeadLetter, error: str, attempts: int, retry_in: float | None
+) -> bool:
     """Note one more failure.
 
+    :param attempts: those that count by now.
     :returns: False where `retry` was called meanwhile: then nothing is noted, and the letter is tried anew.
     """
     if not LETTERS.exists(connection):
         return False
     query = (
-        f"UPDATE {_TABLE} SET error = %s, attempts = attempts + 1, failed_at = pg_catalog.clock_timestamp(), "
+        f"UPDATE {_TABLE} SET error = %s, attempts = %s, failed_at = pg_catalog.clock_timestamp(), "
         f"retry_at = pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => %s) "
         f"WHERE id = %s AND retry_at = %s"
     )
     try:
-        done = connection.execute(query, [error, retry_in, letter.id, letter.retry_at])
+        done = connection.execute(query, [error, attempts, retry_in, letter.id, letter.retry_at])
     except _UNWRITABLE:
-        done = connection.execute(query, [as_ascii(error), retry_in, letter.id, letter.retry_at])
+        done = connection.execute(query, [as_ascii(error), attempts, retry_in, letter.id, letter.retry_at])
     return done.rowcount > 0
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from ...errors import BatchFailed
+from ...errors import BatchFailed, RetryAfter
 from ...signals.transactions import Transaction
 from ..naming import event_words
 from ..options import RetryPolicy
@@ -43,11 +43,28 @@ class Reports:
 
 
 def part_that_failed(call: Call, error: BaseException) -> Call:
-    """Return the call for those events of a batch that have failed; the whole call where its receiver does not say."""
+    """Return the call for those events of a batch that have failed, or wait for one that has.
+
+    :returns: the whole call where its receiver does not say.
+    """
     if not isinstance(error, BatchFailed) or not isinstance(call.argument, list):
         return call
-    failed = {id(event) for event in error.events}
-    return call._replace(argument=[event for event in call.argument if id(event) in failed] or call.argument)
+    left = {id(event) for event in (*error.events, *error.untried)}
+    return call._replace(argument=[event for event in call.argument if id(event) in left] or call.argument)
+
+
+def untried(call: Call, error: BaseException) -> list[Any]:
+    """Return the events of a batch that were not tried, since they come after one that has failed."""
+    if not isinstance(error, BatchFailed) or not isinstance(call.argument, list):
+        return []
+    left = {id(event) for event in error.untried} - {id(event) for event in error.events}
+    found = [event for event in call.argument if id(event) in left]
+    return found if len(found) < len(call.argument) else []
+
+
+def counts(error: BaseException) -> bool:
+    """Return True if an error is an attempt at the event; False where its receiver can't take any at present."""
+    return not isinstance(error, RetryAfter)
 
 
 class Policy(Protocol):
@@ -113,9 +130,10 @@ class CutShort(Exception):
 class Parks(Protocol):
     """Writes dead letters, however long that takes."""
 
-    def park(self, call: Call, event: Any, error: BaseException, attempts: int, *, with_key: bool) -> None:
+    def park(self, call: Call, event: Any, error: BaseException | None, attempts: int, *, with_key: bool) -> None:
         """Write one.
 
+        :param error: None for one that was not tried.
         :param with_key: True to have later events of its key wait behind it.
         :raises CutShort: where `stop()` came before.
         """
@@ -141,23 +159,28 @@ class TriedAgain:
 
     def failed(self, call: Call, error: BaseException) -> None:
         """Call the receiver again until it takes the event, is disconnected, or the policy gives the event up."""
-        policy, waiting, attempts = self._policy, self._waiting, 1
+        waiting, attempts = self._waiting, 0
         while True:
             call = part_that_failed(call, error)
-            self._reports.report(call, error, self._fate(call, attempts))
+            attempts += counts(error)
+            self._reports.report(call, error, self._fate(call, error, attempts))
             release(error)
             if waiting.is_over:
                 break
             self._gate.await_turn()
             if not call.is_wanted:
                 return
-            if self._is_given_up(call, attempts):
+            if self._is_given_up(call, error, attempts):
                 try:
-                    self._park(call, error, attempts)
+                    rest = self._park(call, error, attempts)
                 except CutShort:
                     break
-                return
-            self._pause_for(call, policy.delay(attempts))
+                failure = make_one(waiting, rest) if rest is not None else None
+                if rest is None or failure is None:
+                    return
+                call, error, attempts = rest, failure, 0
+                continue
+            self._pause_for(call, self._policy.delay_after(error, attempts))
             self._gate.await_turn()
             if waiting.is_over:
                 break
@@ -169,50 +192,58 @@ class TriedAgain:
             if failure is None:
                 return
             error = failure
-            attempts += 1
         waiting.was_cut_short = True
 
     def failed_in_lane(self, call: Call, error: BaseException, attempts: int) -> float | None:
         """Return after how many seconds the receiver is called again; None where the event is given up, or parked.
 
+        :param attempts: those that count.
         :raises CutShort: where `stop()` came before it was parked.
         """
         if attempts > 1:
             self._stats.retries += 1
-        self._reports.report(call, error, self._fate(call, attempts))
+        self._reports.report(call, error, self._fate(call, error, attempts))
         release(error)
         if not call.is_wanted:
             return None
-        if self._is_given_up(call, attempts):
+        if self._is_given_up(call, error, attempts):
             self._park(call, error, attempts)
             return None
-        return self._policy.delay(attempts)
+        return self._policy.delay_after(error, attempts)
 
     def unparked(self, call: Call) -> Call | None:
         """Return the call without events that have to wait behind others of their key; those are parked."""
         return call if self._policy.in_order != "key" else self.parking.unparked(call)
 
-    def _is_given_up(self, call: Call, attempts: int) -> bool:
+    def _is_given_up(self, call: Call, error: BaseException, attempts: int) -> bool:
         """Return True if the event goes to the dead letters, to be tried again or not."""
         policy = self._policy
+        if not counts(error):
+            return not policy.in_order
         if policy.is_exhausted(attempts):
             return True
         if policy.in_order == "key":
             return attempts >= policy.attempts and not isinstance(call.argument, Transaction)
         return not policy.in_order
 
-    def _park(self, call: Call, error: BaseException, attempts: int) -> None:
+    def _park(self, call: Call, error: BaseException, attempts: int) -> Call | None:
+        """Write letters; return the call for what the receiver has not tried, and nothing keeps it from any more."""
         waits = self._policy.in_order == "key" and not isinstance(call.signal, FilterReceiver)
         with_key = waits and not self._policy.is_exhausted(attempts)
+        rest = untried(call, error)
+        behind = {id(event) for event in rest}
         for event in call.events:
-            self.parking.park(call, event, error, attempts, with_key=with_key)
+            if id(event) not in behind:
+                self.parking.park(call, event, error, attempts, with_key=with_key)
+            elif with_key:
+                self.parking.park(call, event, None, 0, with_key=True)
+        return call._replace(argument=rest) if rest and not with_key else None
 
-    def _fate(self, call: Call, attempts: int) -> str:
-        policy = self._policy
-        if policy.is_exhausted(attempts):
+    def _fate(self, call: Call, error: BaseException, attempts: int) -> str:
+        if counts(error) and self._policy.is_exhausted(attempts):
             return "it goes to the dead letters"
-        again = f"tried again in {policy.delay(attempts):g} s"
-        return f"parked among the dead letters, and {again}" if self._is_given_up(call, attempts) else again
+        again = f"tried again in {self._policy.delay_after(error, attempts):g} s"
+        return f"parked among the dead letters, and {again}" if self._is_given_up(call, error, attempts) else again
 
     def _pause_for(self, call: Call, seconds: float) -> None:
         """Wait for this time, or until the receiver is disconnected: then nothing holds the line up any more."""

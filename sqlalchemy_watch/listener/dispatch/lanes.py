@@ -22,7 +22,7 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.parts import Transaction
 from ..waiting import Waiting
 from .calls import Call, make_one
-from .failures import CutShort, Policy
+from .failures import CutShort, Policy, counts
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -54,6 +54,8 @@ class _Lane:
         self.items: deque[_Item] = deque()
         #: Attempts at the call in front.
         self.attempts = 0
+        #: Those that don't count.
+        self.excused = 0
 
 
 class Lanes:
@@ -194,12 +196,12 @@ class Lanes:
                     self._put_off(lane, seconds)
                     return
                 item.actions.popleft()
-                lane.attempts = 0
+                lane.attempts = lane.excused = 0
             if self._gate.is_stopped and item.actions:  # it comes again, and all behind it
                 return
             if not item.actions and item.transaction is not None:
                 item.ledger.done(item.transaction)
-            lane.attempts = 0
+            lane.attempts = lane.excused = 0
             with self._lock:
                 lane.items.popleft()
                 if not lane.items:
@@ -232,4 +234,5 @@ class Lanes:
                 raise CutShort
             return None
         lane.attempts += 1
-        return self._policy.failed_in_lane(call, error, lane.attempts)
+        lane.excused += not counts(error)
+        return self._policy.failed_in_lane(call, error, lane.attempts - lane.excused)

@@ -31,7 +31,7 @@ from ..waiting import Waiting
 from . import dead_letters
 from .calls import Call, CallAll, FilterReceiver, make_one
 from .dead_letters import DeadLetter
-from .failures import CutShort
+from .failures import CutShort, counts
 from .transactions import transaction_of
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class Letters:
         :raises CutShort: where `stop()` came before.
         """
         exhausted = self._policy.is_exhausted(attempts)
-        retry_in = 0.0 if error is None else None if exhausted else self._policy.delay(attempts)
+        retry_in = 0.0 if error is None else None if exhausted else self._policy.delay_after(error, attempts)
         words = BEHIND if error is None else describe(error)
         tries = 0
         while not self._waiting.is_over:
@@ -205,7 +205,7 @@ class Letters:
                 raised = make_one(waiting, call)
                 if raised is not None:
                     failure, outcome = (call, raised), describe(raised)
-                    self._calling.report(call, raised, self._fate(letter.attempts + 1))
+                    self._calling.report(call, raised, self._fate(letter, raised))
             if not calls:
                 outcome = "no such receiver is connected any more"
         except PayloadError as error:
@@ -223,18 +223,23 @@ class Letters:
         self, connection: psycopg.Connection[Any], letter: DeadLetter, outcome: str,
         failure: tuple[Call, BaseException] | None,
     ) -> bool:  # fmt: skip
-        attempts = letter.attempts + 1
-        exhausted = self._policy.is_exhausted(attempts) or failure is None
-        noted = dead_letters.update(connection, letter, outcome, None if exhausted else self._policy.delay(attempts))
+        attempts = letter.attempts + (failure is None or counts(failure[1]))
+        exhausted = failure is None or self._is_exhausted(failure[1], attempts)
+        retry_in = None if failure is None or exhausted else self._policy.delay_after(failure[1], attempts)
+        noted = dead_letters.update(connection, letter, outcome, attempts, retry_in)
         if noted and exhausted and failure is not None:
             call, error = failure
             self._give_up(call, call.events[0], error)
         return noted and exhausted
 
-    def _fate(self, attempts: int) -> str:
-        if self._policy.is_exhausted(attempts):
+    def _is_exhausted(self, error: BaseException, attempts: int) -> bool:
+        return counts(error) and self._policy.is_exhausted(attempts)
+
+    def _fate(self, letter: DeadLetter, error: BaseException) -> str:
+        attempts = letter.attempts + counts(error)
+        if self._is_exhausted(error, attempts):
             return "its dead letter is given up"
-        return f"its dead letter is tried again in {self._policy.delay(attempts):g} s"
+        return f"its dead letter is tried again in {self._policy.delay_after(error, attempts):g} s"
 
     def _calls_for(self, letter: DeadLetter) -> list[Call]:
         """Return the calls that a letter stands for; none where its receiver is not connected any more.

@@ -56,9 +56,10 @@ class Parking:
                 self._note(receiver, key)
         self._tried = set()
 
-    def park(self, call: Call, event: Any, error: BaseException, attempts: int, *, with_key: bool) -> None:
+    def park(self, call: Call, event: Any, error: BaseException | None, attempts: int, *, with_key: bool) -> None:
         """Write a letter, however long that takes.
 
+        :param error: None for one that was not tried, since it waits behind another one of its key.
         :raises CutShort: where `stop()` came before.
         """
         key = self._keys.text_of(event) if with_key else None

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase
 from support import insert, wait_until
 
-from sqlalchemy_watch import BatchFailed, ConfigurationError, Listener, RetryPolicy, wire
+from sqlalchemy_watch import BatchFailed, ConfigurationError, Listener, RetryAfter, RetryPolicy, wire
 from sqlalchemy_watch.declaring.targets import watches_of_table
 
 from ..conftest import MakeListener
@@ -320,3 +320,93 @@ def test_of_a_batch_that_is_given_up_the_events_that_failed_are_letters(
         insert(client, "orders", range(4))
         listener.catch_up()
     assert given_up == [3]
+
+
+class Throttled:
+    """A receiver that can't take an order so many times."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.errors = list(errors)
+        self.taken: list[int] = []
+
+    def __call__(self, sender: Any, event: Any) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.taken.append(event.identity[0])
+
+
+@pytest.mark.parametrize("in_order", [True, "key"])
+def test_what_a_receiver_can_not_take_now_is_no_attempt(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, in_order: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    throttled = Throttled(*(RetryAfter(0.01, "429 Too Many Requests") for _ in range(5)))
+    Order.watch.inserted.connect(throttled)
+    with durable(retry=RetryPolicy(max_attempts=1, in_order=in_order, **QUICK)) as listener:
+        insert(client, "orders", range(1, 4))
+        listener.catch_up()
+        assert listener.stats().dead_letters == 0
+    assert sorted(throttled.taken) == [1, 2, 3]
+    assert letters(client) == []
+    (first, *_) = (words for words in caplog.messages if "429" in words)
+    assert "does not take Order.inserted" in first
+    assert first.endswith("(429 Too Many Requests): tried again in 0.01 s")
+
+
+def test_a_letter_that_can_not_be_taken_now_is_tried_again_without_an_attempt(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
+) -> None:
+    throttled = Throttled(ValueError("no"), RetryAfter(0.01), RetryAfter(0.01), RetryAfter(0.01))
+    Order.watch.inserted.connect(throttled)
+    with durable(retry=RetryPolicy(max_attempts=2, in_order=False, **QUICK), heartbeat_interval=0.1) as listener:
+        insert(client, "orders", 1)
+        listener.catch_up()
+        wait_until(client, lambda: throttled.taken == [1])
+        assert listener.stats().dead_letters == 0
+
+
+@pytest.mark.parametrize("seconds", [-1, float("inf"), "1", True, None])
+def test_seconds_that_are_none_are_refused(seconds: Any) -> None:
+    with pytest.raises(ConfigurationError, match="RetryAfter: seconds must be a number from 0 on"):
+        RetryAfter(seconds)
+
+
+@pytest.mark.parametrize("in_order", [True, "key", False])
+def test_what_a_receiver_has_not_tried_waits_and_is_not_given_up(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, in_order: Any
+) -> None:
+    taken: list[int] = []
+
+    def index(sender: Any, events: list[Any]) -> None:
+        first, *others = events
+        if first.identity == (1,):
+            raise BatchFailed([first], "no such index", untried=others)
+        taken.extend(event.identity[0] for event in events)
+
+    Order.watch.inserted.batches(max_size=3, max_wait=5.0).connect(index)
+    with durable(retry=RetryPolicy(max_attempts=1, in_order=in_order, **QUICK)) as listener:
+        insert(client, "orders", range(1, 4))
+        listener.catch_up()
+    assert taken == [2, 3]
+    assert letters(client) == [("1", "BatchFailed: 1 events of a batch have failed: no such index", 1, True)]
+
+
+def test_a_receiver_of_a_resync_that_can_not_be_told_now_is_called_again(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
+) -> None:
+    told: list[str] = []
+    errors = [RetryAfter(0.01), RetryAfter(0.01)]
+
+    def note(sender: Any, reason: str) -> None:
+        if errors:
+            raise errors.pop()
+        told.append(reason)
+
+    listener = durable()
+    listener.resync.connect(note)
+    Order.watch.inserted.connect(lambda sender, event: told.append("event"))
+    with listener:
+        client.execute("SELECT pg_logical_emit_message(true, 'sqlalchemy_watch/watch_orders_inserted', '{\"v\": 999}')")
+        insert(client, "orders", 1)
+        listener.catch_up()
+    assert len(told) == 2
+    assert told[1] == "event"
