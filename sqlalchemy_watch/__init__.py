@@ -18,6 +18,7 @@ Rooms, from above; each imports only from those below it, which import-linter ho
 cli         the command `sqlalchemy-watch`
 otel        metrics of a listener, for OpenTelemetry
 web         changes in the browser: server-sent events, and WebSockets
+relay       changes for other programs, by a message broker
 testing     for tests of applications: events without a commit, or without a database
 listener    the process's half: hears the database and calls receivers
 triggers    the database's half: creates and drops the triggers
@@ -50,6 +51,7 @@ from .errors import (
     ListenerStartError,
     OwnershipError,
     PayloadError,
+    RetryAfter,
     SlotError,
     UnknownVersionError,
     UnsupportedServerError,
@@ -86,6 +88,7 @@ __all__ = [
     "OwnershipError",
     "PayloadError",
     "Resync",
+    "RetryAfter",
     "RetryPolicy",
     "SlotError",
     "Stats",

@@ -10,5 +10,6 @@ installed   tables, triggers and functions as they exist
 virtual     columns that have no value in a trigger
 modes       the sessions in which a trigger fires
 levels      the level that a table needs, and the writes that a trigger misses
+listening   how many sessions listen
 claims      whose a function is that has the name a watch needs
 """

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 from rich.text import Text
+from sqlalchemy import Engine, text
 
+from ..catalog import listening
 from ..catalog.status import WatchStatus
 from ..declaring.dialect import POSTGRESQL
 from ..declaring.targets import watches_of
@@ -25,13 +27,15 @@ def status(
 ) -> None:
     """Show how each watch stands in the database; exit status 1 unless all are installed and can work."""
     found = load_target(target)
-    items = triggers.status(make_engine(url), found)
+    engine = make_engine(url)
+    items = triggers.status(engine, found)
     if not items:  # of what is declared no more, there may be left-overs to show
         check_watched(target, found)
     if as_json:
         print_json_lines(map(_fields, items))
     else:
         _print_table(items)
+        _tell_of_listeners(engine)
     raise typer.Exit(0 if all(item.state == "installed" and not item.problems for item in items) else 1)
 
 
@@ -75,6 +79,13 @@ def uninstall(target: Target, url: Url = None) -> None:
         say(f"dropped {item.table}/{item.label}")
     if not dropped:
         print("nothing to do: no triggers are installed")
+
+
+def _tell_of_listeners(engine: Engine) -> None:
+    with engine.connect() as connection:
+        count = listening.count_listening(lambda query: connection.scalar(text(query)))
+    if count:
+        say(listening.words_for(count) or f"{count} session{'s' * (count > 1)} listen{'s' * (count == 1)} here")
 
 
 def _fields(item: WatchStatus) -> dict[str, object]:

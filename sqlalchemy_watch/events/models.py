@@ -37,6 +37,12 @@ def table_of_model(model: Any) -> str:
     return str(table.key) if isinstance(table, Table) else ""
 
 
+def table_name_of_model(model: Any) -> str:
+    """Return the name of the table of a class, or of a Table, without its schema."""
+    table = model if isinstance(model, Table) else sa_inspect(model).local_table
+    return str(table.name) if isinstance(table, Table) else ""
+
+
 def _watches_for(model: Any, label: str) -> Iterator[TableWatch]:
     """Iterate over the watches that an event of this label may be of: of the class's own table first."""
     if isinstance(model, Table):

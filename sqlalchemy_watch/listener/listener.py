@@ -33,6 +33,7 @@ from .options import Options, RetryPolicy, check_key, check_key_is_carried, chec
 from .run import Run
 from .server.asking import Asker
 from .server.connect import connector
+from .source import Via
 from .stats import Stats
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ class Listener:
         `schema_translate_map`) has the table. Partitions are heard with their table, wherever they are. Rows of another
         table of that name are passed over (`stats().ignored`) where the engine's own is known; otherwise there are a
         warning and a `resync`.
+    :param via: what brings notifications in place of a LISTEN of this process, such as `relay.nats("nats://...")`,
+        behind which `sqlalchemy-watch relay --broadcast` listens for many processes. Connections to the database are
+        then opened only where something is asked of it. Not with `durable` and `exclusive`.
     :raises ConfigurationError: for a target that can't be watched, and for settings psycopg can't take.
 
     Signals, whose sender is the listener; receivers run on the dispatch thread, in the order of events. Coroutine
@@ -114,6 +118,7 @@ class Listener:
         backfill: bool | Iterable[Any] = False,
         exclusive: str | None = None,
         schemas: Iterable[str] | None = None,
+        via: Via | None = None,
     ) -> None:
         policy, homes = retry_policy(durable, max_attempts, retry), check_schemas(schemas)
         self._options = Options(
@@ -129,6 +134,7 @@ class Listener:
             workers,
             check_key(key),
             check_models(backfill),
+            via,
         )
         self._targets = targets
         check_key_is_carried(self._options.key, tables_of(*targets))  # refuses targets that can't be watched

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Table
 
 from ..declaring.targets import watches_of_table
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RetryAfter
 
 #: The schemas to hear, for tables declared without one; None for those where the engine's search_path leads.
 Schemas = frozenset[str] | Literal["*"] | None
@@ -62,6 +62,10 @@ class RetryPolicy:
         """Return the seconds to wait after so many attempts."""
         return min(self.first_delay * 2.0 ** min(attempts - 1, 30), self.max_delay)
 
+    def delay_after(self, error: BaseException, attempts: int) -> float:
+        """Return the seconds to wait after an error: what it asks for, or what the policy has for so many attempts."""
+        return error.seconds if isinstance(error, RetryAfter) else self.delay(max(attempts, 1))
+
     def is_exhausted(self, attempts: int) -> bool:
         """Return True if an event is given up after so many attempts."""
         return self.max_attempts is not None and attempts >= self.max_attempts
@@ -99,6 +103,8 @@ class Options:
     key: Callable[[Any], Hashable] | str | None = None
     #: The models whose existing rows are told of; True for all.
     backfill: bool | tuple[Any, ...] = False
+    #: What brings notifications in place of a LISTEN of this process; None for that.
+    via: Any = None
 
     def __post_init__(self) -> None:
         for name in ("heartbeat_interval", "heartbeat_timeout"):
@@ -121,6 +127,8 @@ class Options:
             raise ConfigurationError(f"wait_visible must be True or False, not {self.wait_visible!r}")
         if self.backfill:
             self.check_backfill()
+        if self.via is not None:
+            self._check_via()
         if self.decoding_memory is not None:
             _check_decoding_memory(self.decoding_memory)
 
@@ -134,6 +142,16 @@ class Options:
             raise ConfigurationError(
                 f"exclusive={name!r} and durable={self.group!r} don't go together: of a consumer group one process is "
                 f"active anyway, so remove exclusive="
+            )
+
+    def _check_via(self) -> None:
+        if not callable(getattr(self.via, "make_source", None)):
+            raise ConfigurationError(f"via={self.via!r} is no way to hear: write via=relay.nats('nats://...')")
+        if self.group is not None or self.exclusive is not None:
+            other = "durable=" if self.group is not None else "exclusive="
+            raise ConfigurationError(
+                f"via= and {other} don't go together: via= is for many processes that all hear what NOTIFY sends, so "
+                f"remove one of them"
             )
 
     def check_backfill(self) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import psycopg
 from sqlalchemy import Table
 
-from ..errors import CatchUpTimeout, ListenerError, ListenerStartError, WatchError, one_line
+from ..errors import CatchUpTimeout, ListenerError, ListenerStartError, RetryAfter, WatchError, one_line
 from ..signals.feeds import Feed
 from ..signals.once import Once
 from ..signals.receivers import function_name
@@ -27,7 +27,7 @@ from .backfill.filling import Filling
 from .backfill.progress import InMemory, InTable
 from .decoding.routes import Route, Router
 from .decoding.values import ValueDecoders
-from .dispatch.dispatcher import Dispatcher
+from .dispatch.dispatcher import Dispatcher, reads_by_itself
 from .dispatch.failures import NotTriedAgain, Policy, Reports, TriedAgain
 from .dispatch.keys import Keys
 from .dispatch.lanes import Lanes
@@ -42,7 +42,7 @@ from .pipeline.inbox import MAX_BYTES, MAX_LOG_BYTES, Inbox
 from .pipeline.ledger import Ledger
 from .pipeline.parts import Connected, News, Resync
 from .server.asking import Asker
-from .server.checks import warn_of_triggers, within
+from .server.checks import warn_of_many, warn_of_triggers, within
 from .server.connect import Connect
 from .server.spare import Spare
 from .source import STARTED_LATE, Source
@@ -88,6 +88,8 @@ class Run:
         #: True from the beginning to `stop()`, also while it reconnects.
         self.is_running: bool = True
         self._warned_of_block: float | None = None
+        #: True once it was looked how many sessions listen.
+        self._has_counted = False
         bytes_limit = MAX_BYTES if options.group is None else MAX_LOG_BYTES
         self._inbox = Inbox(options.max_queue, bytes_limit)
         self._gate = Gate(self._inbox, Ledger(options.max_queue))
@@ -113,14 +115,17 @@ class Run:
             self._source.on_request = lambda transaction: self._filling.wake()
 
     def _make_notified(self, connect: Connect) -> None:
-        self._source = source = NotifySource(
-            connect, self._options, self._router.routes, self._inbox, self._gate.ledger, self._stats,
-            self._look_at_triggers, self._look_at_dispatcher,
+        make = NotifySource if self._options.via is None else self._options.via.make_source
+        channels = {route.watch.channel for route in self._router.routes}
+        self._source = source = make(
+            connect, self._options, channels, self._inbox, self._gate.ledger, self._stats, self._look_at_triggers,
+            self._look_at_dispatcher,
         )  # fmt: skip
+        read = source.turns.read if isinstance(source, NotifySource) else reads_by_itself
         policy = NotTriedAgain(self._reports)
         self._dispatcher = Dispatcher(
             self._inbox, self._gate, self._router, self._stats, self._on_news, policy, self._waiting, self._chunks,
-            source.turns.read, lanes=self._make_lanes(policy, Waiting(self._lifecycle.loop)), keys=self._keys,
+            read, lanes=self._make_lanes(policy, Waiting(self._lifecycle.loop)), keys=self._keys,
         )  # fmt: skip
 
     def _make_lanes(self, policy: Policy, waiting: Waiting) -> Lanes | None:
@@ -313,6 +318,9 @@ class Run:
         with within(connection, seconds):
             self._dispatcher.placing.guess(connection)
         warn_of_triggers(connection, self._tables, seconds, self._renamed)
+        if isinstance(self._source, NotifySource) and not self._has_counted:
+            self._has_counted = True
+            warn_of_many(connection, seconds)
 
     def _look_at_dispatcher(self) -> None:
         """At each heartbeat: a receiver that blocks makes the listener go quiet, and must not do so unnoticed."""
@@ -364,6 +372,10 @@ class Run:
 
     def _on_failure(self, receiver: Any, event: Any, error: BaseException, fate: str) -> None:
         self._lifecycle.tell_failure(receiver, event, error, self._waiting)
+        if isinstance(error, RetryAfter):  # it says itself what there is to know
+            words = function_name(receiver), event_words(event), error, fate
+            log.warning("receiver %s does not take %s (%s): %s", *words)
+            return
         log.error("receiver %s failed on %s: %s", function_name(receiver), event_words(event), fate, exc_info=error)
 
     def _on_dead_letter(self, receiver: Any, event: Any, error: BaseException) -> None:

@@ -14,15 +14,19 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import psycopg
 
 from ..errors import ConfigurationError, OwnershipError, SlotError, UnsupportedServerError, WatchError, one_line
+from .options import Options
+from .pipeline.inbox import Inbox
+from .pipeline.ledger import Ledger
 from .pipeline.parts import Connected, Disconnected, Here
 from .processes import let_go
+from .server.connect import Connect
 from .stats import ReadingStats
 
 #: Seconds before the first new attempt to connect, the factor from each to the next, and the longest wait.
@@ -98,6 +102,23 @@ class Source(Protocol):
         """Return True once the server has noted everything that is acknowledged by now, False at the deadline."""
 
 
+class Via(Protocol):
+    """Brings what NOTIFY sends on another way than a LISTEN of this process; given as `Listener(via=)`."""
+
+    def make_source(
+        self, connect: Connect, options: Options, channels: Collection[str], inbox: Inbox, ledger: Ledger,
+        stats: ReadingStats, on_connected: Callable[[psycopg.Connection[Any]], None], on_heartbeat: Callable[[], None],
+    ) -> Source:  # fmt: skip
+        """Return the source of a listener that starts.
+
+        :param connect: opens connections to the database.
+        :param channels: the notifications that are wanted.
+        :param inbox: where they are put.
+        :param on_connected: to be told of each connection, with one of the database's; looks at the triggers.
+        :param on_heartbeat: to be called whenever the other side has proved that it is there.
+        """
+
+
 class Kept(Protocol):
     """A source as its `Keeper` sees it; every method is called in the source's thread."""
 
@@ -163,19 +184,29 @@ class Keeper:
         """
         self._descriptor = connection.pgconn.socket
         try:
-            yield connection
+            with self.noting_loss():
+                yield connection
+        finally:
+            self._descriptor = None
+            with contextlib.suppress(psycopg.Error):
+                connection.close()
+
+    @contextlib.contextmanager
+    def noting_loss(self, expected: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Note at the end that the connection is lost.
+
+        :param expected: errors that a loss may show itself by, beside those of the system and of PostgreSQL.
+        """
+        try:
+            yield
         except BaseException as error:
             self._lose(error)
-            if not isinstance(error, (psycopg.Error, OSError, WatchError)):
+            if not isinstance(error, (psycopg.Error, OSError, WatchError, *expected)):
                 with contextlib.suppress(Exception):
                     self._log.exception("unexpected error while %s; going on with a new connection", self._activity)
             raise
         else:
             self._lose(None)
-        finally:
-            self._descriptor = None
-            with contextlib.suppress(psycopg.Error):
-                connection.close()
 
     def announce(self) -> bool:
         """Note that from now on everything is heard; return True if it was once before."""

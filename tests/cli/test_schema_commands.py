@@ -9,10 +9,14 @@ import psycopg.sql
 import pytest
 from conftest import Recorder
 from postgres import Cluster
+from sqlalchemy import create_engine
 
 import sqlalchemy_watch
+from sqlalchemy_watch import Listener
+from sqlalchemy_watch.catalog.listening import MANY
 
 from .conftest import Run
+from .shop import Base
 from .weather import LONG_NAME
 
 TARGET = "shop:Base"
@@ -33,6 +37,24 @@ def test_status_fails_until_everything_is_installed(run: Run, tables: Any) -> No
     assert shown.returncode == 0
     assert "installed" in shown.stdout
     assert run("install", TARGET).stdout == "nothing to do: all triggers are installed\n"
+
+
+def test_status_says_how_many_listen(run: Run, tables: Any, cluster: Cluster, database: str) -> None:
+    assert "listen" not in run("status", TARGET).stdout
+    engine = create_engine(cluster.url(database, "psycopg"))
+    listeners = [Listener(engine, Base) for _ in range(MANY)]
+    try:
+        for listener in listeners[:1]:
+            listener.start()
+        assert run("status", TARGET).stdout.splitlines()[-1] == "1 session listens here"
+        for listener in listeners[1:]:
+            listener.start()
+        words = run("status", TARGET).stdout.splitlines()[-1]
+        assert words.startswith(f"{MANY} sessions listen to this database, and each commit that notifies wakes all")
+    finally:
+        for listener in listeners:
+            listener.stop()
+        engine.dispose()
 
 
 def test_ddl_is_what_psql_takes_and_drop_takes_it_away(

@@ -44,6 +44,12 @@ OnNews = Callable[[News], None]
 #: Reads from the source, and waits until something comes, or a deadline; returns False where it can't at present.
 ReadSource = Callable[[float | None], bool]
 
+
+def reads_by_itself(deadline: float | None) -> bool:
+    """Read nothing: the source has a thread for that."""
+    return False
+
+
 #: Seconds that coroutine receivers of batches get at `stop()`.
 LAST_BATCH_SECONDS = 2.0
 
@@ -93,7 +99,7 @@ class Dispatcher:
 
     def __init__(
         self, inbox: Inbox, gate: Gate, router: Router, stats: Stats, on_news: OnNews, policy: Policy,
-        waiting: Waiting, chunks: Chunks, read_source: ReadSource = lambda deadline: False,
+        waiting: Waiting, chunks: Chunks, read_source: ReadSource = reads_by_itself,
         visibility: Shows | None = None, lanes: Lanes | None = None, keys: Keys | None = None,
     ) -> None:  # fmt: skip
         self._inbox, self._gate, self._router, self._stats = inbox, gate, router, stats

@@ -30,6 +30,6 @@ class DroppedRows:
         for notification in notifications:
             txid, rows = self._by_channel.pop(notification.channel, (None, 0))
             if rows and count_rows_of(notification.payload)[0] == txid:
-                notification = notification._replace(skipped_rows=rows)
+                notification = notification._replace(skipped_rows=rows + notification.skipped_rows)
             found.append(notification)
         return found

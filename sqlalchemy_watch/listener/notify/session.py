@@ -19,7 +19,7 @@ from ..pipeline.ledger import Ledger
 from ..pipeline.parts import CaughtUp, Here
 from ..source import Poller, Tokens, Wake
 from ..stats import ReadingStats
-from .dropped import DroppedRows
+from .intake import Intake
 from .protocol import NotifyProtocol, Returned
 
 #: Reads over TLS before the other thread has its turn; without, a single one.
@@ -49,7 +49,7 @@ class NotifySession:
         self._tokens, self._wake, self._stats = tokens, wake, stats
         self._inbox, self._ledger = inbox, ledger
         self._on_heartbeat = on_heartbeat
-        self._dropped = DroppedRows()
+        self._intake = Intake(inbox, ledger, stats)
         self._socket = self._pgconn.socket
         self._poller = Poller([self._socket, wake.fileno()])
         #: True while there may be something that no poll tells of.
@@ -88,10 +88,7 @@ class NotifySession:
             elif isinstance(part, Here):
                 self._inbox.put_mark(self._ledger, part)
             else:
-                self._stats.notifications += len(part)
-                dropped = self._inbox.put_or_drop(self._ledger, self._dropped.count_in(part))
-                if dropped:
-                    self._dropped.note(dropped)
+                self._intake.take(part)
 
     def _send_due(self) -> None:
         now = time.monotonic()

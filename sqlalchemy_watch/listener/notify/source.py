@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from datetime import datetime
 from typing import Any
 
@@ -15,7 +15,6 @@ from psycopg import sql
 from psycopg.pq.misc import PGnotify
 
 from ..decoding.encodings import adopt_encoding, converter
-from ..decoding.routes import Route
 from ..heartbeat import Heartbeat
 from ..options import Options
 from ..pipeline.inbox import Inbox
@@ -40,9 +39,17 @@ _NOTIFY = (
 RECONNECTED = "the connection was lost and is back"
 
 
+def notify(connection: psycopg.Connection[Any], channel: str, payload: str) -> tuple[int, datetime]:
+    """Notify a channel; return the number of the present transaction, and the time."""
+    row = connection.execute(_NOTIFY, [channel, payload]).fetchone()
+    assert row is not None
+    return row[0], row[1]
+
+
 class NotifySource:
     """Connects, LISTENs, reads, reconnects.
 
+    :param channels: those to listen to.
     :param on_connected: told of each connection once LISTEN is in force; looks at the triggers.
     :param on_heartbeat: called after each round trip.
     """
@@ -51,14 +58,14 @@ class NotifySource:
         self,
         connect: Connect,
         options: Options,
-        routes: Sequence[Route],
+        channels: Collection[str],
         inbox: Inbox,
         ledger: Ledger,
         stats: ReadingStats,
         on_connected: Callable[[psycopg.Connection[Any]], None],
         on_heartbeat: Callable[[], None],
     ) -> None:
-        self._connect, self._options, self._routes = connect, options, routes
+        self._connect, self._options, self._channels = connect, options, sorted(channels)
         self._inbox, self._ledger, self._stats = inbox, ledger, stats
         ledger.on_progress = self._note_progress
         self._on_connected, self._on_heartbeat = on_connected, on_heartbeat
@@ -105,9 +112,7 @@ class NotifySource:
 
     def send_mark(self, connection: psycopg.Connection[Any], name: str) -> tuple[int, datetime]:
         """Have a mark come where the present transaction commits; return the number of that, and the time."""
-        row = connection.execute(_NOTIFY, [self._own_channel, name]).fetchone()
-        assert row is not None
-        return row[0], row[1]
+        return notify(connection, self._own_channel, name)
 
     def confirm(self, deadline: float) -> bool:
         """Return True: nothing is acknowledged here."""
@@ -187,10 +192,6 @@ class NotifySource:
         statements = [sql.SQL("LISTEN {}").format(sql.Identifier(channel)) for channel in channels]
         connection.execute(sql.SQL("; ").join(statements).as_string(None).encode(codec))
         return codec
-
-    @property
-    def _channels(self) -> list[str]:
-        return sorted({route.watch.channel for route in self._routes})
 
     def _protocol(self, codec: str) -> NotifyProtocol:
         channels = {name.encode(codec): name for name in self._channels}

@@ -12,7 +12,7 @@ import psycopg
 from psycopg import errors, sql
 from sqlalchemy import Table
 
-from ...catalog import problems
+from ...catalog import listening, problems
 from ...declaring.translating import NO_MAP, SchemaMap
 from ...errors import UnsupportedServerError, one_line
 from .connect import Connect
@@ -128,6 +128,27 @@ def warn_of_triggers(
             log.exception("could not look at the triggers")
     for problem in found:
         log.warning("%s", problem)
+
+
+def warn_of_many(connection: psycopg.Connection[Any], seconds: float) -> None:
+    """Log a warning where many sessions listen: writers pay for each.
+
+    :param seconds: the time for the query; where that is not enough, nothing is said.
+    :raises psycopg.OperationalError: where the connection is lost, or the server does not answer at all.
+    """
+    with within(connection, seconds):
+        try:
+            words = listening.words_for(listening.count_listening(lambda query: _value(connection, query)))
+        except errors.QueryCanceled:
+            return
+    if words is not None:
+        log.warning("%s", words)
+
+
+def _value(connection: psycopg.Connection[Any], query: str) -> Any:
+    row = connection.execute(query.encode()).fetchone()
+    assert row is not None
+    return row[0]
 
 
 def _backend_pid(connection: psycopg.Connection[Any]) -> int:
