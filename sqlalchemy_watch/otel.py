@@ -1,29 +1,30 @@
-"""OpenTelemetry metrics of a listener (extra `otel`)::
+"""OpenTelemetry metrics of a listener, or of a relay and its listener (extra `otel`)::
 
     from sqlalchemy_watch.otel import instrument
 
     instrument(listener)
 
 Nothing else of the library imports this module, and without the extra it can't be imported. Names and units
-follow the semantic conventions for messaging where these have one; the rest stands below
-`sqlalchemy_watch.listener`. Values are those of `Listener.stats()`, read when metrics are collected.
+follow the semantic conventions for messaging where these have one; the rest stands below `sqlalchemy_watch.listener`
+and `sqlalchemy_watch.relay`. Values are those of `stats()`, read when metrics are collected.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from opentelemetry import metrics
-from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.metrics import CallbackOptions, Meter, MeterProvider, Observation
 
 from .listener.listener import Listener
 from .listener.stats import Stats
 
 #: Computes one value of the counters; None where there is none yet.
 Statistic = Callable[[Stats], float | int | None]
+RelayStatistic = Callable[[Any], float | int | None]
 
-_PREFIX = "sqlalchemy_watch.listener"
+_PREFIX, _RELAY = "sqlalchemy_watch.listener", "sqlalchemy_watch.relay"
 
 _COUNTERS: Sequence[tuple[str, str, str, Statistic]] = (
     ("messaging.client.consumed.messages", "{message}", "Events handed to receivers", lambda s: s.events),
@@ -47,15 +48,44 @@ _GAUGES: Sequence[tuple[str, str, str, Statistic]] = (
 )
 
 
+_SENT = "messaging.client.sent.messages"
+
+_RELAY_COUNTERS: Sequence[tuple[str, str, str, RelayStatistic]] = (
+    (f"{_RELAY}.attempts.failed", "{attempt}", "Attempts to publish that failed", lambda s: s.failed),
+)
+
+_RELAY_GAUGES: Sequence[tuple[str, str, str, RelayStatistic]] = (
+    (f"{_RELAY}.waiting", "1", "1 while the broker does not take what comes", lambda s: int(s.waits_for is not None)),
+    (f"{_RELAY}.delay", "s", "From commit to confirmation, of the newest message", lambda s: s.delay),
+)
+
+
+class Relaying(Protocol):
+    """A `Relay`, as seen from here."""
+
+    listener: Listener
+
+    @property
+    def system(self) -> str:
+        """The broker's name, as the conventions have it."""
+
+    def stats(self) -> Any:
+        """Return its `RelayStats`."""
+
+
 def instrument(
-    listener: Listener, *, meter_provider: MeterProvider | None = None, attributes: dict[str, Any] | None = None
-) -> None:
-    """Have a listener's `stats()` collected as metrics.
+    listener: Listener | Relaying, *, meter_provider: MeterProvider | None = None,
+    attributes: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Have the `stats()` of a listener, or of a relay and its listener, collected as metrics.
 
     :param meter_provider: by default the global one.
     :param attributes: added to every measurement, to tell listeners of a process apart.
     """
     meter = metrics.get_meter("sqlalchemy_watch", meter_provider=meter_provider)
+    if not isinstance(listener, Listener):
+        _instrument_relay(listener, meter, attributes or {})
+        listener = listener.listener
     common = {"messaging.system": "postgresql", **(attributes or {})}
     for name, unit, description, statistic in _COUNTERS:
         meter.create_observable_counter(name, [_callback(listener, statistic, common)], unit, description)
@@ -63,8 +93,24 @@ def instrument(
         meter.create_observable_gauge(name, [_callback(listener, statistic, common)], unit, description)
 
 
+def _instrument_relay(relay: Relaying, meter: Meter, attributes: dict[str, Any]) -> None:
+    common = {"messaging.system": relay.system, **attributes}
+    operation = {"messaging.operation.name": "publish", **common}
+
+    def observe_sent(options: CallbackOptions) -> Iterable[Observation]:
+        stats = relay.stats()
+        yield Observation(stats.published, operation)
+        yield Observation(stats.refused, {"error.type": "refused", **operation})
+
+    meter.create_observable_counter(_SENT, [observe_sent], "{message}", "Messages sent to the broker")
+    for name, unit, description, statistic in _RELAY_COUNTERS:
+        meter.create_observable_counter(name, [_callback(relay, statistic, common)], unit, description)
+    for name, unit, description, statistic in _RELAY_GAUGES:
+        meter.create_observable_gauge(name, [_callback(relay, statistic, common)], unit, description)
+
+
 def _callback(
-    listener: Listener, statistic: Statistic, attributes: dict[str, Any]
+    listener: Listener | Relaying, statistic: Statistic | RelayStatistic, attributes: dict[str, Any]
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
     def observe(options: CallbackOptions) -> Iterable[Observation]:
         value = statistic(listener.stats())
