@@ -71,7 +71,11 @@ def embedded_database() -> Iterator[str]:
         with uninterrupted(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                server = get_server(directory / "data", cleanup_mode="delete")
+                server = get_server(directory / "data", cleanup_mode="delete", start=False)
+                server.ensure_pgdata_inited()
+                with (directory / "data" / "postgresql.conf").open("a") as settings:
+                    settings.write("wal_level = logical\n")  # for consumer groups
+                server.start()
             except (OSError, subprocess.SubprocessError, AssertionError) as error:
                 raise WatchError(f"the embedded PostgreSQL does not start: {error}") from error
         yield server.get_uri()

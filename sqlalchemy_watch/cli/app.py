@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .. import __version__
 from ..errors import WatchError, one_line
-from . import backfill, dead_letters, demo, running, schema, slots, tail
+from . import backfill, dead_letters, demo, relay, running, schema, slots, tail
 from .output import LogFormatter, say
 
 app: typer.Typer = typer.Typer(
@@ -25,6 +25,7 @@ app: typer.Typer = typer.Typer(
 app.command("demo")(demo.demo)
 app.command("tail")(tail.tail)
 app.command("run")(running.run)
+app.command("relay")(relay.relay)
 app.command("backfill")(backfill.backfill)
 app.command("status")(schema.status)
 app.command("ddl")(schema.ddl)
@@ -47,8 +48,8 @@ def begin(
         bool, typer.Option("--version", help="Print the version.", callback=_show_version, is_eager=True)
     ] = False,
 ) -> None:
-    """Set up the log, except for an application that may do so itself."""
-    if context.invoked_subcommand != "run":
+    """Set up the log, except where an application may do so itself."""
+    if context.invoked_subcommand not in ("run", "relay"):
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(LogFormatter("%(levelname)s: %(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -1,4 +1,7 @@
-"""`demo`: two watched models, another process that writes, and the events that are heard."""
+"""`demo`: two watched models, another process that writes, and the events that are heard.
+
+With `--relay` they come a second time, by NATS, in a process that knows nothing of all this.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from sqlalchemy import Engine, text
 
-from ..errors import WatchError
+from ..errors import ConfigurationError, WatchError
 from ..listener.listener import Listener
+from ..signals.watch_signals import WatchSignal
 from . import _demo_shop as demo_shop
 from . import _demo_writer as demo_writer
+from ._demo_relay import embedded_nats, find_nats, relayed
 from ._demo_server import embedded_database, interruptible, uninterrupted
 from ._demo_view import DemoView
 from .target import make_engine
@@ -36,28 +41,73 @@ def demo(
             show_default=False,
         ),
     ] = None,
+    relay: Annotated[
+        bool,
+        typer.Option("--relay", help="Relay the events to an embedded NATS as well, and show what a consumer gets."),
+    ] = False,
 ) -> None:
     """See it work: another process writes plain SQL, and the events are shown as they come."""
     console = Console()
     try:
-        with interruptible(), _database(url, console) as (engine, where), _schema(engine):
-            written, heard = _run(engine, console, where)
-            matches = _summarize(written, heard)
+        if relay:
+            _check_relay(url)
+        shop = demo_shop.declare("both" if relay else "notify")
+        with interruptible(), _database(url, console) as (engine, where), _schema(engine, shop):
+            if relay:
+                with embedded_nats() as nats:
+                    written, columns = _run_relayed(engine, console, where, shop, nats)
+            else:
+                written, columns = _run(engine, console, where, shop)
+            matches = _summarize(written, columns)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     raise typer.Exit(0 if matches else 1)
 
 
-def _run(engine: Engine, console: Console, where: str) -> tuple[dict[str, int], dict[str, int]]:
-    models = (demo_shop.Customer, demo_shop.Order)
-    signals = [signal for model in models for signal in model.watch]
-    view = DemoView(console, [signal.name for signal in signals], where)
-    for signal in signals:
+#: The rows that were written, by signal, and how many of them came, by the ways in which they did.
+Outcome = tuple[dict[str, int], dict[str, dict[str, int]]]
+
+
+def _check_relay(url: str | None) -> None:
+    """Raise where it can't be shown.
+
+    :raises ConfigurationError: naming the remedy.
+    """
+    if url:
+        raise ConfigurationError(
+            "--relay is shown on an embedded PostgreSQL alone, for it makes a replication slot: leave out --url, and "
+            "unset DATABASE_URL"
+        )
+    find_nats()
+
+
+def _run(engine: Engine, console: Console, where: str, shop: demo_shop.Shop) -> Outcome:
+    view = _view(console, where, shop)
+    for signal in _signals(shop):
         signal.connect(view.show_event)
-    with Listener(engine, demo_shop.Base) as listener, view:
+    with Listener(engine, shop.Base) as listener, view:
         written = _write(engine, view)
         listener.catch_up()
-    return written, view.heard
+    return written, {"heard": view.heard}
+
+
+def _run_relayed(engine: Engine, console: Console, where: str, shop: demo_shop.Shop, nats: str) -> Outcome:
+    view = _view(console, f"{where} and nats-server", shop, is_relayed=True)
+    listener = Listener(engine, shop.Base)
+    listener.events.connect(view.show_event)  # not those of the relay's listener
+    with relayed(engine, shop.Base, nats, view.show_message) as wait, listener, view:
+        written = _write(engine, view)
+        listener.catch_up()
+        wait()
+    return written, {"as signals": view.heard, "by NATS": view.got}
+
+
+def _view(console: Console, where: str, shop: demo_shop.Shop, is_relayed: bool = False) -> DemoView:
+    return DemoView(console, [str(signal.name) for signal in _signals(shop)], where, is_relayed)
+
+
+def _signals(shop: demo_shop.Shop) -> list[WatchSignal[Any]]:
+    return [signal for model in (shop.Customer, shop.Order) for signal in model.watch]
 
 
 def _write(engine: Engine, view: DemoView) -> dict[str, int]:
@@ -108,12 +158,12 @@ def _database(url: str | None, console: Console) -> Iterator[tuple[Engine, str]]
 
 
 @contextlib.contextmanager
-def _schema(engine: Engine) -> Iterator[None]:
+def _schema(engine: Engine, shop: demo_shop.Shop) -> Iterator[None]:
     drop = text(f"DROP SCHEMA IF EXISTS {demo_shop.SCHEMA} CASCADE")
     with engine.begin() as connection:
         connection.execute(drop)
         connection.execute(text(f"CREATE SCHEMA {demo_shop.SCHEMA}"))
-        demo_shop.Base.metadata.create_all(connection)
+        shop.Base.metadata.create_all(connection)
     try:
         yield
     finally:
@@ -121,14 +171,15 @@ def _schema(engine: Engine) -> Iterator[None]:
             connection.execute(drop)
 
 
-def _summarize(written: dict[str, int], heard: dict[str, int]) -> bool:
-    """Print a plain table of rows written and events heard; return True if they agree."""
-    print(f"{'signal':<26}{'written':>10}{'heard':>10}")
-    names = sorted({*written, *heard})
+def _summarize(written: dict[str, int], columns: dict[str, dict[str, int]]) -> bool:
+    """Print a plain table of rows written and events that came; return True if they agree."""
+    print(f"{'signal':<26}{'written':>12}" + "".join(f"{title:>12}" for title in columns))
+    names = sorted({*written, *(name for counts in columns.values() for name in counts)})
     for name in names:
-        print(f"{name:<26}{written.get(name, 0):>10,}{heard.get(name, 0):>10,}")
-    matches = all(written.get(name, 0) == heard.get(name, 0) for name in names)
-    total = sum(heard.values())
-    print(f"{total:,} events, every row heard" if matches else "some rows were not heard as they were written")
+        numbers = [counts.get(name, 0) for counts in (written, *columns.values())]
+        print(f"{name:<26}" + "".join(f"{number:>12,}" for number in numbers))
+    matches = all(counts.get(name, 0) == written.get(name, 0) for counts in columns.values() for name in names)
+    total, twice = sum(next(iter(columns.values())).values()), ", and relayed" if len(columns) > 1 else ""
+    print(f"{total:,} events, every row heard{twice}" if matches else "some rows were not heard as they were written")
     sys.stdout.flush()
     return matches

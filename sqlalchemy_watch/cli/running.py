@@ -28,6 +28,11 @@ class Level(StrEnum):
     ERROR = "error"
 
 
+LogLevel = Annotated[
+    Level, typer.Option("--log-level", help="What to log to stderr, unless the application sets up its log itself.")
+]
+
+
 def run(
     listeners: Annotated[
         list[str],
@@ -37,9 +42,7 @@ def run(
             show_default=False,
         ),
     ],
-    log_level: Annotated[
-        Level, typer.Option(help="What to log to stderr, unless the application sets up its log itself.")
-    ] = Level.INFO,
+    log_level: LogLevel = Level.INFO,
     stop_timeout: Annotated[
         float, typer.Option(min=0, help="Seconds that receivers get to end in, after SIGTERM or Ctrl-C.")
     ] = 10.0,
@@ -50,14 +53,18 @@ def run(
         listener = load_listener(target)
         if listener not in found:
             found.append(listener)
-    if not logging.getLogger().handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        logging.basicConfig(level=log_level.name, handlers=[handler])
+    set_up_log(log_level, logging.StreamHandler(sys.stderr))
     try:
         run_until_told(found, stop_timeout)
     except KeyboardInterrupt:  # the second one
         raise typer.Exit(130) from None
+
+
+def set_up_log(level: Level, handler: logging.Handler) -> None:
+    """Have the log go to a handler, unless the application has set it up itself."""
+    if not logging.getLogger().handlers:
+        handler.setFormatter(LogFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        logging.basicConfig(level=level.name, handlers=[handler])
 
 
 def load_listener(target: str) -> Listener:
