@@ -11,7 +11,7 @@ from types import FunctionType
 from typing import Any
 
 import sqlalchemy_watch as package
-from sqlalchemy_watch import otel, testing, web
+from sqlalchemy_watch import otel, relay, testing, web
 from sqlalchemy_watch.web import flask, starlette
 
 PAGE = Path(__file__).parent / "reference.md"
@@ -27,22 +27,35 @@ GROUPS: dict[str, tuple[Any, ...]] = {
     "Listening": (package.Listener, package.RetryPolicy, package.Stats, otel.instrument),
     "In the browser": (
         web.EventSource, web.to_json, starlette.sse, starlette.push, starlette.lifespan, flask.sse,
+        flask.stop_with_server,
+    ),
+    "On more than one machine": (
+        relay.Relay, relay.RelayStats, relay.publisher_for, relay.Publisher, relay.Message, relay.Refused,
+        relay.Broadcast, relay.nats,
     ),
     "Testing": (testing.Capture, testing.make_event, testing.Expecting),
     "Writing": (package.muted, package.context),
     "Without Alembic": (package.install, package.uninstall, package.status, package.WatchStatus),
     "Errors": (
         package.WatchError, package.ConfigurationError, package.ListenerError, package.ListenerStartError,
-        package.BatchFailed, package.CatchUpTimeout, package.EventsDropped, package.OwnershipError,
+        package.BatchFailed, package.RetryAfter, package.CatchUpTimeout, package.EventsDropped, package.OwnershipError,
         package.PayloadError, package.SlotError, package.UnknownVersionError, package.UnsupportedServerError,
     ),
 }  # fmt: skip
 
 #: The classes that users call.
-CALLED = {package.Watch, package.Listener, package.RetryPolicy, web.EventSource, testing.Capture}
+CALLED = {
+    package.Watch,
+    package.Listener,
+    package.RetryPolicy,
+    web.EventSource,
+    testing.Capture,
+    relay.Relay,
+    relay.Broadcast,
+}
 
 #: The modules that others are imported from.
-MODULES = ("otel", "web", "starlette", "flask", "testing")
+MODULES = ("otel", "web", "starlette", "flask", "relay", "testing")
 
 INTRODUCTION = """\
 # Reference
@@ -80,7 +93,7 @@ def _describe(member: Any) -> Iterator[str]:
 def _name(member: Any) -> str:
     """Return the name, with the module's that it is imported from where that is not the package."""
     _, *path = member.__module__.split(".")
-    module = [part for part in path if part in MODULES]
+    module = dict.fromkeys(part for part in path if part in MODULES)
     return ".".join([*module, member.__name__])
 
 

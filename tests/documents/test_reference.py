@@ -6,7 +6,8 @@ import runpy
 from typing import Any
 
 import sqlalchemy_watch
-from sqlalchemy_watch import testing, web
+from sqlalchemy_watch import relay, testing, web
+from sqlalchemy_watch.web import flask
 
 from .snippets import ROOT
 
@@ -19,6 +20,8 @@ def test_reference_is_up_to_date() -> None:
 
 def test_reference_has_every_public_name() -> None:
     described = {MAKER["_name"](member) for members in MAKER["GROUPS"].values() for member in members}
-    of_rooms = {f"web.{name}" for name in web.__all__} | {f"testing.{name}" for name in testing.__all__}
-    functions = {"otel.instrument", "web.flask.sse", *(f"web.starlette.{name}" for name in ("sse", "push", "lifespan"))}
+    rooms = {"web": web, "testing": testing, "relay": relay}
+    of_rooms = {f"{room}.{name}" for room, module in rooms.items() for name in module.__all__}
+    functions = {"otel.instrument", *(f"web.starlette.{name}" for name in ("sse", "push", "lifespan"))}
+    functions |= {f"web.flask.{name}" for name in flask.__all__ if name != "EventSource"}
     assert described == {*sqlalchemy_watch.__all__, *of_rooms, *functions}

@@ -15,9 +15,13 @@ from typing import Any
 import psycopg
 import pytest
 from postgres import Cluster, restore_interrupts
+from relay.brokers import Nats
 from support import PATIENCE, wait_until
 
 from .snippets import ROOT, SHOP, SHOP_URL, SNIPPETS, Snippet
+
+#: As it stands in the documents' commands.
+NATS_URL = "nats://localhost"
 
 PYTHON = [s for s in SNIPPETS if s.language == "python" and s.note is None]
 SHELL = [s for s in SNIPPETS if s.language == "sh" and s.page != "CONTRIBUTING.md"]  # whose commands .ci/run runs
@@ -29,6 +33,7 @@ RUN_ELSEWHERE = {
     'pip install ".[demo,web]" fastapi uvicorn && python -m examples.live_orders --write': "tests/web/test_browser.py",
     'pip install "sqlalchemy-watch[binary,alembic]"': "pyproject.toml",
     'pip install "sqlalchemy-watch[binary,web]"': "pyproject.toml",
+    'pip install "sqlalchemy-watch[cli,binary,nats]"': "pyproject.toml",
     'alembic revision --autogenerate -m "watch orders" && alembic upgrade head': "tests/migration/test_plugin.py",
 }
 
@@ -84,6 +89,15 @@ def shop(tmp_path: Path, cluster: Cluster, database: str, client: psycopg.Connec
     )
 
 
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Nats]:
+    pytest.importorskip("nats")
+    broker = Nats(tmp_path)
+    broker.start()
+    yield broker
+    broker.kill()
+
+
 @pytest.mark.parametrize("snippet", PYTHON, ids=str)
 def test_program_runs(shop: Shop, snippet: Snippet) -> None:
     name = shop.write(snippet.file_name or "snippet.py", snippet.code)
@@ -119,13 +133,16 @@ def test_the_first_program_prints_what_readme_says(shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("snippet", SHELL, ids=str)
-def test_commands_run_one_after_the_other(shop: Shop, snippet: Snippet) -> None:
+def test_commands_run_one_after_the_other(shop: Shop, snippet: Snippet, request: pytest.FixtureRequest) -> None:
     for line in filter(None, snippet.code.splitlines()):
         program, *words = shlex.split(line, comments=True)
         if program != "sqlalchemy-watch":
             assert (ROOT / RUN_ELSEWHERE[line]).exists()
         elif words[0] in ("run", "tail"):
             run_until_sigterm(shop, "-m", "sqlalchemy_watch", *words)
+        elif words[0] == "relay":
+            place = request.getfixturevalue("broker").url
+            run_until_sigterm(shop, "-m", "sqlalchemy_watch", *(place if w == NATS_URL else w for w in words))
         else:
             shop.run("-m", "sqlalchemy_watch", *words)
 
