@@ -93,7 +93,7 @@ class Relay:
     :param subject: the template of subjects, of the fields `schema`, `table`, `operation`, `label` and `key`.
     :param format: `"cloudevents"` or `"plain"`, which is `Event.to_json()`.
     :param source: where events come from, in CloudEvents: a URI or a path.
-    :param create: make the stream or topic where it is missing.
+    :param create: of NATS: make the stream where it is missing.
     :param max_attempts: attempts at a message that the broker will never take before it is a dead letter for good;
         until then its key waits, and nothing else. None: as long as that takes.
     :param timeout: seconds within which the broker has to answer.
@@ -123,9 +123,7 @@ class Relay:
         self._writer = Writer(subject, format, source)
         if isinstance(to, str):
             self._publisher = publisher_for(to, subject=subject, create=create, timeout=timeout)
-        elif not isinstance(to, type) and all(
-            callable(getattr(to, name, None)) for name in ("start", "publish", "close")
-        ):
+        elif not isinstance(to, type) and all(callable(getattr(to, name, None)) for name in METHODS):
             self._publisher = to
         else:
             raise ConfigurationError(

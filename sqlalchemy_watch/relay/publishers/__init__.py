@@ -36,7 +36,7 @@ def publisher_for(url: str, *, subject: str = SUBJECT, create: bool = False, tim
         kafka://[user:password@]host:9092[,host:9092][/topic][?security_protocol=SASL_SSL&…]
 
     :param subject: the template of the messages' subjects, for NATS.
-    :param create: make the stream or topic where it is missing.
+    :param create: of NATS: make the stream where it is missing.
     :param timeout: seconds within which the broker has to answer.
     :raises ConfigurationError: for a URL or an argument that can't be, and without the extra.
     """
