@@ -373,6 +373,16 @@ class LoopHub(Hub):
 
     def _begin(self) -> None:
         self._serving = self._loop.create_task(self._serve())
+        self._serving.add_done_callback(self._note_end)
+
+    def _note_end(self, serving: asyncio.Task[None]) -> None:
+        """Have browsers reload where somebody has cancelled that: it would be silence otherwise."""
+        if not serving.cancelled() and serving.exception() is None:
+            return
+        with self._lock:
+            self._is_scheduled = False
+        for client in list(self._clients):
+            client.miss("the server was interrupted")
 
     async def _serve(self) -> None:
         """Hand on what came, to some browsers at a time."""

@@ -22,8 +22,10 @@ from sqlalchemy_watch import ConfigurationError, Listener, Watch, Watched
 from sqlalchemy_watch.signals.filters import feeds_of
 from sqlalchemy_watch.web import EventSource, to_json
 from sqlalchemy_watch.web import history as history_module
+from sqlalchemy_watch.web import hub as hub_module
 from sqlalchemy_watch.web.ending import end_streams
 from sqlalchemy_watch.web.frames import HEARTBEAT, Frame
+from sqlalchemy_watch.web.hub import UNWRITABLE
 
 from .conftest import Got, browsing, parse
 
@@ -702,3 +704,23 @@ def test_many_that_make_sources_at_once_share_one_history(Order: Any) -> None:
         for thread in threads:
             thread.join()
         assert len(feed.subscribers) == before + 1
+
+
+def test_a_hub_whose_task_is_cancelled_goes_on(client: Client, Order: Any, run: Any) -> None:
+    async def main(listener: Listener) -> None:
+        async with browsing(EventSource(Order.watch.inserted)) as browser:
+            insert(client, (1, 7, ""))
+            await browser.next()
+            (hub,) = hub_module._loop_hubs[asyncio.get_running_loop()].values()
+            hub._put(UNWRITABLE)
+            await asyncio.sleep(0)  # it begins
+            hub._serving.cancel()
+            assert (await browser.next()).event == "resync"
+            got = Got("", "", "")
+            for number in range(2, 9):  # what was pending may be another resync
+                insert(client, (number, 7, ""))
+                if (got := await browser.next()).event == "inserted":
+                    break
+            assert got.event == "inserted"
+
+    run(main)
