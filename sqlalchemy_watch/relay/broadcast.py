@@ -31,7 +31,7 @@ from ..listener.server.connect import Connect, connector
 from ..listener.stats import ReadingStats
 from .carrier import Carrier
 from .frames import BEAT, BEGUN_ANEW, Frame
-from .naming import LOCK, broadcast_name, mark_channel, subject_of
+from .naming import LOCK, broadcast_name, identity_of, mark_channel, subject_of
 from .sending import Sender
 
 if TYPE_CHECKING:
@@ -188,11 +188,13 @@ class _Sending:
         limit = settings.options.max_queue
         self._inbox, self._ledger = Inbox(limit), Ledger(limit)
         self.source: NotifySource = NotifySource(
-            settings.connect, settings.options, [*settings.channels, mark_channel(settings.name)], self._inbox,
+            self._connect, settings.options, [*settings.channels, mark_channel(settings.name)], self._inbox,
             self._ledger, self.stats, self._look_at_triggers, lambda: None,
         )  # fmt: skip
         self._sender = Sender(settings.carrier, subject_of(settings.name), self._note_asked)
         self._is_asked = False
+        #: What tells the database from others of its name.
+        self._database: str | None = None
         self._thread = threading.Thread(target=self._run, name="sqlalchemy-watch-broadcast", daemon=True)
         self.is_running: bool = True
         self._lock = threading.Lock()
@@ -204,6 +206,11 @@ class _Sending:
         self._waiting: list[Notification] = []
         self._size = 0
         self._beat_at = self._gathers_until = 0.0
+
+    def _connect(self, *, replication: bool = False, stopping: threading.Event | None = None) -> Any:
+        connection = self._settings.connect(replication=replication, stopping=stopping)
+        self._database = identity_of(connection)
+        return connection
 
     @property
     def is_heard(self) -> bool:
@@ -329,7 +336,7 @@ class _Sending:
     def _send(self, frame: Frame) -> None:
         self._beat_at = time.monotonic() + BEAT
         if self._is_listening:  # otherwise those who hear are to notice the silence
-            self._sender.send(frame.encode())
+            self._sender.send(frame._replace(database=self._database).encode())
 
     def _look_at_triggers(self, connection: psycopg.Connection[Any]) -> None:
         warn_of_triggers(connection, self._settings.tables, TRIGGERS_SECONDS, self._settings.schemas)

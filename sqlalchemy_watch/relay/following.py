@@ -27,7 +27,7 @@ from ..listener.source import STARTED_LATE, Keeper, Marks, SourceState, Tokens
 from ..listener.stats import ReadingStats
 from .carrier import Carrier
 from .frames import BEAT, Following, Frame, decode
-from .naming import broadcast_name, mark_channel, subject_of
+from .naming import broadcast_name, identity_of, mark_channel, subject_of
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -59,6 +59,9 @@ class FollowingSource:
         self.state: SourceState = SourceState("the broadcast is not heard at present")
         self._following = Following()
         self._intake = Intake(inbox, ledger, stats)
+        #: What tells the database from others of its name; None where that is not known.
+        self._database: str | None = None
+        self._has_warned = False
         #: Frames that came before it is known what the broadcast has; None afterwards.
         self._early: list[Frame] | None = None
         #: Seconds without a frame in which it could have been read; and when that was looked at.
@@ -112,9 +115,9 @@ class FollowingSource:
     def connect_and_read(self) -> None:
         """Follow the broadcast until stopped, or lost."""
         with self._keeper.noting_loss():
-            if self._name is None:
-                with self._spare.use() as connection:
-                    self._name = broadcast_name(None, connection.info.dbname)
+            with self._spare.use() as connection:
+                self._database = identity_of(connection)
+                self._name = broadcast_name(self._name, connection.info.dbname)
             asyncio.run(self._read())
 
     def note_loss(self) -> None:
@@ -187,6 +190,8 @@ class FollowingSource:
         except PayloadError as error:
             log.warning("passed over on the broadcast's subject: %s", one_line(error))
             return
+        if self._is_foreign(frame):
+            return
         if self._early is None:
             self._take(frame)
             return
@@ -207,6 +212,15 @@ class FollowingSource:
         self.state.ready.set()
         self._in_thread(self._look)
         self._are_names_lost = True
+
+    def _is_foreign(self, frame: Frame) -> bool:
+        """Return True for a frame of another database that has the same name."""
+        if frame.database is None or self._database is None or frame.database == self._database:
+            return False
+        if not self._has_warned:
+            self._has_warned = True
+            log.warning("another database of the name %r broadcasts there as well: it is passed over", self._name)
+        return True
 
     def _check_channels(self, channels: Collection[str]) -> None:
         missing = sorted(self._channels - set(channels))

@@ -40,6 +40,8 @@ class Frame(NamedTuple):
     channels: Sequence[str] | None = None
     #: Why the epoch has begun.
     reason: str | None = None
+    #: The database's, which tells those of one name apart; None where it could not be asked for that.
+    database: str | None = None
 
     def encode(self) -> bytes:
         """Return it as it is sent."""
@@ -48,6 +50,8 @@ class Frame(NamedTuple):
             head["channels"] = list(self.channels)
         if self.reason is not None:
             head["reason"] = self.reason[:MAX_TEXT]
+        if self.database is not None:
+            head["database"] = self.database
         if self.notifications:
             head["notifications"] = [[n.channel, len(n.payload), n.skipped_rows] for n in self.notifications]
         payloads = [notification.payload for notification in self.notifications]
@@ -71,6 +75,8 @@ def decode(data: bytes) -> Frame:
             start += size
         _check(start == len(rest))
         epoch, number, channels, reason = head["epoch"], head["number"], head.get("channels"), head.get("reason")
+        database = head.get("database")
+        _check(database is None or (isinstance(database, str) and len(database) <= MAX_TEXT))
         _check(isinstance(epoch, str) and 0 < len(epoch) <= MAX_TEXT and _is_count(number))
         _check(channels is None or (isinstance(channels, list) and all(isinstance(each, str) for each in channels)))
         _check(reason is None or (isinstance(reason, str) and len(reason) <= MAX_TEXT))
@@ -78,7 +84,7 @@ def decode(data: bytes) -> Frame:
         raise
     except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise PayloadError(f"no frame of a broadcast ({type(error).__name__}): {data[:60]!r}") from None
-    return Frame(epoch, number, notifications, channels, None if reason is None else in_one_line(reason))
+    return Frame(epoch, number, notifications, channels, None if reason is None else in_one_line(reason), database)
 
 
 def _is_count(value: object) -> bool:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 from urllib.parse import quote
 
+import psycopg
+
 from ..errors import ConfigurationError
+from ..signals.once import WHERE
 
 #: Of those who listen and would broadcast the same: one does, the others stand by.
 LOCK = "relay --broadcast {}"
@@ -33,3 +37,15 @@ def subject_of(name: str) -> str:
 def mark_channel(name: str) -> str:
     """Return the channel of NOTIFY for marks, which those who hear the broadcast send through it."""
     return f"watch_broadcast_{hashlib.sha256(name.encode()).hexdigest()[:32]}"
+
+
+def identity_of(connection: psycopg.Connection[Any]) -> str | None:
+    """Return what tells a database from another server's of its name; None where the role may not know.
+
+    :raises psycopg.OperationalError: where the connection is lost, or the server does not answer.
+    """
+    try:
+        row = connection.execute(WHERE).fetchone()
+    except psycopg.errors.InsufficientPrivilege:
+        return None
+    return None if row is None else "/".join(row)

@@ -259,7 +259,9 @@ class Relay:
         while not self._stopping.is_set():
             try:
                 self._connect()
-                break
+                if not self._stopping.is_set():
+                    self.listener.start(wait=False)
+                return
             except concurrent.futures.CancelledError:
                 return
             except ConfigurationError as error:
@@ -270,8 +272,6 @@ class Relay:
                 return
             except Exception as error:
                 self._pause_after(error)
-        if not self._stopping.is_set():
-            self.listener.start(wait=False)
 
     def _connect_by(self, deadline: float) -> None:
         failure: Exception | None = None

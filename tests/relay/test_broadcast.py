@@ -13,9 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 from postgres import Cluster, restore_interrupts
-from sqlalchemy import Engine
+from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from support import PATIENCE, wait_until
+from support import PATIENCE, created_database, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerStartError, Watch, Watched, relay
 from sqlalchemy_watch.listener.pipeline.parts import Notification
@@ -256,6 +256,31 @@ def test_a_broadcast_that_may_not_publish_says_so(
     broadcast.start()
     wait_until(client, lambda: "permissions violation" in str(broadcast.waits_for).lower())
     broadcast.stop()
+
+
+def test_two_databases_of_one_name_are_told_apart(
+    broker: Nats, engine: Engine, Order: Any, client: Client, cluster: Cluster, database: str, heard: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    # As those of two servers would be: by a name that is given.
+    with created_database(cluster, f"{database}_other") as other_database:
+        other_engine = create_engine(cluster.url(other_database, "psycopg"))
+        Order.metadata.create_all(other_engine)
+        via = relay.nats(broker.url, name="shop")
+        with (
+            Broadcast(engine, Order, to=broker.url, name="shop"),
+            Broadcast(other_engine, Order, to=broker.url, name="shop"),
+            Listener(engine, Order, via=via) as listener,
+        ):
+            with other_engine.begin() as connection:
+                connection.execute(text("INSERT INTO orders VALUES (1)"))
+            wait_until(client, lambda: any("another database of the name" in words for words in caplog.messages))
+            client.execute("INSERT INTO orders VALUES (2)")
+            listener.catch_up()
+            assert heard.get(timeout=PATIENCE)[:2] == ("inserted", 2)
+            assert heard.empty()
+            assert listener.stats().resyncs == 0
+        other_engine.dispose()
 
 
 def test_existing_rows_come_in_their_place(
