@@ -19,6 +19,7 @@ cli         the command `sqlalchemy-watch`
 otel        metrics of a listener, for OpenTelemetry
 web         changes in the browser: server-sent events, and WebSockets
 relay       changes for other programs, by a message broker
+live        queries that are run again when rows change that they read
 testing     for tests of applications: events without a commit, or without a database
 listener    the process's half: hears the database and calls receivers
 triggers    the database's half: creates and drops the triggers
@@ -41,6 +42,7 @@ PYTEST_DONT_REWRITE: nothing here is a test's, though a plugin of pytest's comes
 """
 
 from .catalog.status import WatchStatus
+from .declaring.everything import everything
 from .declaring.spec import Watch
 from .errors import (
     BatchFailed,
@@ -103,6 +105,7 @@ __all__ = [
     "WatchStatus",
     "Watched",
     "context",
+    "everything",
     "install",
     "muted",
     "status",

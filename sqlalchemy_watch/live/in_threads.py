@@ -1,0 +1,295 @@
+"""`LiveQuery`: results of a query as they change, as a signal."""
+
+from __future__ import annotations
+
+import contextlib
+import heapq
+import inspect
+import itertools
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, Protocol, TypeVar, TypeVarTuple, overload
+
+import blinker
+from blinker import ANY
+from sqlalchemy import Engine, Executable, Row
+from sqlalchemy.orm import Session
+from sqlalchemy.sql.selectable import TypedReturnsRows
+
+from ..aio import is_async
+from ..errors import ConfigurationError
+from ..signals.receivers import function_name
+from .index import moment
+from .observing import SNAPSHOT, Observed
+from .query import MOST_RUNS, NeedsUnique, Options, Query, Rows, statement_of
+
+log: logging.Logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+R_contra = TypeVar("R_contra", contravariant=True)
+Ts = TypeVarTuple("Ts")
+
+
+class ChangedReceiver(Protocol[R_contra]):
+    """A receiver of `LiveQuery.changed`."""
+
+    def __call__(self, query: Any, result: R_contra, /) -> Any:
+        """Take a result."""
+
+
+class FailedReceiver(Protocol):
+    """A receiver of `LiveQuery.failed`."""
+
+    def __call__(self, query: Any, error: BaseException, /) -> Any:
+        """Hear what the query raised."""
+
+
+class LiveQuery(Generic[R]):
+    """A query whose results are sent as a signal: the first at once, then each that differs from the one before::
+
+        orders = LiveQuery(sessionmaker, select(Order).where(Order.customer_id == 42))
+
+        @orders.changed.connect
+        def show(query: LiveQuery, rows: list[Row]) -> None: ...
+
+    The synchronous twin of `live()`, which says what it hears, and takes the same parameters but for `share`; the query
+    is a SELECT, or a function of a `Session`. It begins when the first receiver is connected to `changed`, and goes on
+    until `close()`, or the end of its `with` block, whoever else refers to it.
+
+    Receivers are called as `receiver(query, result)`, in threads of the library (a few for all live queries), never two
+    of one query at once. One that raises is logged, and stops neither the others nor the query.
+
+    :param factory: makes sessions, of the primary server: a `sessionmaker`.
+    :raises ConfigurationError: as `live()` does.
+    """
+
+    @overload
+    def __init__(
+        self: LiveQuery[list[Row[*Ts]]], factory: Callable[[], Session], query: TypedReturnsRows[*Ts], *,
+        min_interval: float = ..., every: float | None = ..., tables: Iterable[Any] = ..., narrow: bool = ...,
+    ) -> None: ...  # fmt: skip
+    @overload
+    def __init__(
+        self, factory: Callable[[], Session], query: Callable[[Session], R], *,
+        min_interval: float = ..., every: float | None = ..., tables: Iterable[Any] = ..., narrow: bool = ...,
+    ) -> None: ...  # fmt: skip
+
+    def __init__(
+        self,
+        factory: Callable[[], Session],
+        query: Any,
+        *,
+        min_interval: float = 0.1,
+        every: float | None = None,
+        tables: Iterable[Any] = (),
+        narrow: bool = True,
+    ) -> None:
+        if is_async(factory, "async_sessionmaker", "AsyncEngine"):
+            raise ConfigurationError("LiveQuery: give a sessionmaker; for an async_sessionmaker there is live()")
+        if isinstance(factory, Engine) or not callable(factory):
+            raise ConfigurationError(f"LiveQuery: {factory!r} makes no sessions: give sessionmaker(engine)")
+        if inspect.iscoroutinefunction(query):
+            raise ConfigurationError(
+                f"LiveQuery: {query.__qualname__} is a coroutine function: for these there is live()"
+            )
+        options = Options.of("LiveQuery", min_interval, every, tables, narrow)
+        statement = statement_of("LiveQuery", query)
+        load = query if statement is None else _load_of(statement)
+        self._query = ThreadQuery(factory, load, statement, options, self._send, self._fail)
+        self._lock = threading.Lock()
+        self._is_started = False
+        #: Sent when the result differs. What is connected first begins the query.
+        self.changed: ResultSignal[ChangedReceiver[R]] = ResultSignal(
+            "Sent when the result of a live query differs.", self._start
+        )
+        #: Sent with what the query raised, beside a log message.
+        self.failed: ResultSignal[FailedReceiver] = ResultSignal("Sent when a live query has failed.")
+
+    @property
+    def result(self) -> R | None:
+        """The newest result; None before the first."""
+        found: R | None = self._query.result
+        return found
+
+    def _start(self) -> None:
+        with self._lock:
+            if self._is_started:
+                return
+            self._query.begin()
+            self._is_started = True
+
+    def close(self) -> None:
+        """Run no more. A run that is under way is waited for, unless a receiver calls this."""
+        self._query.close()
+
+    def __enter__(self) -> LiveQuery[R]:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _send(self, result: R) -> None:
+        _call_all(self.changed, self, result)
+
+    def _fail(self, error: BaseException) -> None:
+        log.error("a live query failed", exc_info=error)
+        _call_all(self.failed, self, error)
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class ResultSignal(blinker.Signal, Generic[F]):
+    """A signal of a live query, typed by its receivers.
+
+    :param connected: called when a receiver was connected.
+    """
+
+    def __init__(self, doc: str, connected: Callable[[], None] = lambda: None) -> None:
+        super().__init__(doc)
+        self._connected = connected
+
+    def connect(self, receiver: F, sender: Any = ANY, weak: bool = False) -> F:  # type: ignore[override]
+        """Connect a receiver, and return it: a decorator as well.
+
+        :param weak: disconnect the receiver when nothing else refers to it.
+        :raises ListenerError: where no running listener hears the tables of the query.
+        """
+        super().connect(receiver, sender, weak)
+        try:
+            self._connected()
+        except BaseException:
+            self.disconnect(receiver, sender)
+            raise
+        return receiver
+
+
+def _call_all(signal: blinker.Signal, query: LiveQuery[Any], argument: Any) -> None:
+    for receiver in list(signal.receivers_for(query)):
+        try:
+            receiver(query, argument)
+        except Exception:
+            log.exception("receiver %s of a live query failed", function_name(receiver))
+
+
+def _load_of(statement: Executable) -> Callable[[Session], list[Any]]:
+    rows = Rows(statement)
+
+    def load(session: Session) -> list[Any]:
+        while True:
+            with contextlib.suppress(NeedsUnique):
+                return rows.of(session.execute(statement))
+
+    return load
+
+
+class ThreadQuery(Query[R]):
+    """A query that runs in the library's threads.
+
+    :param send: called with each result that differs.
+    :param fail: called with what the query raised.
+    """
+
+    def __init__(
+        self, factory: Callable[[], Session], load: Callable[[Session], R], statement: Executable | None,
+        options: Options, send: Callable[[R], None], fail: Callable[[BaseException], None],
+    ) -> None:  # fmt: skip
+        super().__init__(statement, options)
+        self._factory, self._load, self._send, self._fail = factory, load, send, fail
+        #: Held while it runs.
+        self._running = threading.RLock()
+
+    def _schedule(self, delay: float, ticket: int) -> None:
+        _workers.schedule(time.monotonic() + delay, self, ticket)
+
+    def run_if_due(self, ticket: int) -> None:
+        with self._running:
+            if self.is_due(ticket):
+                self.context.run(self._run)
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self.start()
+            result, is_late = self._execute()
+            if self.take(result, is_late):
+                self._send(result)
+        except BaseException as raised:
+            error = raised
+        if self.finish(error) and error is not None:
+            self._fail(error)
+
+    def _execute(self) -> tuple[R, bool]:
+        since = moment()
+        with self._factory() as session:
+            connection = session.connection(execution_options=SNAPSHOT)
+            observed = Observed(self.dependencies, session, connection, since)
+            result = self._load(session)
+        self.dependencies.keep(observed.reads)
+        return result, observed.is_late
+
+    def close(self) -> None:
+        """Run no more, and wait for the run that is under way."""
+        self.end()
+        _workers.forget(self)
+        with self._running:
+            self.dependencies.end()
+
+
+class _Workers:
+    """The threads in which queries run when they are due. There are some as long as anything is to be run."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._due: list[tuple[float, int, ThreadQuery[Any], int]] = []
+        self._numbers = itertools.count()
+        self._threads = self._waiting = 0
+
+    def schedule(self, at: float, query: ThreadQuery[Any], ticket: int) -> None:
+        """Run a query at a time of `time.monotonic()`, if it is due then."""
+        with self._changed:
+            heapq.heappush(self._due, (at, next(self._numbers), query, ticket))
+            if not self._waiting and self._threads < MOST_RUNS:
+                self._threads += 1
+                threading.Thread(target=self._work, name="sqlalchemy-watch live queries", daemon=True).start()
+            self._changed.notify()
+
+    def forget(self, query: ThreadQuery[Any]) -> None:
+        """Run a query no more."""
+        with self._changed:
+            self._due = [each for each in self._due if each[2] is not query]
+            heapq.heapify(self._due)
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        while (found := self._next()) is not None:
+            query, ticket = found
+            query.run_if_due(ticket)
+
+    def _next(self) -> tuple[ThreadQuery[Any], int] | None:
+        with self._changed:
+            while self._due:
+                wait = self._due[0][0] - time.monotonic()
+                if wait <= 0:
+                    _, _, query, ticket = heapq.heappop(self._due)
+                    return query, ticket
+                self._waiting += 1
+                self._changed.wait(wait)
+                self._waiting -= 1
+            self._threads -= 1
+            return None
+
+
+_workers = _Workers()
+
+
+def _begin_anew() -> None:
+    global _workers
+    _workers = _Workers()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

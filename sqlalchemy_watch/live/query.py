@@ -1,0 +1,228 @@
+"""A query that is run again: when it is due, and whether its result differs. It waits for nothing itself."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Executable, Table
+from sqlalchemy import exc as sa_exc
+from sqlalchemy.sql.compiler import Compiled
+
+from ..declaring.targets import tables_of
+from ..errors import ConfigurationError, one_line
+from .compare import equal, image
+from .observing import FORBIDDEN, Dependencies, is_passing
+from .reads import compiled
+
+log: logging.Logger = logging.getLogger(__name__)
+
+R = TypeVar("R")
+
+#: Runs at once: of the live queries of an event loop, and of those that run in threads. The others of a pool's
+#: connections are the application's.
+MOST_RUNS = 4
+
+#: Seconds before a run is tried again whose connection failed: the first time, and at most.
+FIRST_BACKOFF, MOST_BACKOFF = 0.1, 5.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a live query, checked."""
+
+    min_interval: float
+    every: float | None
+    tables: tuple[Table, ...] | None
+    narrow: bool
+
+    @classmethod
+    def of(cls, owner: str, min_interval: object, every: object, tables: Iterable[Any], narrow: object) -> Options:
+        """Return the options.
+
+        :raises ConfigurationError: for values out of range.
+        """
+        if not _is_number(min_interval) or min_interval < 0:  # type: ignore[operator]
+            raise ConfigurationError(f"{owner}: min_interval must be seconds from 0 on, not {min_interval!r}")
+        if every is not None and not (_is_number(every) and every > 0):  # type: ignore[operator]
+            raise ConfigurationError(f"{owner}: every must be seconds above 0, or None, not {every!r}")
+        if not isinstance(narrow, bool):
+            raise ConfigurationError(f"{owner}: narrow must be True or False, not {narrow!r}")
+        return cls(float(min_interval), every, _tables(owner, tables) or None, narrow)  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value < float("inf")
+
+
+def _tables(owner: str, targets: Iterable[Any]) -> tuple[Table, ...]:
+    if isinstance(targets, (str, type, Table)):
+        raise ConfigurationError(f"{owner}: tables must be several models or Tables: write tables=({targets!r},)")
+    return tuple(dict.fromkeys(table for target in targets for table in tables_of(target)))
+
+
+def statement_of(owner: str, query: Any) -> Executable | None:
+    """Return the query, if it is a statement; None for a function.
+
+    :raises ConfigurationError: for what is neither.
+    """
+    if isinstance(query, Executable):
+        if not getattr(query, "is_select", False):
+            raise ConfigurationError(FORBIDDEN.format(f"a {type(query).__name__}"))
+        return query
+    if not callable(query):
+        raise ConfigurationError(f"{owner}: {query!r} is neither a SELECT nor a function of a session")
+    return None
+
+
+class Query(ABC, Generic[R]):
+    """One query, and its newest result.
+
+    :param statement: where it is one.
+    :raises ConfigurationError: for what can't be a live query.
+    """
+
+    def __init__(self, statement: Executable | None, options: Options) -> None:
+        self._options = options
+        self._compiled: Compiled | None = None if statement is None else compiled(statement)
+        self.dependencies: Dependencies = Dependencies(self, options.tables, options.every is not None, options.narrow)
+        if self._compiled is not None:
+            self.dependencies.check(self._compiled)
+        #: Of whoever asked for it: the runs have the same context variables.
+        self.context: contextvars.Context = contextvars.copy_context()
+        self._lock = threading.RLock()
+        self._is_dirty = self._is_running = False
+        self.is_ended: bool = False
+        #: Which of the calls of `_schedule` counts.
+        self._ticket = 0
+        self._started_at = float("-inf")
+        self._failures = 0
+        #: The number of results that differed.
+        self.version: int = 0
+        self._image: Any = None
+        self._result: R | None = None
+
+    @property
+    def result(self) -> R:
+        """The newest result; before the first there is none."""
+        return self._result  # type: ignore[return-value]
+
+    def begin(self) -> None:
+        """Hear of what is known to be read, and have the first run scheduled.
+
+        :raises ListenerError: where no running listener hears of it.
+        """
+        try:
+            self.dependencies.begin(self._compiled)
+        except BaseException:
+            self.dependencies.end()
+            raise
+        self.mark()
+
+    def mark(self) -> None:
+        """Have it run again. Called in any thread."""
+        with self._lock:
+            if self._is_dirty or self.is_ended:
+                return
+            self._is_dirty = True
+            if not self._is_running:
+                self._schedule_run(0)
+
+    def end(self) -> None:
+        """Run no more. Called in any thread."""
+        with self._lock:
+            self.is_ended = True
+            self._ticket += 1
+
+    def _schedule_run(self, delay: float) -> None:
+        due = self._started_at + self._options.min_interval - time.monotonic()
+        self._ticket += 1
+        self._schedule(max(delay, due, 0), self._ticket)
+
+    @abstractmethod
+    def _schedule(self, delay: float, ticket: int) -> None:
+        """Have `is_due` asked in so many seconds, and the query run if that is true. Called in any thread."""
+
+    def is_due(self, ticket: int) -> bool:
+        """Return True if it is to be run now; until `finish` then, nobody else is told so."""
+        with self._lock:
+            if ticket != self._ticket or self._is_running or self.is_ended:
+                return False
+            self._is_running = True
+            return True
+
+    def start(self) -> None:
+        """Note that a run begins: what comes from here on is not in it."""
+        with self._lock:
+            self._is_dirty = False
+            self._started_at = time.monotonic()
+
+    def take(self, result: R, is_late: bool) -> bool:
+        """Take the result of a run; return True if it differs from the one before.
+
+        :param is_late: True where it may lack a change that nobody has heard of.
+        """
+        with self._lock:
+            self._failures = 0
+            self._is_dirty |= is_late
+        new = image(result)
+        if self.version and equal(self._image, new):
+            return False
+        self._result, self._image = result, new
+        self.version += 1
+        return True
+
+    def finish(self, error: BaseException | None = None) -> bool:
+        """Note that a run has ended; return False where it is tried again, and the error is nobody's business."""
+        is_told, delay = True, 0.0
+        with self._lock:
+            self._is_running = False
+            if error is not None and is_passing(error):
+                self._failures += 1
+                delay = min(FIRST_BACKOFF * 2 ** (self._failures - 1), MOST_BACKOFF)
+                self._is_dirty, is_told = True, False
+            if self.is_ended:
+                return is_told
+            if self._is_dirty:
+                self._schedule_run(delay)
+            elif self._options.every is not None:
+                self._ticket += 1
+                self._schedule(self._options.every, self._ticket)
+        if error is not None and not is_told:
+            log.warning("live query: %s: it is run again in %.1f s", one_line(error), delay)
+        return is_told
+
+
+class Rows:
+    """Returns the rows of a statement, told apart where the statement needs that.
+
+    A joined eager load of a collection repeats its parents, and SQLAlchemy then asks for `unique()`, which would drop
+    equal rows of other statements.
+    """
+
+    def __init__(self, statement: Executable) -> None:
+        self.statement = statement
+        self._is_unique = False
+
+    def of(self, result: Any) -> list[Any]:
+        """Return all rows of a result.
+
+        :raises NeedsUnique: where the statement has to be executed once more.
+        """
+        if self._is_unique:
+            return list(result.unique().all())
+        try:
+            return list(result.all())
+        except sa_exc.InvalidRequestError:
+            self._is_unique = True
+            raise NeedsUnique from None
+
+
+class NeedsUnique(Exception):
+    """Raised where a statement has to be executed once more."""
