@@ -15,6 +15,7 @@ from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ..aio import is_async
 from ..errors import ConfigurationError
+from ..signals.receivers import function_name
 from .index import moment
 from .observing import SNAPSHOT, Observed
 from .query import MOST_RUNS, NeedsUnique, Options, Query, Rows, statement_of
@@ -101,11 +102,6 @@ def live(
     options = Options.of("live()", min_interval, every, tables, narrow)
     _check_share(share)
     statement = statement_of("live()", query)
-    if statement is None and inspect.isfunction(query) and not inspect.iscoroutinefunction(query):
-        raise ConfigurationError(
-            f"live(): {query.__qualname__} must be a coroutine function (async def) of an AsyncSession: for a plain "
-            f"one there is LiveQuery"
-        )
     load = query if statement is None else _load_of(statement)
     key = None if share is None else (factory, share, query if statement is None else _identity_of(statement))
     return LiveResults(LoopQuery(factory, load, statement, options), key)
@@ -233,7 +229,10 @@ class LoopQuery(Query[R]):
             observed = Observed(self.dependencies, session.sync_session, connection.sync_connection, since)
             found = self._load(session)
             if not inspect.isawaitable(found):
-                raise ConfigurationError(f"live(): {self._load!r} must return an awaitable, not {type(found).__name__}")
+                raise ConfigurationError(
+                    f"live(): {function_name(self._load)} must be a coroutine function (async def) of an AsyncSession; "
+                    f"for a plain one there is LiveQuery"
+                )
             result = await found
         self.dependencies.keep(observed.reads)
         return result, observed.is_late

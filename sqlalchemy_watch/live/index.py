@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 from sqlalchemy import Table
@@ -113,6 +114,7 @@ class _Index:
     """The queries of one table."""
 
     def __init__(self, table: Table, number: int) -> None:
+        self._table = table
         hearing = _Hearing(table)
         self.attributes = hearing.attributes()
         self.signals = [signal for _, signal in hearing.by_operation.values()]
@@ -163,14 +165,17 @@ class _Index:
                     del self.by_values[place[0]]
 
     def receive(self, sender: Any, event: Event[Any]) -> None:
-        with _register.lock:
-            self.changed_at = _register.count()
-            concerned = self._concerned(event)
-        for query in concerned:
+        for query in self._those_of(lambda: self._concerned(event)):
             query.mark()
 
     #: In the order of the log: a row that changes twice at once is nothing to decide about here.
     receive.in_order = True  # type: ignore[attr-defined]
+
+    def _those_of(self, find: Callable[[], Iterable[Concerned]]) -> Iterable[Concerned]:
+        """Note a change, and return the queries that it concerns; none of the parent's in a forked child."""
+        with _register.lock:
+            self.changed_at = _register.count()
+            return find() if _register.indexes.get(self._table) is self else ()
 
     def _concerned(self, event: Event[Any]) -> Iterable[Concerned]:
         found = dict(self.of_any_row)
@@ -199,18 +204,13 @@ class _Index:
 
     def missed(self, reason: str) -> None:
         """Run all again: something may have been missed. Called by the listener."""
-        with _register.lock:
-            self.changed_at = _register.count()
-            concerned = self._all()
-        for query in concerned:
+        for query in self._those_of(self._all):
             query.mark()
 
     def end(self) -> None:
         """End all: the last listener has stopped. Called by the listener."""
         if any(not feed_of(signal).sources for signal in self.signals):
-            with _register.lock:
-                concerned = self._all()
-            for query in concerned:
+            for query in self._those_of(self._all):
                 query.end()
 
 
@@ -231,6 +231,15 @@ class _Register:
 _register = _Register()
 
 
+def _begin_anew() -> None:
+    global _register
+    _register = _Register()  # the parent's may have been locked at the fork
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 def moment() -> int:
     """Return the present, for `Subscriptions.add`."""
     with _register.lock:
@@ -246,6 +255,7 @@ class Subscriptions:
     def __init__(self, query: Concerned, narrow: bool) -> None:
         self._query, self._narrow = query, narrow
         self._reads: dict[Read, None] = {}
+        self._is_ended = False
 
     def __contains__(self, read: Read) -> bool:
         return read in self._reads
@@ -255,9 +265,9 @@ class Subscriptions:
 
         :raises ListenerError: where no running listener hears of the table.
         """
-        if read in self._reads:
-            return False
         with _register.lock:
+            if read in self._reads or self._is_ended:
+                return False
             index = _register.indexes.get(read.table)
             if index is None:
                 index = _Index(read.table, _register.count())
@@ -265,7 +275,7 @@ class Subscriptions:
             index.add(self._query, read, self._narrow)
             self._reads[read] = None
             if unserved := [signal.name for signal in index.signals if not feed_of(signal).sources]:
-                self.remove([read])
+                self._remove([read])
                 raise ListenerError(
                     f"live(): no running listener of this process hears {', '.join(unserved)}: start a "
                     f"Listener with {read.table.key!r} among its targets (and without durable=) before"
@@ -275,15 +285,20 @@ class Subscriptions:
     def keep(self, reads: Iterable[Read]) -> None:
         """Hear of these rows alone."""
         kept = set(reads)
-        self.remove([read for read in self._reads if read not in kept])
-
-    def remove(self, reads: Iterable[Read] | None = None) -> None:
-        """Hear of these rows no more; by default of none."""
         with _register.lock:
-            for read in list(self._reads) if reads is None else list(reads):
-                self._reads.pop(read, None)
-                index = _register.indexes[read.table]
-                index.remove(self._query, read, self._narrow)
-                if not index.users:
-                    index.close()
-                    del _register.indexes[read.table]
+            self._remove([read for read in self._reads if read not in kept])
+
+    def end(self) -> None:
+        """Hear of nothing any more, whatever a run that is under way reads yet."""
+        with _register.lock:
+            self._is_ended = True
+            self._remove(list(self._reads))
+
+    def _remove(self, reads: Iterable[Read]) -> None:
+        for read in reads:
+            del self._reads[read]
+            index = _register.indexes[read.table]
+            index.remove(self._query, read, self._narrow)
+            if not index.users:
+                index.close()
+                del _register.indexes[read.table]

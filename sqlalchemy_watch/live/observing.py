@@ -92,7 +92,7 @@ class Dependencies:
 
     def end(self) -> None:
         """Hear of nothing more."""
-        self._subscriptions.remove()
+        self._subscriptions.end()
 
     @property
     def _must_hear_all(self) -> bool:

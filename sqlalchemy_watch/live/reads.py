@@ -34,7 +34,7 @@ VOLATILE = frozenset([
 #: Combinations of values that a statement is told apart by; one with longer lists concerns all rows of the table.
 MOST_KEYS = 200
 
-#: Texts of `literal_column()` that read nothing.
+#: Texts, of `literal_column()` and `text()`, that read nothing.
 _CONSTANT = re.compile(r"\*|[0-9.]+|'[^']*'|null|true|false", re.IGNORECASE)
 
 #: By column type the Python types of values that equal what events carry exactly if PostgreSQL's `=` says so. Text is
@@ -156,8 +156,9 @@ class _Finder:
             self._forbidden["a statement that writes"] = None
         elif getattr(element, "_for_update_arg", None) is not None:
             self._forbidden["with_for_update()"] = None
-        elif isinstance(element, (elements.TextClause, selectable.TextualSelect)):
-            self._refusals[text_words(str(element))] = None
+        elif isinstance(element, elements.TextClause):
+            if not _CONSTANT.fullmatch(element.text.strip()):
+                self._refusals[text_words(element.text)] = None
         elif isinstance(element, elements.ColumnClause) and element.is_literal:
             if not _CONSTANT.fullmatch(element.name):
                 self._refusals[f"literal_column({_cut(element.name)})"] = None

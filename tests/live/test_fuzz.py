@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import psycopg
+import pytest
 from sqlalchemy import (
     and_,
     case,
@@ -142,6 +143,7 @@ def write(client: psycopg.Connection[Any], chance: random.Random, number: int) -
     client.execute(chance.choice(statements).encode())
 
 
+@pytest.mark.slow
 def test_results_are_what_the_statements_give(
     shop: Any, client: psycopg.Connection[Any], listener: Listener, sessions: Sessions
 ) -> None:
