@@ -1,9 +1,9 @@
-"""The application: a page for each tenant, and the stream that keeps it up to date."""
+"""The application: a page for each tenant, the stream of rows that keeps it up to date, and a live query."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from decimal import Decimal
 from html import escape
 from pathlib import Path
@@ -13,10 +13,12 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Session
 
 from sqlalchemy_watch import Event, Listener
+from sqlalchemy_watch.live import live
 from sqlalchemy_watch.web import starlette as web
 
 from .models import Base, Order, Org
@@ -108,10 +110,28 @@ def snapshot(request: Request) -> str:
         return table_html(session, int(request.path_params["org"]), 'hx-swap-oob="true"')
 
 
+@routes.get("/orgs/{org}/totals")
+async def totals(request: Request, tenant: Tenant) -> Response:
+    # What no single row says: a query, which is run again when a row of this tenant changes, and is sent if it differs.
+    query = (
+        select(Order.status, func.count(), func.sum(Order.total))
+        .where(Order.org_id == tenant.id)
+        .group_by(Order.status)
+        .order_by(Order.status)
+    )
+    return web.sse(request, live(request.app.state.async_session, query), serialize=totals_html)
+
+
+def totals_html(rows: Iterable[tuple[str, int, Decimal]]) -> str:
+    items = (f"<li><b>{count}</b> {escape(status)}, {total}" for status, count, total in rows)
+    return "".join(items) or "<li>no orders yet"
+
+
 def create_app(engine: Engine) -> FastAPI:
     # The listener runs as long as the application, and open streams end when the server is told to stop.
     app = FastAPI(title="Live orders", lifespan=web.lifespan(Listener(engine, Base)))
     app.state.engine = engine
+    app.state.async_session = async_sessionmaker(create_async_engine(engine.url.set(drivername="postgresql+psycopg")))
     app.include_router(routes)
     app.mount("/static", StaticFiles(directory=HERE / "static"))
     return app

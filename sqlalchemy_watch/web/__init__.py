@@ -5,6 +5,7 @@ those two. Nothing else of the library imports this room.
 """
 
 from .frames import to_json
+from .results import ResultSource
 from .sse import EventSource
 
-__all__ = ["EventSource", "to_json"]
+__all__ = ["EventSource", "ResultSource", "to_json"]

@@ -22,7 +22,8 @@ from ..listener.listener import Listener
 from ..signals.coroutines import is_coroutine_function
 from ..signals.filters import EventSignal
 from .ending import chain_signals
-from .sse import HEADERS, EventSource
+from .serving import HEADERS
+from .sse import EventSource
 
 __all__ = ["EventSource", "sse", "stop_with_server"]
 

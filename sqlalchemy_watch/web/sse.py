@@ -10,7 +10,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -21,23 +21,12 @@ from . import history
 from .ending import open_stream
 from .frames import HEARTBEAT, NOWHERE, Frame, Serialize, id_line, own_name, resync, to_json
 from .hub import Client, Hub, Message, ThreadClient, Visible, hub_for, hub_for_threads
+from .serving import FrameSource, check_number
 
 log: logging.Logger = logging.getLogger(__name__)
 
-Scope = Mapping[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-Send = Callable[[dict[str, Any]], Awaitable[None]]
-
 #: Returns what a page shows at first, as a text, or something that `json.dumps` takes.
 Snapshot = Callable[[Any], Any]
-
-HEADERS = (
-    ("content-type", "text/event-stream; charset=utf-8"),
-    ("cache-control", "no-store"),
-    ("x-accel-buffering", "no"),  # nginx would wait for more
-)
-
-ENCODED_HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS]
 
 #: For how long, and how often, the id that a browser had last is waited for.
 LATE_SECONDS, LOOKS = 1.0, 10
@@ -45,17 +34,8 @@ LATE_SECONDS, LOOKS = 1.0, 10
 UNKNOWN_ID = "the events since then are not kept"
 NO_SNAPSHOT = "what the page shows could not be read"
 
-#: Numbers are below this: more is a mistake, and events that are kept are memory.
-MOST = 10_000_000
 
-#: The least values of numbers.
-_NUMBERS = {
-    "linger": 0.0, "heartbeat": 0.001, "send_timeout": 0.001, "resync_spread": 0.0, "replay": 0, "max_queue": 1,
-    "retry": 0,
-}  # fmt: skip
-
-
-class EventSource:
+class EventSource(FrameSource):
     """Server-sent events of some signals: an ASGI application, and an iterator over frames for other frameworks::
 
         orders = EventSource(Order.watch)
@@ -130,8 +110,7 @@ class EventSource:
         self._name = _NamedBy(own_name(event)) if isinstance(event, str) else event
         self._linger, self._heartbeat, self._max_queue = linger, heartbeat, max_queue
         self._retry, self._resync_spread = retry, resync_spread
-        #: Seconds after which a browser that takes nothing is given up.
-        self.send_timeout: float = send_timeout
+        self.send_timeout = send_timeout
         self._max_age = math.inf if max_age is None else max_age
         self._replay = replay
         history.keep(signals, replay)
@@ -210,55 +189,6 @@ class EventSource:
         if client.ends_in_thread_within(random.uniform(0, self._resync_spread)):
             return []
         return [self._take_snapshot(request)]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request, as ASGI has it."""
-        if scope["type"] != "http":
-            raise ConfigurationError("EventSource serves HTTP requests: for a WebSocket there is starlette.push()")
-        await self.serve(scope, scope, receive, send)
-
-    async def serve(
-        self, scope: Scope, request: Any, receive: Receive, send: Send,
-        headers: Sequence[tuple[bytes, bytes]] = ENCODED_HEADERS,
-    ) -> None:  # fmt: skip
-        """Serve a request.
-
-        :param request: is given to `snapshot`.
-        """
-        if scope["method"] not in ("GET", "HEAD"):
-            await send({"type": "http.response.start", "status": 405, "headers": [(b"allow", b"GET, HEAD")]})
-            await send({"type": "http.response.body", "body": b""})
-            return
-        await send({"type": "http.response.start", "status": 200, "headers": list(headers)})
-        if scope["method"] == "HEAD":
-            await send({"type": "http.response.body", "body": b""})
-            return
-        given = {bytes(name).lower(): bytes(value) for name, value in scope["headers"]}
-        last_event_id = given.get(b"last-event-id", b"").decode(errors="replace")
-        gone = asyncio.ensure_future(_until_gone(receive))
-        frames = self.frames(last_event_id, request)
-        try:
-            async with _ended_by(gone):
-                await self._send_all(frames, send)
-        finally:
-            gone.cancel()
-            await frames.aclose()
-
-    async def _send_all(self, frames: AsyncGenerator[bytes, None], send: Send) -> None:
-        async for body in frames:
-            if not await self._send(body, send):
-                return
-        await self._send(None, send)
-
-    async def _send(self, body: bytes | None, send: Send) -> bool:
-        """Send a part of the body, or its end; return False where that took too long."""
-        try:
-            async with asyncio.timeout(self.send_timeout):
-                await send({"type": "http.response.body", "body": body or b"", "more_body": body is not None})
-        except TimeoutError:
-            log.info("a browser took nothing for %g s: it is given up", self.send_timeout)
-            return False
-        return True
 
     async def _begin(
         self, hub: Hub, client: Client, last_event_id: str | None, place: str | None, request: Any
@@ -372,36 +302,6 @@ class _NamedBy:
         return hash(self._name)
 
 
-@contextlib.asynccontextmanager
-async def _ended_by(gone: asyncio.Future[Any]) -> AsyncIterator[None]:
-    """Leave the block once this is done.
-
-    So it need not wait for both this and the next event, with a task for each event of each browser.
-    """
-    loop = asyncio.get_running_loop()
-    is_left = False
-    try:
-        async with asyncio.timeout(None) as block:
-
-            def end(_: asyncio.Future[Any]) -> None:
-                if not is_left:
-                    block.reschedule(loop.time())
-
-            gone.add_done_callback(end)
-            try:
-                yield
-            finally:
-                is_left = True
-    except TimeoutError:
-        if not block.expired():
-            raise
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
 def _check_signals(signals: tuple[Any, ...]) -> None:
     if not signals:
         raise ConfigurationError("no signal is given: pass Order.watch, Order.watch.updated, or a filtered one")
@@ -410,15 +310,3 @@ def _check_signals(signals: tuple[Any, ...]) -> None:
             raise ConfigurationError(
                 f"{signal!r} is no signal: pass Order.watch, Order.watch.updated, or a filtered one"
             )
-
-
-def check_number(name: str, value: Any) -> None:
-    """Refuse an option of this name that is out of range.
-
-    :raises ConfigurationError: naming the range.
-    """
-    least = _NUMBERS.get(name, 0.001)
-    kinds = int if isinstance(least, int) else (int, float)
-    if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value < MOST:
-        unit = "milliseconds" if name == "retry" else "a number of events" if isinstance(least, int) else "seconds"
-        raise ConfigurationError(f"{name} must be {unit} from {least:g} on, and below {MOST:,}, not {value!r}")

@@ -16,7 +16,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from typing import Any
+from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
 from starlette.requests import HTTPConnection, Request
@@ -29,26 +29,41 @@ from ..listener.listener import Listener
 from ..signals.filters import EventSignal
 from . import history
 from .ending import ended_by_signals, open_stream
-from .sse import HEADERS, EventSource, check_number
+from .results import ResultSource
+from .serving import HEADERS, FrameSource, check_number
+from .sse import EventSource
+
+R = TypeVar("R")
 
 #: Of a WebSocket that is refused (RFC 6455, section 7.4.1: "policy violation"), and of one whose server ends.
 REFUSED, GOING_AWAY = 1008, 1001
 
 
-def sse(request: Request, *signals: EventSignal[Any], **options: Any) -> Response:
-    """Return a response with the events of these signals, as they come.
+@overload
+def sse(
+    request: Request, results: AsyncIterator[R], /, *, serialize: Callable[[R], str] = ..., **options: Any
+) -> Response: ...
+@overload
+def sse(request: Request, /, *signals: EventSignal[Any], **options: Any) -> Response: ...
 
-    :param signals: as for `EventSource`, such as `Order.watch.updated.touching(org_id=user.org_id)`.
-    :param options: those of `EventSource`; `snapshot` is called with the request.
-    :raises ConfigurationError: as `EventSource` does.
+
+def sse(request: Request, /, *sources: Any, **options: Any) -> Response:
+    """Return a response with the events of some signals, as they come; or with the results of a live query.
+
+    :param sources: signals, as for `EventSource`, such as `Order.watch.updated.touching(org_id=user.org_id)`; or one
+        asynchronous iterator, as for `ResultSource`, such as `live(async_session, query)`.
+    :param options: those of `EventSource`, whose `snapshot` is called with the request; or those of `ResultSource`.
+    :raises ConfigurationError: as these do.
     """
-    return _EventResponse(EventSource(*signals, **options), request)
+    if len(sources) == 1 and isinstance(sources[0], AsyncIterator):
+        return _EventResponse(ResultSource(sources[0], **options), request)
+    return _EventResponse(EventSource(*sources, **options), request)
 
 
 class _EventResponse(Response):
-    """An `EventSource` for one request."""
+    """A source of frames for one request."""
 
-    def __init__(self, source: EventSource, request: Request) -> None:
+    def __init__(self, source: FrameSource, request: Request) -> None:
         super().__init__(headers=dict(HEADERS))
         del self.headers["content-length"]
         self._source, self._request = source, request

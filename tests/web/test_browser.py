@@ -148,7 +148,7 @@ class Pages:
 
     def came(self, org: int) -> list[str]:
         """The names of the events that have come."""
-        found: list[str] = self.run(org, "return came")
+        found: list[str] = self.run(org, "return came.filter(name => name !== 'result')")
         return found
 
     def wait(self, condition: Callable[[], object]) -> None:

@@ -1,0 +1,103 @@
+"""`ResultSource`: server-sent events of what an asynchronous iterator yields, such as the results of a live query."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any
+
+from sqlalchemy import Row
+
+from ..errors import ConfigurationError
+from ..signals.coroutines import is_coroutine_function
+from .ending import open_stream
+from .frames import HEARTBEAT, Frame, own_name
+from .serving import FrameSource, check_number
+
+_END = object()
+
+
+class ResultSource(FrameSource):
+    """Server-sent events of what one asynchronous iterator yields, for one browser: each result comes as a whole.
+
+    A browser that comes back has a new one, whose first result says all that it has missed. The iterator is closed when
+    the browser is gone.
+
+    :param results: such as `live(async_session, query)`.
+    :param serialize: makes the text of a result. By default `json.dumps`, with rows as objects.
+    :param event: the name in the browser.
+    :param heartbeat: seconds of silence after which a comment is sent, so that nobody in between closes the connection.
+    :param send_timeout: seconds after which a browser that takes nothing is given up.
+    :param max_age: seconds after which a stream ends, so that the browser comes back and is authorised anew.
+    :param retry: milliseconds after which the browser comes back.
+    :raises ConfigurationError: for values out of range.
+    """
+
+    def __init__(
+        self,
+        results: AsyncIterator[Any],
+        *,
+        serialize: Callable[[Any], str] | None = None,
+        event: str = "result",
+        heartbeat: float = 15.0,
+        send_timeout: float = 30.0,
+        max_age: float | None = None,
+        retry: int = 2000,
+    ) -> None:
+        given = {"heartbeat": heartbeat, "send_timeout": send_timeout, "retry": retry}
+        if max_age is not None:
+            given["max_age"] = max_age
+        for name, value in given.items():
+            check_number(name, value)
+        if serialize is not None and (not callable(serialize) or is_coroutine_function(serialize)):
+            raise ConfigurationError(f"serialize must be a function of a result, and no coroutine, not {serialize!r}")
+        self._results, self._serialize = results, serialize or _to_json
+        self._event, self._heartbeat, self._retry = own_name(event), heartbeat, retry
+        self._max_age = math.inf if max_age is None else max_age
+        self.send_timeout = send_timeout
+
+    async def frames(self, last_event_id: str | None = None, request: Any = None) -> AsyncGenerator[bytes, None]:
+        """Iterate over what is sent to the browser; close the iterator where that is gone."""
+        ended = asyncio.get_running_loop().create_future()
+        ends_at = time.monotonic() + self._max_age
+        waiting: asyncio.Future[Any] | None = None
+
+        def end() -> None:
+            ended.cancel()
+
+        try:
+            with open_stream(end):
+                yield f"retry: {self._retry}\n\n".encode()
+                while (left := ends_at - time.monotonic()) > 0:
+                    waiting = waiting or asyncio.ensure_future(anext(self._results, _END))
+                    done, _ = await asyncio.wait(
+                        {waiting, ended}, timeout=min(self._heartbeat, left), return_when=asyncio.FIRST_COMPLETED
+                    )
+                    if ended.done():
+                        return
+                    if waiting not in done:
+                        yield HEARTBEAT
+                        continue
+                    result, waiting = waiting.result(), None
+                    if result is _END:
+                        return
+                    yield Frame(self._event, "", self._serialize(result)).encode()
+        finally:
+            if waiting is not None:
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            if hasattr(self._results, "aclose"):
+                await self._results.aclose()
+
+
+def _to_json(result: Any) -> str:
+    return result if isinstance(result, str) else json.dumps(result, allow_nan=False, default=_plain)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Row):
+        return dict(value._mapping)  # noqa: SLF001 - its public name
+    raise TypeError(f"a {type(value).__name__} is none of JSON's values: give serialize=, a function of a result")
