@@ -51,7 +51,8 @@ def snippets_of(page: Path) -> list[Snippet]:
     ]
 
 
-SNIPPETS = [snippet for page in DOCUMENTS for snippet in snippets_of(page)]
+#: Those of the tutorial build a program of their own, step by step.
+SNIPPETS = [snippet for page in DOCUMENTS if page.name != "tutorial.md" for snippet in snippets_of(page)]
 
 #: README's program, beside which all others stand.
 SHOP = next(snippet.code for snippet in SNIPPETS if snippet.file_name == "shop.py")

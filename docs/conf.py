@@ -1,0 +1,106 @@
+"""Sphinx's configuration: `sphinx-build -W docs build/site` makes the site, without the network.
+
+The pages are Markdown, for GitHub as well; the reference comes from the docstrings, in which single backticks are code
+that links to what it names.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from pygments.lexers.sql import PostgresLexer
+from sphinx.application import Sphinx
+from sphinx.domains.python import PyXRefRole
+from sphinx.highlighting import lexers
+
+import sqlalchemy_watch
+
+ROOT = Path(__file__).parents[1]
+
+project = "sqlalchemy_watch"
+release = sqlalchemy_watch.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design"]
+myst_heading_anchors = 3
+myst_enable_extensions = ["colon_fence"]
+lexers["sql"] = PostgresLexer()  # which knows `DO $$`
+
+autodoc_default_options = {"members": True}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented"
+autodoc_typehints_format = "short"
+add_module_names = False
+default_role = "code_of_ours"
+python_maximum_signature_line_length = 88
+
+html_theme = "sphinx_book_theme"  # as Alembic's
+html_title = "sqlalchemy_watch"
+html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_copy_source = False
+
+#: Classes that the library alone calls.
+NOT_CALLED = {
+    "WatchSignals", "WatchSignal", "FilteredSignal", "EventsSignal", "EventStream", "EventIterator", "Resync",
+    "TransactionsSignal", "Transaction", "Details", "Event", "Stats", "WatchStatus", "RelayStats", "Message", "Publisher",
+    "Expecting",
+}  # fmt: skip
+
+#: The pages whose text stands beside this directory.
+BESIDE = {"overview": "README.md", "contributing": "CONTRIBUTING.md", "changelog": "CHANGELOG.md"}
+
+
+class CodeOfOurs(PyXRefRole):
+    """Single backticks in a docstring: code, and a link where that names something in the reference."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        self.title, self.target, self.has_explicit_title = self.text, self.text.partition("(")[0], True
+        return super().run()
+
+
+def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Take the text from where it is, and have links to files beside this directory lead to the pages that show them."""
+    text = source[0]
+    if docname in BESIDE:
+        path = ROOT / BESIDE[docname]
+        app.env.note_dependency(path)
+        text = re.sub(r"\]\((?!https?:|#)", "](../", path.read_text())
+    text = re.sub(r"\]\(\.\./examples/(?:README\.md|(\w+)[/.\w]*)?\)", _example, text.replace("](../docs/", "]("))
+    for page, file in BESIDE.items():
+        text = text.replace(f"](../{file}", f"]({page}.md")
+    source[0] = text
+
+
+def _example(match: re.Match[str]) -> str:
+    return f"](examples.md#{match[1]})" if match[1] else "](examples.md)"
+
+
+def shorten_signature(
+    app: Sphinx, kind: str, name: str, member: Any, options: Any, arguments: str | None, returns: str | None
+) -> tuple[str | None, str | None]:
+    """Leave out the parameters that nobody gives, and our marks for "not given"."""
+    if kind == "class" and name.rpartition(".")[2] in NOT_CALLED:
+        return "", None
+    return re.sub(r"=(LATER|ANY|HEADERS|_MISSING)\b", "=...", arguments) if arguments else arguments, returns
+
+
+def find_in_package(app: Sphinx, env: Any, node: Any, shown: Any) -> Any:
+    """Look in the package itself for what a docstring of one of its modules names."""
+    if node.get("refdomain") != "py" or node.get("py:module") in (None, "sqlalchemy_watch"):
+        return None
+    node["py:module"], node["py:class"] = "sqlalchemy_watch", None
+    domain = env.domains.python_domain
+    return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, shown)
+
+
+def setup(app: Sphinx) -> None:
+    app.add_role("code_of_ours", CodeOfOurs())
+    app.connect("source-read", read_page)
+    app.connect("autodoc-process-signature", shorten_signature)
+    app.connect("missing-reference", find_in_package)
