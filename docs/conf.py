@@ -23,24 +23,25 @@ ROOT = Path(__file__).parents[1]
 project = "sqlalchemy_watch"
 release = sqlalchemy_watch.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton", "sphinx_design"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx_copybutton"]
 myst_heading_anchors = 3
-myst_enable_extensions = ["colon_fence"]
 lexers["sql"] = PostgresLexer()  # which knows `DO $$`
 
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
-autodoc_preserve_defaults = True
 autodoc_typehints = "description"
 autodoc_typehints_description_target = "documented"
 autodoc_typehints_format = "short"
 add_module_names = False
-default_role = "code_of_ours"
+toc_object_entries_show_parents = "hide"
+default_role = "py:code"
 python_maximum_signature_line_length = 88
 
 html_theme = "sphinx_book_theme"  # as Alembic's
 html_title = "sqlalchemy_watch"
-html_theme_options = {"show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False}
+html_theme_options = {
+    "show_toc_level": 2, "use_download_button": False, "use_fullscreen_button": False, "navbar_persistent": [],
+}  # fmt: skip
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 html_copy_source = False
@@ -84,10 +85,13 @@ def _example(match: re.Match[str]) -> str:
 def shorten_signature(
     app: Sphinx, kind: str, name: str, member: Any, options: Any, arguments: str | None, returns: str | None
 ) -> tuple[str | None, str | None]:
-    """Leave out the parameters that nobody gives, and our marks for "not given"."""
-    if kind == "class" and name.rpartition(".")[2] in NOT_CALLED:
+    """Leave out the parameters that nobody gives, and write our marks for "not given" as three dots."""
+    if name.rpartition(".")[2] in NOT_CALLED or name.startswith("pytest_sqlalchemy_watch."):
         return "", None
-    return re.sub(r"=(LATER|ANY|HEADERS|_MISSING)\b", "=...", arguments) if arguments else arguments, returns
+    if arguments is not None:
+        arguments = re.sub(r"<function (\w+)>", r"\1", arguments.replace("<object object>", "...").replace("=ANY", "=..."))
+        arguments = re.sub(r"headers=\[.*\]", "headers=...", arguments)
+    return arguments, returns
 
 
 def find_in_package(app: Sphinx, env: Any, node: Any, shown: Any) -> Any:
@@ -99,8 +103,17 @@ def find_in_package(app: Sphinx, env: Any, node: Any, shown: Any) -> Any:
     return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], node["reftarget"], node, shown)
 
 
+def put_in_drawings(app: Sphinx, doctree: nodes.document) -> None:
+    """Make drawings a part of the page: their text can be selected, and they have the page's colours."""
+    for image in list(doctree.findall(nodes.image)):
+        if image["uri"].endswith(".svg"):
+            drawing = (Path(app.srcdir) / image["uri"]).read_text()
+            image.parent.replace(image, nodes.raw("", drawing, format="html"))
+
+
 def setup(app: Sphinx) -> None:
-    app.add_role("code_of_ours", CodeOfOurs())
+    app.add_role_to_domain("py", "code", CodeOfOurs())
     app.connect("source-read", read_page)
+    app.connect("doctree-read", put_in_drawings)
     app.connect("autodoc-process-signature", shorten_signature)
     app.connect("missing-reference", find_in_package)

@@ -13,11 +13,13 @@ from ..signals.filters import EventSignal, feeds_of
 
 
 class Expecting:
-    """A running listener; made by the fixture `watch_listener`::
+    """A running listener; made by the fixture `watch_listener`.
 
-    with watch_listener.expect(Order.watch.inserted) as events:
-        create_order(session)  # which commits
-    assert events[0].values["customer_id"] == 42
+    A test names what it expects, and commits within the block::
+
+        with watch_listener.expect(Order.watch.inserted) as events:
+            create_order(session)  # which commits
+        assert events[0].values["customer_id"] == 42
     """
 
     def __init__(self, listener: Listener) -> None:
