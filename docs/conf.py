@@ -49,8 +49,8 @@ html_copy_source = False
 #: Classes that the library alone calls.
 NOT_CALLED = {
     "WatchSignals", "WatchSignal", "FilteredSignal", "EventsSignal", "EventStream", "EventIterator", "Resync",
-    "TransactionsSignal", "Transaction", "Details", "Event", "Stats", "WatchStatus", "RelayStats", "Message", "Publisher",
-    "Expecting",
+    "TransactionsSignal", "Transaction", "Details", "Event", "Stats", "WatchStatus", "RelayStats", "Message",
+    "Publisher", "Expecting",
 }  # fmt: skip
 
 #: The pages whose text stands beside this directory.
@@ -66,7 +66,7 @@ class CodeOfOurs(PyXRefRole):
 
 
 def read_page(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Take the text from where it is, and have links to files beside this directory lead to the pages that show them."""
+    """Take the text from where it is, and have links to files outside of docs/ lead to the pages that show them."""
     text = source[0]
     if docname in BESIDE:
         path = ROOT / BESIDE[docname]
@@ -89,8 +89,8 @@ def shorten_signature(
     if name.rpartition(".")[2] in NOT_CALLED or name.startswith("pytest_sqlalchemy_watch."):
         return "", None
     if arguments is not None:
-        arguments = re.sub(r"<function (\w+)>", r"\1", arguments.replace("<object object>", "...").replace("=ANY", "=..."))
-        arguments = re.sub(r"headers=\[.*\]", "headers=...", arguments)
+        arguments = re.sub(r"<object object>|(?<==)ANY\b|(?<=headers=)\[.*\]", "...", arguments)
+        arguments = re.sub(r"<function (\w+)>", r"\1", arguments)
     return arguments, returns
 
 

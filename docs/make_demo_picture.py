@@ -1,4 +1,4 @@
-"""`python docs/make_demo_picture.py`: runs `sqlalchemy-watch demo` in a terminal, and draws a moment of it in demo.svg."""
+"""`python docs/make_demo_picture.py`: runs `sqlalchemy-watch demo` in a terminal, and draws a moment of it."""
 
 from __future__ import annotations
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import pytest_sqlalchemy_watch
-
 import sqlalchemy_watch
 from sqlalchemy_watch import relay, testing, web
 from sqlalchemy_watch.web import flask
@@ -25,12 +24,14 @@ PUBLIC = {
 }
 
 
+DIRECTIVE = re.compile(r"^\.\. (currentmodule|auto(?:class|function|exception)):: (\S+)$", re.MULTILINE)
+
+
 def described() -> set[str]:
     """Return the names that the reference's pages describe, each with its module's."""
     found, module = set(), ""
     for page in sorted((ROOT / "docs" / "reference").glob("*.md")):
-        directives = re.findall(r"^\.\. (currentmodule|auto(?:class|function|exception)):: (\S+)$", page.read_text(), re.M)
-        for directive, name in directives:
+        for directive, name in DIRECTIVE.findall(page.read_text()):
             if directive == "currentmodule":
                 module = name
             else:

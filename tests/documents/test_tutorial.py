@@ -19,6 +19,7 @@ import psycopg
 import pytest
 from postgres import Cluster, bin_path, free_port, needs_logical_messages, restore_interrupts
 from support import PATIENCE, wait_until
+from web.chromium import needs_chromium, started_chromium
 
 from .snippets import ROOT, SHOP_URL, Snippet, snippets_of
 
@@ -28,13 +29,19 @@ pytestmark = [needs_logical_messages, pytest.mark.slow]
 SKIPPED = ("mkdir", "python -m venv", "pip install", "createdb")
 
 
+PAGE = ROOT / "docs" / "tutorial.md"
+
+#: The name of a file, in a comment in its first line.
+NAME = re.compile(r"(?:# |<!-- )(\w+\.(?:py|html))")
+
+
 class Reader:
     """Somebody who follows the tutorial in a directory, snippet by snippet."""
 
     def __init__(self, path: Path, database_url: str, client: psycopg.Connection[Any]) -> None:
         self.path, self.url, self.client = path, database_url, client
         self.mail_port, self.web_port = free_port(), free_port()
-        self._snippets = iter(snippets_of(ROOT / "docs" / "tutorial.md"))
+        self._snippets = iter(snippets_of(PAGE))
         python_path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         self._environment = {**os.environ, "PYTHONPATH": python_path, "PYTHONUNBUFFERED": "1"}
 
@@ -47,7 +54,7 @@ class Reader:
     def write(self, language: str = "python") -> None:
         """Write the next snippet's file."""
         snippet = self.take(language)
-        name = re.match(r"(?:# |<!-- )(\w+\.\w+)", snippet.code)
+        name = NAME.match(snippet.code)
         assert name is not None, snippet
         (self.path / name[1]).write_text(self._adapted(snippet.code))
 
@@ -60,9 +67,25 @@ class Reader:
         assert count == 1, snippet
         path.write_text(text)
 
+    def write_all(self) -> None:
+        """Write all files, each as it is shown first, and make the tables without a migration."""
+        for snippet in snippets_of(PAGE):
+            name = NAME.match(snippet.code)
+            if name is not None:
+                (self.path / name[1]).write_text(self._adapted(snippet.code))
+        self._run('python -c "from models import *; Base.metadata.create_all(engine)"')
+
+    def run_what_has(self, text: str) -> None:
+        """Run the commands of the snippet that has a text, each to its end."""
+        (snippet,) = (s for s in snippets_of(PAGE) if s.language == "sh" and text in s.code)
+        self._run(snippet.code)
+
     def run(self) -> None:
         """Run the next snippet's commands, each to its end."""
-        for line in self.take("sh").code.splitlines():
+        self._run(self.take("sh").code)
+
+    def _run(self, commands: str) -> None:
+        for line in commands.splitlines():
             if not line.startswith(SKIPPED):
                 done = subprocess.run(
                     self._command(line), cwd=self.path, env=self._environment, capture_output=True, text=True
@@ -70,11 +93,11 @@ class Reader:
                 assert done.returncode == 0, done.stdout + done.stderr
 
     @contextmanager
-    def start(self) -> Iterator[list[subprocess.Popen[str]]]:
-        """Start the next snippet's commands, which go on until they are told to end."""
+    def start(self, commands: str | None = None) -> Iterator[list[subprocess.Popen[str]]]:
+        """Start commands, by default those of the next snippet, which go on until they are told to end."""
         with ExitStack() as stack:
             started = []
-            for line in self.take("sh").code.splitlines():
+            for line in (commands or self.take("sh").code).splitlines():
                 process = stack.enter_context(subprocess.Popen(
                     self._command(line), cwd=self.path, env=self._environment, text=True,
                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, preexec_fn=restore_interrupts,
@@ -206,3 +229,27 @@ def send_emails(reader: Reader) -> None:
             assert any(line == one.rstrip("\n") for one in printed)
     reader.wait_for_listeners(0, "walsender")
     reader.run()
+
+
+#: The texts of the cells of a page's rows.
+ROWS = "return [...document.querySelectorAll('#orders tr')].map(row => [...row.cells].map(cell => cell.textContent))"
+
+
+@needs_chromium
+def test_page_of_the_tutorial_follows_in_a_browser(reader: Reader, tmp_path_factory: pytest.TempPathFactory) -> None:
+    reader.write_all()
+    with started_chromium(tmp_path_factory.mktemp("chromium")) as chromium, reader.start("uvicorn app:app"):
+        reader.wait_for_listeners(1)
+        reader.run_what_has("INSERT INTO customers")
+        address = f"http://127.0.0.1:{reader.web_port}/customers"
+        wait_until(reader.client, lambda: answers(f"{address}/1"))
+        tabs = []
+        for customer in (1, 2):
+            chromium.switch_to.new_window("tab")
+            chromium.get(f"{address}/{customer}")
+            tabs.append(chromium.current_window_handle)
+            wait_until(reader.client, lambda: chromium.execute_script(ROWS) == [[str(customer), "paid"]])  # noqa: B023
+        reader.run_what_has("'packed'")
+        wait_until(reader.client, lambda: chromium.execute_script(ROWS) == [])
+        chromium.switch_to.window(tabs[0])
+        wait_until(reader.client, lambda: chromium.execute_script(ROWS) == [["1", "packed"], ["2", "paid"]])

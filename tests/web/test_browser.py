@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,18 +22,13 @@ pytest.importorskip("fastapi")
 pytest.importorskip("selenium")
 
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.support.wait import WebDriverWait
+
+from .chromium import needs_chromium, started_chromium
 
 ROOT = Path(__file__).parent.parent.parent
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-CHROMEDRIVER = shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.skipif(CHROMIUM is None or CHROMEDRIVER is None, reason="chromium or chromedriver is not installed"),
-    pytest.mark.slow,
-]
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 #: Where a picture of the page is to be saved, if anywhere.
 PICTURE = os.environ.get("WATCH_TEST_PICTURE")
@@ -100,22 +94,8 @@ def server(cluster: Cluster, database: str) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM or ""
-    arguments = [
-        "--headless=new", "--disable-dev-shm-usage", "--disable-gpu", "--window-size=800,640",
-        f"--user-data-dir={tmp_path_factory.mktemp('chromium')}",
-    ]  # fmt: skip
-    if os.geteuid() == 0:
-        arguments.append("--no-sandbox")
-    for argument in arguments:
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options, Service(CHROMEDRIVER))
-    try:
-        yield driver
-    finally:
-        driver.quit()
+    with started_chromium(tmp_path_factory.mktemp("chromium")) as chromium:
+        yield chromium
 
 
 class Pages:
