@@ -1,4 +1,4 @@
-"""The documents name tests; each of them is there."""
+"""The documents name tests and link to files; each of them is there."""
 
 from __future__ import annotations
 
@@ -26,3 +26,9 @@ def test_named_tests_and_files_are_there(path: Path) -> None:
     assert named <= TESTS, named - TESTS
     files = {name for name in re.findall(r"`(tests/[\w/.]+)`", text) if not (ROOT / name).exists()}
     assert not files
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_to_files_as_they_are_read_in_the_repository(path: Path) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#\s]+)", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL))
+    assert not [link for link in links if not (path.parent / link).exists()]

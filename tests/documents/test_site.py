@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from sqlalchemy_watch import Event
+
 from .snippets import ROOT
 
 pytest.importorskip("sphinx_book_theme", reason="the dependency group `docs` is not installed")
@@ -23,6 +25,9 @@ def test_site_is_built_without_a_warning_and_knows_what_docstrings_name(tmp_path
 
     overview = (tmp_path / "overview.html").read_text()
     assert 'href="examples.html#live-orders"' in overview  # a link of README's, which leads to a directory there
+    events = (tmp_path / "reference" / "events.html").read_text()
+    missing = [n for n in dir(Event) if n[0] != "_" and f'id="sqlalchemy_watch.Event.{n}"' not in events]
+    assert not missing
     relay = (tmp_path / "reference" / "relay.html").read_text()  # whose docstring has `Listener` in backticks
     assert 'href="listening.html#sqlalchemy_watch.Listener"' in relay
     travels = (tmp_path / "how-it-works.html").read_text()
