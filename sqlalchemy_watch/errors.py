@@ -13,6 +13,7 @@
     ├── EventsDropped               raised into a stream where events are missing
     ├── BatchFailed                 for a receiver of batches to raise: these events have failed, and no others
     ├── RetryAfter                  for a receiver to raise: not now, and it is no failure of the event's
+    ├── GiveUp                      for a receiver to raise: no further attempt at this event makes sense
     └── PayloadError                a notification that can't be read; counted; raised by `Event.from_json` alone
         └── UnknownVersionError     it is of another version of this library; a resync follows
 """
@@ -28,6 +29,7 @@ __all__ = [
     "CatchUpTimeout",
     "ConfigurationError",
     "EventsDropped",
+    "GiveUp",
     "ListenerError",
     "ListenerStartError",
     "OwnershipError",
@@ -121,15 +123,27 @@ class RetryAfter(WatchError):
 
     :param seconds: from 0 on; what HTTP's `Retry-After` says, say. More than a day is a day.
     :param reason: in words, for the log.
+    :param is_attempt: True to have it count as an attempt all the same, so that the event is parked or given up after
+        as many as the policy has: of a receiver that has put events off for too long.
     :raises ConfigurationError: for anything else than seconds.
     """
 
-    def __init__(self, seconds: float, reason: str = "it can't take events now") -> None:
+    def __init__(self, seconds: float, reason: str = "it can't take events now", *, is_attempt: bool = False) -> None:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):
             raise ConfigurationError(f"RetryAfter: seconds must be a number from 0 on, not {seconds!r}")
         super().__init__(reason)
         #: After which it is called again.
         self.seconds: float = min(float(seconds), _DAY)
+        #: True if it counts as an attempt.
+        self.is_attempt: bool = is_attempt
+
+
+class GiveUp(WatchError):
+    """Raised by a receiver of a consumer group: no further attempt at this event makes sense.
+
+    It goes to the dead letters at once, whatever the policy says, and what is behind it goes on. Without a group it is
+    a failure like others.
+    """
 
 
 class PayloadError(WatchError):

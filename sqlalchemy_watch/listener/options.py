@@ -10,7 +10,7 @@ from typing import Any, Literal
 from sqlalchemy import Table
 
 from ..declaring.targets import watches_of_table
-from ..errors import ConfigurationError, RetryAfter
+from ..errors import ConfigurationError, GiveUp, RetryAfter
 
 #: The schemas to hear, for tables declared without one; None for those where the engine's search_path leads.
 Schemas = frozenset[str] | Literal["*"] | None
@@ -66,9 +66,9 @@ class RetryPolicy:
         """Return the seconds to wait after an error: what it asks for, or what the policy has for so many attempts."""
         return error.seconds if isinstance(error, RetryAfter) else self.delay(max(attempts, 1))
 
-    def is_exhausted(self, attempts: int) -> bool:
-        """Return True if an event is given up after so many attempts."""
-        return self.max_attempts is not None and attempts >= self.max_attempts
+    def is_exhausted(self, error: BaseException, attempts: int) -> bool:
+        """Return True if an event is given up after an error, and so many attempts."""
+        return isinstance(error, GiveUp) or (self.max_attempts is not None and attempts >= self.max_attempts)
 
 
 #: Characters that `exclusive` may have.

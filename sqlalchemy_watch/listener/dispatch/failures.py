@@ -64,7 +64,7 @@ def untried(call: Call, error: BaseException) -> list[Any]:
 
 def counts(error: BaseException) -> bool:
     """Return True if an error is an attempt at the event; False where its receiver can't take any at present."""
-    return not isinstance(error, RetryAfter)
+    return not isinstance(error, RetryAfter) or error.is_attempt
 
 
 class Policy(Protocol):
@@ -220,7 +220,7 @@ class TriedAgain:
         policy = self._policy
         if not counts(error):
             return not policy.in_order
-        if policy.is_exhausted(attempts):
+        if policy.is_exhausted(error, attempts):
             return True
         if policy.in_order == "key":
             return attempts >= policy.attempts and not isinstance(call.argument, Transaction)
@@ -229,7 +229,7 @@ class TriedAgain:
     def _park(self, call: Call, error: BaseException, attempts: int) -> Call | None:
         """Write letters; return the call for what the receiver has not tried, and nothing keeps it from any more."""
         waits = self._policy.in_order == "key" and not isinstance(call.signal, FilterReceiver)
-        with_key = waits and not self._policy.is_exhausted(attempts)
+        with_key = waits and not self._policy.is_exhausted(error, attempts)
         rest = untried(call, error)
         behind = {id(event) for event in rest}
         for event in call.events:
@@ -240,7 +240,7 @@ class TriedAgain:
         return call._replace(argument=rest) if rest and not with_key else None
 
     def _fate(self, call: Call, error: BaseException, attempts: int) -> str:
-        if counts(error) and self._policy.is_exhausted(attempts):
+        if counts(error) and self._policy.is_exhausted(error, attempts):
             return "it goes to the dead letters"
         again = f"tried again in {self._policy.delay_after(error, attempts):g} s"
         return f"parked among the dead letters, and {again}" if self._is_given_up(call, error, attempts) else again

@@ -97,7 +97,7 @@ class Letters:
         :returns: the name of the receiver in it.
         :raises CutShort: where `stop()` came before.
         """
-        exhausted = self._policy.is_exhausted(attempts)
+        exhausted = error is not None and self._policy.is_exhausted(error, attempts)
         retry_in = 0.0 if error is None else None if exhausted else self._policy.delay_after(error, attempts)
         words = BEHIND if error is None else describe(error)
         tries = 0
@@ -116,7 +116,7 @@ class Letters:
                 self._waiting.pause(self._policy.delay(tries))
         else:
             raise CutShort
-        if exhausted and error is not None:
+        if error is not None and exhausted:
             self._give_up(call, event, error)
         return name
 
@@ -233,7 +233,7 @@ class Letters:
         return noted and exhausted
 
     def _is_exhausted(self, error: BaseException, attempts: int) -> bool:
-        return counts(error) and self._policy.is_exhausted(attempts)
+        return counts(error) and self._policy.is_exhausted(error, attempts)
 
     def _fate(self, letter: DeadLetter, error: BaseException) -> str:
         attempts = letter.attempts + counts(error)

@@ -15,7 +15,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase
 from support import insert, wait_until
 
-from sqlalchemy_watch import BatchFailed, ConfigurationError, Listener, RetryAfter, RetryPolicy, wire
+from sqlalchemy_watch import BatchFailed, ConfigurationError, GiveUp, Listener, RetryAfter, RetryPolicy, wire
 from sqlalchemy_watch.declaring.targets import watches_of_table
 
 from ..conftest import MakeListener
@@ -362,6 +362,50 @@ def test_a_letter_that_can_not_be_taken_now_is_tried_again_without_an_attempt(
         listener.catch_up()
         wait_until(client, lambda: throttled.taken == [1])
         assert listener.stats().dead_letters == 0
+
+
+@pytest.mark.parametrize("in_order", [True, "key"])
+def test_what_puts_events_off_for_too_long_counts_as_an_attempt(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, in_order: Any
+) -> None:
+    throttled = Throttled(RetryAfter(0.01), *(RetryAfter(0.01, "429", is_attempt=True) for _ in range(2)))
+    Order.watch.inserted.connect(throttled)
+    with durable(retry=RetryPolicy(max_attempts=2, in_order=in_order, **QUICK)) as listener:
+        insert(client, "orders", 1)
+        listener.catch_up()
+        insert(client, "orders", 2)
+        listener.catch_up()
+    assert throttled.taken == [2]
+    assert letters(client) == [("1", "RetryAfter: 429", 2, True)]
+
+
+@pytest.mark.parametrize("in_order", [True, "key", False])
+def test_an_event_that_its_receiver_gives_up_is_a_dead_letter_at_once(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener, in_order: Any
+) -> None:
+    picky = Throttled(GiveUp("410 Gone"))
+    Order.watch.inserted.connect(picky)
+    with durable(retry=RetryPolicy(in_order=in_order, **QUICK)) as listener:
+        insert(client, "orders", 1)
+        listener.catch_up()
+        client.execute("UPDATE orders SET note = 'x'")
+        insert(client, "orders", 2)
+        listener.catch_up()
+        assert listener.stats().dead_letters == 1
+    assert picky.taken == [2]
+    assert letters(client) == [("1", "GiveUp: 410 Gone", 1, True)]
+
+
+def test_a_letter_that_its_receiver_gives_up_is_not_tried_again(
+    client: psycopg.Connection[Any], Order: Any, durable: MakeListener
+) -> None:
+    picky = Throttled(ValueError("no"), GiveUp("410 Gone"))
+    Order.watch.inserted.connect(picky)
+    with durable(retry=RetryPolicy(in_order=False, **QUICK), heartbeat_interval=0.1) as listener:
+        insert(client, "orders", 1)
+        listener.catch_up()
+        wait_until(client, lambda: listener.stats().dead_letters == 1)
+    assert letters(client) == [("1", "GiveUp: 410 Gone", 2, True)]
 
 
 @pytest.mark.parametrize("seconds", [-1, float("inf"), "1", True, None])
