@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from sqlalchemy_watch import Event, Listener, Resync, Transaction, Watched, watch
+from sqlalchemy_watch.webhooks import webhook
 
 
 class Base(DeclarativeBase):
@@ -368,3 +369,21 @@ def book_decorated(sender: Any, event: Event[Order], session: Session) -> None: 
 
 @updated.connect_once(session_factory=sessionmaker[Session]())  # error
 def book_user(sender: Any, event: Event[User], session: Session) -> None: ...
+
+
+# ---- Webhooks
+
+
+def body_of(event: Event[Order]) -> dict[str, object]:
+    return {"id": event.identity[0]}
+
+
+def url_of(event: Event[Any]) -> str | None:
+    return None
+
+
+updated.connect(webhook("https://partner.example", secret="whsec_"), name="partner")
+updated.filter_by(id=7).connect(webhook(url_of, secret=lambda event: ["whsec_"], body=body_of))
+Order.watch.connect(webhook(lambda event: str(event.id), secret=["whsec_"], body=lambda event: event.to_json()))
+updated.batches(max_size=10).connect(webhook("https://partner.example", secret="whsec_"))  # error
+webhook("https://partner.example", secret=b"whsec_")  # error
