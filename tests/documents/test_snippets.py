@@ -33,6 +33,7 @@ RUN_ELSEWHERE = {
     'pip install ".[demo,web]" fastapi uvicorn && python -m examples.live_orders --write': "tests/web/test_browser.py",
     'pip install "sqlalchemy-watch[binary,alembic]"': "pyproject.toml",
     'pip install "sqlalchemy-watch[binary,web]"': "pyproject.toml",
+    'pip install "sqlalchemy-watch[binary,webhooks]"': "pyproject.toml",
     'pip install "sqlalchemy-watch[cli,binary,nats]"': "pyproject.toml",
     'alembic revision --autogenerate -m "watch orders" && alembic upgrade head': "tests/migration/test_plugin.py",
 }
