@@ -85,9 +85,11 @@ class Webhook:
                 f"webhook to {host}: answered 410, which says that it wants no more events: disconnect the receiver, "
                 f"or return None for its url"
             )
-        if status < 400:
+        if 300 <= status < 400:
             raise WebhookFailed(host, f"answered {status}, and redirects are not followed: give its new url", status)
-        seconds = read_retry_after(answer.retry_after, read_date(answer.date) or datetime.now(UTC))
+        seconds = (
+            None if status < 400 else read_retry_after(answer.retry_after, read_date(answer.date) or datetime.now(UTC))
+        )
         if seconds is not None:
             raise self._pauses.begin(target.url, host, status, seconds, time.monotonic())
         raise WebhookFailed(host, f"answered {status}", status)

@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 import httpcore
 
@@ -130,6 +131,13 @@ class _Network(httpcore.NetworkBackend):
         return [address for address in addresses if self._allow_private or is_public(address)]
 
 
+def _read(url: str) -> httpcore.URL:
+    """Return a URL as httpcore has it. It would read a text itself, and leave out what is behind a semicolon."""
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return httpcore.URL(scheme=parts.scheme, host=parts.hostname or "", port=parts.port, target=target)
+
+
 class Sender:
     """Sends webhooks, from any thread. Connections are kept for the next ones.
 
@@ -173,7 +181,7 @@ class Sender:
 
     def _post(self, target: Target, headers: Mapping[str, str], payload: bytes) -> Answer:
         sent = [(b"host", target.authority.encode()), *((n.encode(), value.encode()) for n, value in headers.items())]
-        with self._current_pool().stream("POST", target.url, headers=sent, content=payload) as response:
+        with self._current_pool().stream("POST", _read(target.url), headers=sent, content=payload) as response:
             found = {name.lower(): value.decode("latin-1") for name, value in response.headers}
             self._read_on(response)
             return Answer(response.status, found.get(b"retry-after"), found.get(b"date"))

@@ -167,6 +167,23 @@ def test_nobody_there_is_a_failure_that_says_so() -> None:
             sender.post(Target(f"http://{'a' * 70}.example/", "'a'", "x"), {}, b"{}")
 
 
+@pytest.mark.parametrize(
+    ("rest", "path"),
+    [
+        ("", "/"),
+        ("?a=b", "/?a=b"),
+        ("/a;b=c?d#e", "/a;b=c?d"),
+        ("/%00%20", "/%00%20"),
+        ("/'\"<>\\^`{|}", "/'\"<>\\^`{|}"),
+    ],
+)
+def test_path_and_query_arrive_as_they_are(rest: str, path: str) -> None:
+    with serving(Partner()) as partner, sending() as sender:
+        sender.post(read_url(f"http://LocalHost:{partner.port}{rest}"), {}, b"{}")
+    (call,) = partner.calls
+    assert (call.path, call.headers["host"]) == (path, f"LocalHost:{partner.port}")
+
+
 def test_connections_are_used_again() -> None:
     with serving(Partner((500, {}), (204, {}))) as partner, sending() as sender:
         for _ in range(5):
