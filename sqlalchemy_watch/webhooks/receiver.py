@@ -87,9 +87,8 @@ class Webhook:
             )
         if 300 <= status < 400:
             raise WebhookFailed(host, f"answered {status}, and redirects are not followed: give its new url", status)
-        seconds = (
-            None if status < 400 else read_retry_after(answer.retry_after, read_date(answer.date) or datetime.now(UTC))
-        )
+        asked = answer.retry_after if status >= 400 else None
+        seconds = read_retry_after(asked, read_date(answer.date) or datetime.now(UTC))
         if seconds is not None:
             raise self._pauses.begin(target.url, host, status, seconds, time.monotonic())
         raise WebhookFailed(host, f"answered {status}", status)
