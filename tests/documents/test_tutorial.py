@@ -58,6 +58,13 @@ class Reader:
         assert name is not None, snippet
         (self.path / name[1]).write_text(self._adapted(snippet.code))
 
+    def append(self, language: str) -> None:
+        """Write the next snippet at the end of the file that its note names."""
+        snippet = self.take(language)
+        assert snippet.note is not None
+        path = self.path / snippet.note.removeprefix("append: ")
+        path.write_text(path.read_text() + self._adapted(snippet.code))
+
     def edit(self, language: str, old: str) -> None:
         """Have the next snippet take the place of what a pattern matches, in the file that its note names."""
         snippet = self.take(language)
@@ -177,6 +184,7 @@ def test_tutorial_leads_from_nothing_to_a_live_page_and_emails(reader: Reader) -
     reader.write()
     hear_of_a_change(reader)
     look_at_a_page(reader)
+    look_at_totals(reader)
     send_emails(reader)
     assert reader.is_at_end()
 
@@ -209,6 +217,27 @@ def look_at_a_page(reader: Reader) -> None:
             browsers[1].wait(lambda orders: orders == {})
 
 
+def look_at_totals(reader: Reader) -> None:
+    reader.append("python")
+    reader.append("html")
+    with reader.start("uvicorn app:app"):
+        reader.wait_for_listeners(1)
+        address = f"http://127.0.0.1:{reader.web_port}/customers/1"
+        wait_until(reader.client, lambda: answers(address))
+        with urllib.request.urlopen(f"{address}/totals", timeout=PATIENCE) as response:
+            assert next_result(response) == [{"status": "packed", "orders": 1}, {"status": "paid", "orders": 1}]
+            reader.run()
+            packed_and_new = [{"status": "new", "orders": 3}, {"status": "packed", "orders": 2}]
+            while next_result(response) != packed_and_new:
+                pass
+
+
+def next_result(response: HTTPResponse) -> Any:
+    while not (line := response.readline().decode()).startswith("data: "):
+        assert line, "the stream ended"
+    return json.loads(line.removeprefix("data: "))
+
+
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=PATIENCE) as response:
@@ -218,7 +247,9 @@ def answers(url: str) -> bool:
 
 
 def send_emails(reader: Reader) -> None:
-    reader.edit("python", r"^    __watch__ = \(\n.*?^    \)\n")
+    reader.edit("python", r"^    __watch__ = everything\([^\n]*\n")
+    models = reader.path / "models.py"
+    models.write_text(models.read_text().replace("import Watched, everything", "import Watch, Watched, everything"))
     reader.run()  # the second migration
     reader.write()
     reader.run()  # the slot, and an order that is shipped
