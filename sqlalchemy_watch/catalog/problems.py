@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from sqlalchemy import Table
@@ -85,48 +85,80 @@ def durable_problem(version: int, wal_level: str) -> str | None:
     return f"{why}, so durable delivery can't work: {remedy}"
 
 
+class HiddenTable(NamedTuple):
+    """A table of the name of one that is not found."""
+
+    schema: str
+    #: True if the role may use that schema, where its search_path does not lead.
+    may_be_used: bool
+    role: str
+
+
+def hidden_tables(fetch: Fetch, items: Sequence[WatchStatus]) -> dict[str, list[HiddenTable]]:
+    """Return by name the tables that the session does not see, of those that the items do not find."""
+    names = {i.watch.table for i in items if NO_TABLE in i.problems and i.watch is not None and i.watch.schema is None}
+    hidden: dict[str, list[HiddenTable]] = {}
+    for name, *found in fetch(_HIDDEN, {"names": sorted(names)}) if names else ():
+        hidden.setdefault(name, []).append(HiddenTable(*found))
+    return hidden
+
+
 def with_hidden_tables(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
     """Return the items; of a table that is not found, they say where there is one that the session does not see."""
-    names = {i.watch.table for i in items if NO_TABLE in i.problems and i.watch is not None and i.watch.schema is None}
-    if not names:
-        return items
-    hidden: dict[str, list[str]] = {}
-    for name, schema, usable, role in fetch(_HIDDEN, {"names": sorted(names)}):
-        why = (
-            f"there is one in schema {schema!r}, where the search_path does not lead"
-            if usable
-            else f"there is one in schema {schema!r}, which the role {role!r} may not use: GRANT USAGE ON SCHEMA"
-        )
-        hidden.setdefault(name, []).append(why)
+    hidden = hidden_tables(fetch, items)
     return [
-        replace(item, problems=(f"the table is not found: {', and '.join(hidden[item.watch.table])}",))
+        replace(item, problems=(f"the table is not found: {', and '.join(map(_in_words, hidden[item.watch.table]))}",))
         if item.watch is not None and item.watch.table in hidden and NO_TABLE in item.problems
         else item
         for item in items
     ]
 
 
-def with_mute_writers(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
-    """Return the items; they say which roles may write to the table, and not send what its triggers would."""
+def _in_words(table: HiddenTable) -> str:
+    if table.may_be_used:
+        return f"there is one in schema {table.schema!r}, where the search_path does not lead"
+    return f"there is one in schema {table.schema!r}, which the role {table.role!r} may not use: GRANT USAGE ON SCHEMA"
+
+
+#: By a table's oid and one of the functions that send, the roles that may write and not send.
+MuteWriters = Mapping[tuple[str, str], Sequence[str]]
+
+
+def mute_writers(fetch: Fetch, items: Sequence[WatchStatus]) -> MuteWriters:
+    """Return the roles that may write to the items' tables, and not send what triggers would."""
     tables = {str(item.relation.oid) for item in items if item.watch is not None and item.relation is not None}
-    if not tables:
-        return items
     mute: dict[tuple[str, str], list[str]] = {}
-    for table, function, role in fetch(_MUTE_WRITERS, {"tables": sorted(tables), "functions": [_NOTIFIES, _LOGS]}):
-        mute.setdefault((table, function), []).append(repr(role))
-    return [replace(item, problems=(*item.problems, *_mute_writers(item, mute))) for item in items]
+    parameters = {"tables": sorted(tables), "functions": [_NOTIFIES, _LOGS]}
+    for table, function, role in fetch(_MUTE_WRITERS, parameters) if tables else ():
+        mute.setdefault((table, function), []).append(role)
+    return mute
 
 
-def _mute_writers(item: WatchStatus, mute: Mapping[tuple[str, str], Sequence[str]]) -> Iterator[str]:
+def mute_writers_of(item: WatchStatus, mute: MuteWriters) -> Iterator[tuple[str, Sequence[str]]]:
+    """Yield each function that the item's trigger sends with, and the roles that write and may not execute it."""
     if item.watch is None or item.relation is None:
         return
     for function, is_called in ((_NOTIFIES, item.watch.is_notified), (_LOGS, item.watch.is_durable)):
         roles = mute.get((str(item.relation.oid), function), ())
         if is_called and roles:
-            yield (
-                f"{', '.join(roles)} may write to it, and not execute {function}, so such writes are not heard: "
-                f"GRANT EXECUTE ON FUNCTION pg_catalog.{function}"
-            )
+            yield function, roles
+
+
+def with_mute_writers(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:
+    """Return the items; they say which roles may write to the table, and not send what its triggers would."""
+    mute = mute_writers(fetch, items)
+    return [
+        replace(item, problems=(*item.problems, *words)) if (words := _mute_in_words(item, mute)) else item
+        for item in items
+    ]
+
+
+def _mute_in_words(item: WatchStatus, mute: MuteWriters) -> list[str]:
+    return [
+        f"{', '.join(map(repr, roles))} may write to it, and not execute {function}, so such writes are not heard: "
+        f"GRANT EXECUTE ON FUNCTION pg_catalog.{function}"
+        for function, roles in mute_writers_of(item, mute)
+    ]
 
 
 def with_server_problems(fetch: Fetch, items: list[WatchStatus]) -> list[WatchStatus]:

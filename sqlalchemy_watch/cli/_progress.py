@@ -13,7 +13,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from .output import printable, size_text
+from ..listener.wal.slots import size_text
+from .output import printable
 
 if TYPE_CHECKING:
     from ..relay import Broadcast, Relay

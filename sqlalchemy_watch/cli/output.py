@@ -33,18 +33,6 @@ def say(line: str, *, to_stderr: bool = False) -> None:
     print(printable(line), file=sys.stderr if to_stderr else sys.stdout, flush=True)
 
 
-def size_text(number: int | None) -> str:
-    """Return a number of bytes in a unit that makes it short; an empty text for None."""
-    if number is None:
-        return ""
-    size = float(number)
-    for unit in ("B", "kB", "MB"):
-        if abs(size) < 1024:
-            return f"{size:.0f} {unit}"
-        size /= 1024
-    return f"{size:.1f} GB"
-
-
 class DataTable(Table):
     """A table of data: strings in its cells are printable."""
 

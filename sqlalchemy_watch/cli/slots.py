@@ -12,7 +12,7 @@ from ..listener.dispatch.dead_letters import LETTERS
 from ..listener.dispatch.once import ONCE
 from ..listener.options import check_group_name
 from ..listener.wal import slots as replication
-from .output import DataTable, print_json_lines, print_table, say, size_text
+from .output import DataTable, print_json_lines, print_table, say
 from .target import Url, connect
 
 app: typer.Typer = typer.Typer(help="The replication slots of consumer groups.", no_args_is_help=True)
@@ -34,13 +34,13 @@ def list_slots(
     for slot in found:
         consumer = f"{slot.consumer} (pid {slot.active_pid})" if slot.active else "none"
         lag = "" if slot.lag_seconds is None else f"{slot.lag_seconds:.3f} s"
-        left = "no limit" if slot.safe_bytes is None else size_text(slot.safe_bytes)
+        left = "no limit" if slot.safe_bytes is None else replication.size_text(slot.safe_bytes)
         table.add_data(
             slot.name,
             slot.database,
             consumer,
-            size_text(slot.lag_bytes),
-            size_text(slot.held_bytes),
+            replication.size_text(slot.lag_bytes),
+            replication.size_text(slot.held_bytes),
             lag,
             slot.wal_status or "",
             left,

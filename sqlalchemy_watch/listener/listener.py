@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import Engine
 from sqlalchemy.engine import URL
@@ -32,7 +32,7 @@ from .lifecycle import (
 from .options import Options, RetryPolicy, check_key, check_key_is_carried, check_models, check_schemas, retry_policy
 from .run import Run
 from .server.asking import Asker
-from .server.connect import connector
+from .server.connect import Connect, connector
 from .source import Via
 from .stats import Stats
 
@@ -136,7 +136,7 @@ class Listener:
             check_models(backfill),
             via,
         )
-        self._targets = targets
+        self._engine, self._listen_url, self._targets = engine, listen_url, targets
         check_key_is_carried(self._options.key, tables_of(*targets))  # refuses targets that can't be watched
         self._connect = connector(engine, listen_url, seconds=heartbeat_timeout)
         self._asker = Asker(engine, self._connect, has_listen_url=listen_url is not None)
@@ -317,3 +317,19 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+class Plan(NamedTuple):
+    """What a listener is made of: for whoever looks at its database in its place."""
+
+    engine: Engine | AsyncEngine
+    listen_url: str | URL | None
+    targets: tuple[Any, ...]
+    options: Options
+    connect: Connect
+
+
+def plan_of(listener: Listener) -> Plan:
+    """Return what a listener is made of: no member of it, since users need none of that."""
+    made = listener
+    return Plan(made._engine, made._listen_url, made._targets, made._options, made._connect)  # noqa: SLF001 - of the same module

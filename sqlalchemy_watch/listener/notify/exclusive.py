@@ -66,6 +66,12 @@ def lock_key(name: str) -> int:
     return int.from_bytes(hashlib.sha256(b"sqlalchemy_watch exclusive " + name.encode()).digest()[:8], signed=True)
 
 
+def find_holder(connection: psycopg.Connection[Any], name: str) -> Holder | None:
+    """Return the session that has the lock of a name; None where nobody has it."""
+    found = connection.execute(_HOLDER, [lock_key(name)]).fetchone()
+    return None if found is None else Holder(*found)
+
+
 class Exclusive:
     """Gets the lock on a connection, and stands by until then."""
 
@@ -85,9 +91,9 @@ class Exclusive:
         """
         self._known, self.took_over = None, False
         while not self._try(connection):
-            holder = connection.execute(_HOLDER, [self._key]).fetchone()
+            holder = find_holder(connection, self._name)
             if holder is not None:  # otherwise it has left meanwhile
-                self._stand_by(Holder(*holder))
+                self._stand_by(holder)
             if stopping.wait(STANDBY_INTERVAL * random.uniform(0.5, 1.0)):
                 raise Unanswered("the listener was stopped meanwhile")
         seconds = max(1, round(self._silence / 4))

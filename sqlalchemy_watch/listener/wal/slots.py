@@ -72,6 +72,18 @@ class Slot:
         return self.wal_status == "lost"
 
 
+def size_text(number: int | None) -> str:
+    """Return a number of bytes in a unit that makes it short; an empty text for None."""
+    if number is None:
+        return ""
+    size = float(number)
+    for unit in ("B", "kB", "MB"):
+        if abs(size) < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GB"
+
+
 def read_slots(connection: psycopg.Connection[Any], name: str | None = None) -> list[Slot]:
     """The logical slots of the server, or the one of that name."""
     return [Slot(*row) for row in connection.execute(_SLOTS, {"name": name})]
