@@ -16,6 +16,7 @@
 Rooms, from above; each imports only from those below it, which import-linter holds:
 
 cli         the command `sqlalchemy-watch`
+doctor      what a database lacks for all this, and the commands that help
 otel        metrics of a listener, for OpenTelemetry
 web         changes in the browser: server-sent events, and WebSockets
 relay       changes for other programs, by a message broker

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .. import __version__
 from ..errors import WatchError, one_line
-from . import backfill, dead_letters, demo, relay, running, schema, slots, tail
+from . import backfill, dead_letters, demo, doctor, relay, running, schema, slots, tail
 from .output import LogFormatter, say
 
 app: typer.Typer = typer.Typer(
@@ -27,6 +27,7 @@ app.command("tail")(tail.tail)
 app.command("run")(running.run)
 app.command("relay")(relay.relay)
 app.command("backfill")(backfill.backfill)
+app.command("doctor")(doctor.doctor)
 app.command("status")(schema.status)
 app.command("ddl")(schema.ddl)
 app.command("install")(schema.install)
