@@ -84,8 +84,8 @@ def let_replicate(platform: Platform, role: str, version: int) -> tuple[Remedy, 
         case Platform.NEON:
             return (
                 do(
-                    "log in as a role that was made in the Neon Console, with its CLI or its API: those made with SQL "
-                    "may not replicate, and can't be granted it"
+                    "log in as a role that was made in the Neon Console, with its CLI or its API: those may replicate, "
+                    "and of those made with SQL Neon says that they can't be granted it"
                 ),
             )
         case Platform.SUPABASE if version < 17:
@@ -102,7 +102,7 @@ def limit_slots(platform: Platform) -> tuple[Remedy, ...]:
         case Platform.NEON:
             return (do("Neon removes slots that nobody reads: see docs/platforms.md"),)
         case Platform.AURORA:
-            return (do("set an alert on OldestReplicationSlotLag: the log is part of the cluster's storage"),)
+            return (do("drop the slots of groups that are retired, and watch the others: sqlalchemy-watch slots list"),)
         case _:
             return change_setting(platform, "max_slot_wal_keep_size", "10GB" if _takes_units(platform) else "10240",
                                   restart=False)  # fmt: skip
