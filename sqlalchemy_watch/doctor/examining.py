@@ -24,11 +24,21 @@ from ..listener.server.checks import check_server
 from ..listener.wal.slots import read_slots
 from . import durable, judging, reading, triggers
 from .facts import Pooler, Server
-from .findings import Finding, Part, do, warning
+from .findings import Finding, Part, do, missing, warning
 from .platforms import Address
 from .subjects import Subject
 
 T = TypeVar("T")
+
+#: Without these nothing is heard.
+_VITAL: tuple[Part, ...] = ("server", "pooler", "triggers")
+
+_ANEW = "look again: the connection was lost meanwhile"
+_AS_ANOTHER = "look again, as another role where this one lacks a right"
+
+
+class _Lost(Exception):
+    """The connection is gone, and nothing more can be looked at."""
 
 
 def examine(subject: Subject) -> list[Finding]:
@@ -45,7 +55,8 @@ def examine(subject: Subject) -> list[Finding]:
         return list(judging.judge_unreachable(one_line(error), subject.address))
     with contextlib.closing(connection):
         examination = _Examination(subject, connection)
-        examination.run()
+        with contextlib.suppress(_Lost):
+            examination.run()
     order = get_args(Part)
     return sorted(examination.findings, key=lambda finding: order.index(finding.part))
 
@@ -69,10 +80,11 @@ class _Examination:
         if found is None:
             return
         server, recognized = found
-        refusal = self._refusal()
+        refused = self._look("server", "version and standby", lambda: (self._refusal(),))
+        refusal = refused[0] if refused is not None else None
         self._add(judging.judge_server(server, refusal))
         self._add([judging.judge_platform(recognized)])
-        if refusal is not None:  # the rest would be looked at in the wrong place
+        if refused != (None,):  # the rest would be looked at in the wrong place
             return
         pooler = self._look("pooler", "pooler", self._read_pooler) or Pooler()
         if self._subject.listens:
@@ -92,11 +104,17 @@ class _Examination:
         try:
             return read()
         except (psycopg.Error, SQLAlchemyError, OSError, UnsupportedServerError) as error:
+            is_lost = self._connection.closed
+            # Nobody is to take it for well where the most of it is unknown.
+            say = missing if is_lost or part in _VITAL else warning
             words = f"could not look at {what}: {one_line(error, brief=True)}"
-            self._add([warning(part, words, "so nothing can be said of it", do("look again as another role"))])
+            self._add([say(part, words, "so nothing can be said of it", do(_ANEW if is_lost else _AS_ANOTHER))])
+            if is_lost:
+                raise _Lost from error
             return None
 
     def _refusal(self) -> str | None:
+        """Return why a listener would refuse this server; None where it would not."""
         try:
             check_server(self._connection)
         except UnsupportedServerError as error:

@@ -109,11 +109,16 @@ def judge_session(server: Server) -> Iterator[Finding]:
         )
     milliseconds = server.number("statement_timeout")
     if 0 < milliseconds < SHORT_TIMEOUT * 1000:
+        source = server.settings["statement_timeout"].source
+        longer = sql(f"ALTER ROLE {quote(server.login)} SET statement_timeout = '10s';")
+        # These two come before what a role has.
+        overrides = source in ("client", "database user")
+        steps = reset("statement_timeout", source, server.login, server.database) if overrides else (longer,)
         yield warning(
             "settings",
             f"statement_timeout is {milliseconds} ms for sessions of {server.role!r}",
             "a heartbeat or a look at the catalog that takes longer ends the listener's connection",
-            sql(f"ALTER ROLE {quote(server.login)} SET statement_timeout = '10s';"),
+            *steps,
         )
 
 

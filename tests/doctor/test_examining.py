@@ -16,7 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import wait_until
 
 from sqlalchemy_watch import Listener, RetryPolicy, Watched, install
-from sqlalchemy_watch.doctor import Finding, Part, examine, subject_of_listener, subject_of_target
+from sqlalchemy_watch.doctor import Finding, Part, examine, reading, subject_of_listener, subject_of_target
 from sqlalchemy_watch.listener.notify.exclusive import lock_key
 
 pytestmark = pytest.mark.server
@@ -259,6 +259,24 @@ def test_what_the_role_may_not_look_at_is_said_and_the_rest_is_looked_at(
     findings = examine(subject_of_target("shop:Payment", Payment, app))
     assert "could not look at slots: permission denied for view pg_replication_slots" in of(findings, "warning")
     assert of(findings, "met", "triggers") == ["1 of 1 triggers is installed"]
+
+
+def test_connection_that_is_lost_meanwhile_is_not_taken_for_well(
+    Order: Any, engine: Engine, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_idle = reading.read_idle
+
+    def lose(fetch: Any) -> Any:
+        client.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'sqlalchemy-watch doctor'"
+        )
+        return read_idle(fetch)
+
+    monkeypatch.setattr(reading, "read_idle", lose)
+    findings = examine(subject_of_target("shop:Order", Order, engine))
+    (what,) = of(findings, "missing")
+    assert what.startswith("could not look at open transactions: ")
+    assert of(findings, "met", "triggers") == []
 
 
 def test_provider_is_named_and_has_its_own_commands(Payment: Any, app: Engine, client: Client) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -258,6 +259,9 @@ def test_setting_is_taken_away_where_it_is_made(source: str, expected: str) -> N
 def test_sessions_that_fire_no_triggers_and_limits_that_are_too_short() -> None:
     found = list(judging.judge_session(server(session_replication_role="replica", statement_timeout="500")))
     assert [finding.state for finding in found] == ["missing", "warning"]
+    assert steps(found[1]) == ["ALTER ROLE app SET statement_timeout = '10s';"]
+    overridden = replace(server(), settings={"statement_timeout": Setting("500", "client")})
+    assert steps(only(judging.judge_session(overridden)))[0].startswith("take statement_timeout out of the engine's")
     assert not list(judging.judge_session(server(statement_timeout="60000")))
 
 
