@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ..catalog.problems import durable_problem
 from ..listener.wal.slots import FAILOVER_VERSION, PLUGIN, PUBLICATION, Slot, size_text
 from ..wire import DURABLE_SINCE, lowest_wal_level
-from .facts import Logs, Pooler, Server
+from .facts import NO_TABLE, Logs, Pooler, Server
 from .findings import Finding, Remedy, do, met, missing, shell, warning
 from .platforms import Address, direct_of
 from .remedies import change_setting, go_past, let_replicate, limit_slots, logical_decoding
@@ -85,7 +85,7 @@ def judge_replication(server: Server, logs: Logs, pooler: Pooler, address: Addre
 def judge_publication(server: Server, logs: Logs, group: str | None) -> Iterator[Finding]:
     """Yield what is said of the publication, and of the library's own tables."""
     lacking = [] if logs.has_publication else [f"the publication {PUBLICATION!r}"]
-    lacking += [f"the table {name}" for name, why in logs.tables.items() if why == "it does not exist"]
+    lacking += [f"the table {name}" for name, why in logs.tables.items() if why == NO_TABLE]
     if not lacking:
         yield met("slot", f"the publication {PUBLICATION!r} is there")
     elif server.may_create_schemas:
@@ -95,13 +95,13 @@ def judge_publication(server: Server, logs: Logs, group: str | None) -> Iterator
         steps = _create(group, server.role)
         yield missing("slot", f"{what}, and {server.role!r} may not make that", _OF_GROUPS, *steps)
     for name, why in logs.tables.items():
-        if why is not None and why != "it does not exist":
+        if why not in (None, NO_TABLE):
             yield missing("slot", f"the table {name}: {why}", _OF_GROUPS, *_create(group, server.role))
 
 
 def _create(group: str | None, role: str) -> tuple[Remedy, ...]:
-    command = f"sqlalchemy-watch slots create {group or 'GROUP'} --role {shlex.quote(role)}"
-    return (shell(f"{command}  # as an administrator, with --url"),)
+    words = ["sqlalchemy-watch slots create", *([group] if group else []), "--role", shlex.quote(role)]
+    return (shell(f"{' '.join(words)}  # as an administrator, with --url"),)
 
 
 def judge_limit(server: Server) -> Finding:

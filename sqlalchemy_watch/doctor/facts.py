@@ -9,6 +9,10 @@ from typing import NamedTuple
 from .platforms import Platform
 
 
+#: Why a table can't be used: there is none.
+NO_TABLE = "it does not exist"
+
+
 class Setting(NamedTuple):
     """A setting as the session has it."""
 
@@ -71,7 +75,7 @@ class Logs:
     #: True if there are standbys, to which the server may fail over.
     has_standbys: bool = False
     has_publication: bool = True
-    #: The library's own tables that the group needs, with why they can't be used, if there they are.
+    #: The library's own tables that the group needs, with why they can't be used; None where they can.
     tables: Mapping[str, str | None] = field(default_factory=dict)
 
 

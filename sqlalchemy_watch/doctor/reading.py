@@ -15,7 +15,7 @@ from ..listener.server.checks import check_not_pooled
 from ..listener.server.connect import Connect
 from ..listener.server.own_tables import OwnTable
 from ..listener.wal.slots import PUBLICATION
-from .facts import Idle, Logs, Pooler, Rights, Server, Setting
+from .facts import NO_TABLE, Idle, Logs, Pooler, Rights, Server, Setting
 from .platforms import ROLES, Address, Recognized, Traces, recognize
 
 _SERVER = """
@@ -164,7 +164,7 @@ def _replication_refusal(connect: Connect) -> str | None:
 def _table_refusal(table: OwnTable, connection: psycopg.Connection[Any]) -> str | None:
     try:
         if not table.exists(connection):
-            return "it does not exist"
+            return NO_TABLE
         return None if table.may_be_used(connection) else "the role may not use it"
     except OwnershipError as error:
         return str(error)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from postgres import Cluster, needs
+from postgres import Cluster, needs_logical_messages
 from sqlalchemy import create_engine
 
 from sqlalchemy_watch import install
@@ -35,6 +35,7 @@ def app_url(cluster: Cluster, database: str, tables: Any) -> Iterator[str]:
     tables.execute("DROP OWNED BY app CASCADE; DROP ROLE app")
 
 
+@needs_logical_messages
 def test_exit_status_is_1_until_what_is_told_was_done(run: Run, tables: Any) -> None:
     done = run("doctor", TARGET)
     assert done.returncode == 1
@@ -45,7 +46,7 @@ def test_exit_status_is_1_until_what_is_told_was_done(run: Run, tables: Any) -> 
     assert done.stdout.splitlines()[-1] == "nothing is missing"
 
 
-@needs(14, "logical messages in what it replicates")
+@needs_logical_messages
 def test_groups_of_a_listener_are_looked_at_as_the_listener_connects(run: Run, tables: Any, app_url: str) -> None:
     assert run("doctor", "doctored:pages", DATABASE_URL=app_url).returncode == 0
     done = run("doctor", "doctored:mailer", "--json", DATABASE_URL=app_url)
@@ -85,7 +86,7 @@ def test_bad_input_is_one_line_and_exit_status_2(run: Run, args: list[str], chan
     assert words in done.stderr
 
 
-@needs(15, "of the rights that the page shows")
+@needs_logical_messages
 def test_page_shows_what_is_printed(run: Run, tables: Any, database: str, app_url: str) -> None:
     printed = run("doctor", TARGET, "--group", "mailer", DATABASE_URL=app_url).stdout
     shown = re.search(
