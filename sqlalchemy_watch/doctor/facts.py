@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from .platforms import Platform
 
-
 #: Why a table can't be used: there is none.
 NO_TABLE = "it does not exist"
 
