@@ -16,6 +16,7 @@ from . import (
     dispatch,
     lanes,
     listeners,
+    live,
     memory,
     pgbench,
     relaying,
@@ -39,6 +40,7 @@ GROUPS: dict[str, Callable[[Server, bool], list[Table]]] = {
     "scaling": scaling.run,
     "relay": relaying.run,
     "web": web.run,
+    "live": live.run,
     "memory": memory.run,
     "catalog": catalog.run,
 }

@@ -30,9 +30,12 @@ SHELL = [s for s in SNIPPETS if s.language == "sh" and s.page != "CONTRIBUTING.m
 RUN_ELSEWHERE = {
     'python -m pip install ".[demo]" && sqlalchemy-watch demo': "tests/cli/test_demo.py",
     "python -m pip install tox && tox": ".ci/run",
-    'pip install ".[demo,web]" fastapi uvicorn && python -m examples.live_orders --write': "tests/web/test_browser.py",
+    'pip install ".[demo,web]" "sqlalchemy[asyncio]" fastapi uvicorn && python -m examples.live_orders --write': (
+        "tests/web/test_browser.py"
+    ),
     'pip install "sqlalchemy-watch[binary,alembic]"': "pyproject.toml",
     'pip install "sqlalchemy-watch[binary,web]"': "pyproject.toml",
+    'pip install "sqlalchemy-watch[binary]" "sqlalchemy[asyncio]"': "pyproject.toml",
     'pip install "sqlalchemy-watch[binary,webhooks]"': "pyproject.toml",
     'pip install "sqlalchemy-watch[cli,binary,nats]"': "pyproject.toml",
     'alembic revision --autogenerate -m "watch orders" && alembic upgrade head': "tests/migration/test_plugin.py",

@@ -280,7 +280,7 @@ def test_page_of_the_tutorial_follows_in_a_browser(reader: Reader, tmp_path_fact
             chromium.get(f"{address}/{customer}")
             tabs.append(chromium.current_window_handle)
             wait_until(reader.client, lambda: chromium.execute_script(ROWS) == [[str(customer), "paid"]])  # noqa: B023
-        reader.run_what_has("'packed'")
+        reader.run_what_has("SET customer_id = 1")
         wait_until(reader.client, lambda: chromium.execute_script(ROWS) == [])
         chromium.switch_to.window(tabs[0])
         wait_until(reader.client, lambda: chromium.execute_script(ROWS) == [["1", "packed"], ["2", "paid"]])

@@ -146,6 +146,11 @@ class Pages:
         self.wait(lambda: not self.run(org, "return document.getAnimations().length"))
         self._chromium.save_screenshot(path)
 
+    def totals(self, org: int) -> str:
+        """The text of the live query."""
+        found: str = self.run(org, "return document.getElementById('totals').textContent")
+        return found
+
     def errors(self) -> list[str]:
         found = self._chromium.get_log("browser")  # type: ignore[no-untyped-call]
         return [entry["message"] for entry in found if "favicon" not in entry["message"]]
@@ -191,6 +196,18 @@ def test_rows_come_change_and_go(pages: Pages, client: Client) -> None:
     pages.wait_for(1, *shipped, ["1", "Ada", "paid", "12.50"])
     client.execute("TRUNCATE orders")
     pages.wait_for(1)
+    assert pages.errors() == []
+
+
+def test_a_live_query_follows(pages: Pages, client: Client) -> None:
+    pages.open(1)
+    pages.wait(lambda: pages.totals(1) == "no orders yet")
+    insert(client, (1, "Ada"), (1, "Grace"), (2, "Edsger"))
+    pages.wait(lambda: pages.totals(1) == "2 new, 0.00")
+    client.execute("UPDATE orders SET status = 'paid', total = 5 WHERE id = 1")
+    pages.wait(lambda: pages.totals(1) == "1 new, 0.001 paid, 5.00")
+    client.execute("UPDATE orders SET org_id = 2 WHERE id = 2")
+    pages.wait(lambda: pages.totals(1) == "1 paid, 5.00")
     assert pages.errors() == []
 
 
