@@ -22,7 +22,7 @@ server      connections as the engine makes them, questions to the catalog, chec
 decoding    payloads to values (payload and rows are pure), routes, encodings
 pipeline    parts (of transactions), the ledger (what is done), the inbox of the dispatch thread, the gate (tenures)
 waiting     the dispatch thread's waiting for coroutine receivers, and for time to pass
-options, heartbeat and xids (pure), stats, processes, naming, foreground
+options, heartbeat and xids (pure), stats, processes, naming, foreground, surrounding (of receivers' calls)
 
 The threads of a running listener, what each owns, and the only objects that two of them touch:
 
@@ -62,6 +62,7 @@ Dispatcher._newest  dispatch writes, callers read           a single assignment
 LookUps._guess      the source writes, dispatch reads       a single assignment
 a signal's          whoever connects writes,                the lock of `signals.guard`; dispatch reads tuples
 receivers           dispatch reads                          that are replaced and never changed
+Surroundings        callers add, dispatch and workers read  its lock; a tuple that is replaced and never changed
 Waiting             dispatch waits, callers stop it, event  futures; what is running is a single assignment
                     loops end calls
 Run.is_running      callers                                 `processes.lock`

@@ -35,6 +35,7 @@ from .server.asking import Asker
 from .server.connect import Connect, connector
 from .source import Via
 from .stats import Stats
+from .surrounding import Surround, Surroundings
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -146,6 +147,7 @@ class Listener:
             for model in self._options.backfill:
                 router.key_to_read(model)
         self._lifecycle = lifecycle = Lifecycle(self)
+        self._surroundings = Surroundings()
         self._run: Run | None = None
         #: All events, in the order of the log: with `connect`, `batches`, `stream` and `iterate`, like a single signal.
         self.events: EventsSignal = EventsSignal(self, durable is not None)
@@ -167,6 +169,21 @@ class Listener:
     def running(self) -> bool:
         """True from `start()` to `stop()`, also while it reconnects."""
         return self._run is not None and self._run.is_running
+
+    def surround_calls(self, surround: Surround) -> Callable[[], None]:
+        """Have every call of a receiver made inside a context manager, as tracing and error reporters need it::
+
+            listener.surround_calls(lambda call: app.app_context())
+
+        That of a coroutine receiver surrounds it in its own task. What goes wrong in it is logged, and the receiver is
+        called; what the receiver raises it hears of, and can't swallow. Streams, and the listener's own signals, are
+        not surrounded.
+
+        :param surround: called right before each call, which has `events` (one; of batches and transactions several),
+            `sender`, and the receiver's `name` and `function_name`; returns the context manager.
+        :returns: a function that ends it.
+        """
+        return self._surroundings.add(surround)
 
     def start(self, timeout: float = 10.0, *, wait: bool = True) -> None:
         """Start, and return once LISTEN is in force: what commits after that is heard.
@@ -199,6 +216,7 @@ class Listener:
                         tables,
                         self._decoders,
                         self._lifecycle,
+                        self._surroundings,
                         feed_of(self.events),
                         chunks_of(self.transactions),
                         keeps_trying=not wait,

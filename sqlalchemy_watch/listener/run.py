@@ -47,6 +47,7 @@ from .server.connect import Connect
 from .server.spare import Spare
 from .source import STARTED_LATE, Source
 from .stats import Stats
+from .surrounding import Surroundings
 from .unheard import warn_of_unheard
 from .waiting import Waiting
 from .wal.monitor import SlotMonitor
@@ -73,7 +74,7 @@ class Run:
 
     def __init__(
         self, connect: Connect, asker: Asker, options: Options, tables: Sequence[Table], decoders: ValueDecoders,
-        lifecycle: Lifecycle, everything: Feed, chunks: Chunks, keeps_trying: bool,
+        lifecycle: Lifecycle, surroundings: Surroundings, everything: Feed, chunks: Chunks, keeps_trying: bool,
     ) -> None:  # fmt: skip
         self._options, self._tables, self._lifecycle = options, tables, lifecycle
         self._renamed = asker.renamed_schemas
@@ -84,7 +85,8 @@ class Run:
         warn_of_unheard(self._router, tables, options.group)
         self._chunks = chunks
         self._stats = Stats()
-        self._waiting = Waiting(lifecycle.loop)
+        self._surroundings = surroundings
+        self._waiting = Waiting(lifecycle.loop, surroundings)
         #: True from the beginning to `stop()`, also while it reconnects.
         self.is_running: bool = True
         self._warned_of_block: float | None = None
@@ -125,7 +127,7 @@ class Run:
         policy = NotTriedAgain(self._reports)
         self._dispatcher = Dispatcher(
             self._inbox, self._gate, self._router, self._stats, self._on_news, policy, self._waiting, self._chunks,
-            read, lanes=self._make_lanes(policy, Waiting(self._lifecycle.loop)), keys=self._keys,
+            read, lanes=self._make_lanes(policy, Waiting(self._lifecycle.loop, self._surroundings)), keys=self._keys,
         )  # fmt: skip
 
     def _make_lanes(self, policy: Policy, waiting: Waiting) -> Lanes | None:
@@ -147,7 +149,7 @@ class Run:
         )
         policy = TriedAgain(options.retry, self._reports, gate, waiting, stats)
         visibility = Visibility(connect, options.heartbeat_timeout, policy.wait) if options.wait_visible else None
-        in_lanes = Waiting(self._lifecycle.loop)
+        in_lanes = Waiting(self._lifecycle.loop, self._surroundings)
         lanes = self._make_lanes(policy, in_lanes)
         self._dispatcher = dispatcher = Dispatcher(
             inbox, gate, self._router, stats, self._on_news, policy, waiting, self._chunks,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ListenerError
 from ..signals.receivers import function_name
+from .surrounding import Surroundings
 
 #: Seconds between checks of the loops in which coroutines are awaited.
 LOOP_CHECK_SECONDS = 0.25
@@ -83,10 +84,12 @@ class Waiting:
 
     :param loop: of coroutine receivers that were connected while no loop ran: the one in which the listener was
         started.
+    :param surroundings: of the calls that it waits for, and of all others of its thread; None for none.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop | None = None) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop | None = None, surroundings: Surroundings | None = None) -> None:
         self.loop = loop
+        self.surroundings: Surroundings = surroundings or Surroundings()
         #: Done once nothing is to be waited for any more.
         self.stopped: concurrent.futures.Future[None] = concurrent.futures.Future()
         #: While the last batches are delivered: when that ends, by `time.monotonic()`, whatever `stopped` says.

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, Protocol
 from ...events.event import Event
 from ...signals.feeds import Feed
 from ...signals.matching import Keys
-from ...signals.receivers import Subscriber
+from ...signals.receivers import Subscriber, function_name, name_of
 from ...signals.transactions import Transaction
+from ..surrounding import Surroundings
 from ..waiting import Coroutine, Waiting
 
 #: Calls receivers with an event; deals with their failures itself.
@@ -41,11 +42,39 @@ class Call(NamedTuple):
         return self.argument if isinstance(self.argument, list) else [self.argument]
 
     @property
+    def name(self) -> str:
+        """The `name=` of the receiver; otherwise that of its function."""
+        return name_of(self.subscriber)
+
+    @property
+    def function_name(self) -> str:
+        """Module and qualified name of the function."""
+        return function_name(self.subscriber.connected)
+
+    @property
+    def passes_on(self) -> bool:
+        """True where no receiver of the application is called: of a stream, which passes on, or filters to compare."""
+        return self.subscriber.in_order or isinstance(self.subscriber.receiver, FilterReceiver)
+
+    @property
     def is_wanted(self) -> bool:
         """True unless the receiver was disconnected meanwhile, or garbage collected."""
         return self.subscriber.resolve() is not None and self.signal.is_connected(
             self.subscriber, self.sender, self.argument
         )
+
+    def begin_inside(self, surroundings: Surroundings, receiver: Any) -> Any:
+        """Call the receiver inside of something, and return its result, which may have to be awaited."""
+        if not surroundings.makers or self.passes_on:
+            return self.begin(receiver)
+        if self.subscriber.is_async:
+            return self._await_inside(surroundings, receiver)
+        with surroundings.of(self):
+            return self.begin(receiver)
+
+    async def _await_inside(self, surroundings: Surroundings, receiver: Any) -> None:
+        with surroundings.of(self):
+            await self.begin(receiver)
 
     def begin(self, receiver: Any) -> Any:
         """Call the receiver, and return its result."""
@@ -70,10 +99,11 @@ def make_all(waiting: Waiting, calls: Sequence[Call]) -> list[tuple[Call, BaseEx
         if receiver is None:
             continue
         if call.subscriber.is_async:
-            waited.append((call, Coroutine(receiver, partial(call.begin, receiver), call.subscriber.loop)))
+            begin = partial(call.begin_inside, waiting.surroundings, receiver)
+            waited.append((call, Coroutine(receiver, begin, call.subscriber.loop)))
             continue
         try:
-            call.begin(receiver)
+            call.begin_inside(waiting.surroundings, receiver)
         except BaseException as error:
             failures.append((call, error))
     if waited:

@@ -37,7 +37,8 @@ class Receivers:
         """Call receivers. Failures are dealt with after all have been called."""
         coroutines: list[Call] | None = None
         failures: list[tuple[Call, BaseException]] | None = None
-        gate = self._gate
+        gate, surroundings = self._gate, self._waiting.surroundings
+        is_surrounded = bool(surroundings.makers)
         for subscriber in subscribers:
             if gate.needs_attention and not gate.await_turn():  # by the receiver before
                 self._waiting.was_cut_short = True
@@ -55,7 +56,9 @@ class Receivers:
             if receiver is None:
                 continue
             try:
-                if subscriber.positional:
+                if is_surrounded:
+                    Call(signal, subscriber, sender, event).begin_inside(surroundings, receiver)
+                elif subscriber.positional:
                     receiver(sender, event)
                 else:
                     receiver(sender, event=event)
