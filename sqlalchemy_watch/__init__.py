@@ -17,7 +17,7 @@ Rooms, from above; each imports only from those below it, which import-linter ho
 
 cli         the command `sqlalchemy-watch`
 doctor      what a database lacks for all this, and the commands that help
-otel        metrics of a listener, for OpenTelemetry
+otel        traces from writers to receivers, and metrics, for OpenTelemetry
 web         changes in the browser: server-sent events, and WebSockets
 relay       changes for other programs, by a message broker
 live        queries that are run again when rows change that they read
@@ -26,6 +26,7 @@ testing     for tests of applications: events without a commit, or without a dat
 listener    the process's half: hears the database and calls receivers
 triggers    the database's half: creates and drops the triggers
 writers     `muted` and `context`, for those who write
+ambient     what goes with all writes of an engine
 catalog     the installed triggers, and how they differ from the declarations
 functions   the text of the trigger functions
 watched     `Watched` and `watch()`: a declaration meets its signals

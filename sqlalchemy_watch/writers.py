@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError, UnboundExecutionError
 from sqlalchemy.orm import Session, scoped_session
 
-from . import wire
+from . import ambient, wire
 from .aio import is_async
 from .errors import ConfigurationError
 
@@ -69,8 +69,22 @@ class _Setting:
                 "another isolation_level"
             )
         self._previous = connection.scalar(_GET, {"name": self._name}) or ""
-        connection.execute(_SET, {"name": self._name, "value": self._value(self._previous)})
+        self._set(connection, self._value_beside(connection, self._previous))
         self._connection, self._transaction = connection, connection.get_transaction()
+
+    def _value_beside(self, connection: Connection, previous: str) -> str:
+        try:
+            return self._value(previous)
+        except ConfigurationError:  # too long together with what nobody here has set
+            own = ambient.without(connection, previous)
+            if own == previous:
+                raise
+            return self._value(own)
+
+    def _set(self, connection: Connection, value: str) -> None:
+        connection.execute(_SET, {"name": self._name, "value": value})
+        if self._name == wire.CONTEXT_SETTING:
+            ambient.note(connection, value)
 
     def _end(self, target: Any, failed: bool) -> None:
         connection = self._connection
@@ -82,7 +96,7 @@ class _Setting:
         try:
             if not failed and not isinstance(target, Connection):
                 target.flush()
-            connection.execute(_SET, {"name": self._name, "value": self._previous})
+            self._set(connection, self._previous)
         except SQLAlchemyError:
             if not failed:  # after a failed statement the rollback to come takes the setting back
                 raise

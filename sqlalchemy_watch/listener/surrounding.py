@@ -1,6 +1,6 @@
 """What each call of a receiver is made inside of: for tracing, error reporters, an application's context.
 
-It never gets in a receiver's way: what goes wrong in it is logged, and the call is made.
+It never gets in a receiver's way: what goes wrong in it is logged, once, and the call is made.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class Surroundings:
     def __init__(self) -> None:
         #: Replaced, and never changed: read for each call, by any thread.
         self.makers: tuple[Surround, ...] = ()
+        self._has_failed = False
         self._lock = threading.RLock()  # reentrant: a garbage collection may run a finalizer that removes one
 
     def add(self, surround: Surround) -> Callable[[], None]:
@@ -40,12 +41,17 @@ class Surroundings:
 
     def of(self, call: Any) -> AbstractContextManager[None]:
         """Return what this call is made inside of."""
-        return _Inside(self.makers, call)
+        return _Inside(self.makers, call, self._note_failure)
+
+    def _note_failure(self) -> None:
+        level = logging.DEBUG if self._has_failed else logging.ERROR  # it may fail in each of many calls
+        self._has_failed = True
+        log.log(level, "what surrounds the calls of receivers failed; they are called all the same", exc_info=True)
 
 
 class _Inside(AbstractContextManager[None]):
-    def __init__(self, makers: tuple[Surround, ...], call: Any) -> None:
-        self._makers, self._call = makers, call
+    def __init__(self, makers: tuple[Surround, ...], call: Any, note_failure: Callable[[], None]) -> None:
+        self._makers, self._call, self._note_failure = makers, call, note_failure
         self._entered: list[AbstractContextManager[Any]] = []
 
     def __enter__(self) -> None:
@@ -54,7 +60,7 @@ class _Inside(AbstractContextManager[None]):
                 manager = make(self._call)
                 manager.__enter__()
             except Exception:
-                log.exception("what surrounds the calls of receivers failed; the receiver is called without it")
+                self._note_failure()
             else:
                 self._entered.append(manager)
 
@@ -66,4 +72,4 @@ class _Inside(AbstractContextManager[None]):
                 self._entered.pop().__exit__(exc_type, exc, traceback)
             except Exception as error:
                 if error is not exc:
-                    log.exception("what surrounds the calls of receivers failed, after the receiver")
+                    self._note_failure()
