@@ -29,6 +29,9 @@ _STRUCTURED, _JSON = "application/cloudevents+json; charset=UTF-8", "application
 
 _ORDERED_ID = re.compile(r"([0-9A-F]{16})-(\d+)")
 
+#: W3C's, which CloudEvents has as an attribute of that name.
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
 _SOURCE = re.compile(r"[!#-;=?-\[\]_a-z~]+")
 
 
@@ -109,6 +112,7 @@ class Writer:
         return self._make(
             event.id, event.operation, data, event.emitted_at,
             schema=event.schema, table=table, label=event.label, key=key_of(data["identity"]),
+            traceparent=event.context.get("traceparent"),
         )  # fmt: skip
 
     def resync(self, reason: str, place: int | None = None, at: datetime | None = None) -> Message:
@@ -125,7 +129,7 @@ class Writer:
 
     def _make(
         self, message_id: str, operation: str, data: dict[str, Any], at: datetime,
-        schema: str = "", table: str = "", label: str = "", key: str | None = None,
+        schema: str = "", table: str = "", label: str = "", key: str | None = None, traceparent: object = None,
     ) -> Message:  # fmt: skip
         fields = _fields(schema, table, operation, label, key)
         headers = {
@@ -139,6 +143,8 @@ class Writer:
             headers["subject"] = "/".join([fields["schema"], fields["table"]] + [fields["key"]] * (key is not None))
         if key:
             headers["partitionkey"] = fields["key"]
+        if isinstance(traceparent, str) and _TRACEPARENT.fullmatch(traceparent):  # any client may have set it
+            headers["traceparent"] = traceparent
         is_structured = self._format == "cloudevents"
         written = {**headers, "datacontenttype": _JSON, "data": data} if is_structured else data
         return Message(

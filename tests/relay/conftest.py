@@ -50,13 +50,13 @@ class Line(Watched, Base):
 
 def event(
     *row: Any, number: int = 1, position: int = 0, operation: str = "updated", at: datetime | None = None,
-    model: Any = Order, schema: str = "public",
+    model: Any = Order, schema: str = "public", context: dict[str, Any] | None = None,
 ) -> Event[Any]:  # fmt: skip
     """Make an event of a consumer group."""
     attributes = ("order_id", "number") if model is Line else ("id", "note")
     key_length = 0 if not row else 2 if model is Line else 1
     kind = EventKind(operation, operation, key_length, attributes if row else ())  # type: ignore[arg-type]
-    made = Notification(kind, 771, at or datetime.now(UTC), schema=schema)
+    made = Notification(kind, 771, at or datetime.now(UTC), context or {}, schema)
     made.lsn, made.first_position = number, position
     return Event(model, made, row)
 

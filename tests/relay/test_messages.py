@@ -52,6 +52,16 @@ def test_plain_ones_are_the_event_with_the_same_headers() -> None:
     assert (plain.content_type, plain.is_structured) == ("application/json", False)
 
 
+@pytest.mark.parametrize("format", ["cloudevents", "plain"])
+def test_the_writer_s_trace_is_an_attribute(format: Any) -> None:
+    traceparent, writer = f"00-{1:032x}-{2:016x}-01", Writer(format=format)
+    made = writer.event(event("7", "x", context={"traceparent": traceparent, "user": 7}))
+    assert made.headers["traceparent"] == traceparent
+    assert json.loads(made.data).get("traceparent") == (traceparent if format == "cloudevents" else None)
+    for wrong in (7, None, "", f"{traceparent}\n", traceparent.upper().replace("0", "A"), "x\r\nset-cookie: a"):
+        assert "traceparent" not in writer.event(event("7", "x", context={"traceparent": wrong})).headers
+
+
 def test_a_table_is_named_without_its_schema() -> None:
     class Elsewhere(DeclarativeBase):
         metadata = MetaData(schema="shop")
