@@ -23,6 +23,7 @@ sys.path.append(str(EXAMPLES.parent))
 SHOWS = {
     "cache_invalidation.py": "tea costs 350 and coffee None",
     "email_on_change.py": "an email went to ada@old.example and ada@new.example",
+    "prometheus_metrics.py": "the span 'process watch_orders_inserted' is linked to 'checkout'",
     "search_index.py": "the index was rebuilt after a resync",
     "webhook.py": "the webhook was called for order 8 of customer 2",
 }
