@@ -21,6 +21,7 @@ from . import (
     pgbench,
     relaying,
     scaling,
+    tracing,
     web,
     writes,
 )
@@ -41,6 +42,7 @@ GROUPS: dict[str, Callable[[Server, bool], list[Table]]] = {
     "relay": relaying.run,
     "web": web.run,
     "live": live.run,
+    "tracing": tracing.run,
     "memory": memory.run,
     "catalog": catalog.run,
 }

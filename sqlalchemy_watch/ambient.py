@@ -14,7 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, TextClause, event, text
 from sqlalchemy.exc import DBAPIError
 
 from . import wire
@@ -38,20 +38,29 @@ _KEY: Final = "sqlalchemy_watch.ambient"
 _MOST_PAIRS: Final = 4
 
 #: In front of what the writer has set: of two values of one name the last one counts, and so it is the writer's.
-_SAY = text(f"""
+_SAY = f"""
 SELECT pg_catalog.set_config('{wire.CONTEXT_SETTING}', CASE
   WHEN pg_catalog.octet_length(CAST(pg_catalog.to_json(said.new) AS text)) <= {wire.MAX_CONTEXT_BYTES} THEN said.new
   ELSE said.old END, true)
 FROM (
   SELECT present.old, CASE
-    WHEN present.old IN ('', '{{}}') THEN pg_catalog.concat('{{', CAST(:pair AS text), '}}')
-    WHEN present.old ~ CAST(:known AS text)
-      THEN pg_catalog.regexp_replace(present.old, CAST(:known AS text), CAST(:pair AS text))
+    WHEN present.old IN ('', '{{}}') THEN pg_catalog.concat('{{', present.pair, '}}')%s
     WHEN pg_catalog.left(present.old, 1) = '{{'
-      THEN pg_catalog.concat('{{', CAST(:pair AS text), ',', pg_catalog.substr(present.old, 2))
+      THEN pg_catalog.concat('{{', present.pair, ',', pg_catalog.substr(present.old, 2))
     ELSE present.old END AS new
-  FROM (SELECT COALESCE(pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true), '') AS old) AS present) AS said
-""")
+  FROM (SELECT CAST(:pair AS text) AS pair,
+    COALESCE(pg_catalog.current_setting('{wire.CONTEXT_SETTING}', true), '') AS old) AS present) AS said
+"""
+
+_SAY_FIRST = text(_SAY % "")
+
+#: Where it may stand there already: in place of that. Regular expressions are expensive.
+_SAY_AGAIN = text(
+    _SAY
+    % """
+    WHEN present.old ~ CAST(:known AS text)
+      THEN pg_catalog.regexp_replace(present.old, CAST(:known AS text), present.pair)"""
+)
 
 #: As a statement of its own, whatever the connection's options are for others.
 _OPTIONS: Final = {"stream_results": False, "yield_per": None}
@@ -103,6 +112,7 @@ class AmbientContext:
         # Weakly, since whoever ends it keeps it: an engine that nobody uses any more is not kept by that.
         self._engine, self._find = weakref.ref(engine), find
         self._is_proven = self._has_warned = False
+        self._compiled: dict[TextClause, Any] = {}
         event.listen(engine, "before_cursor_execute", self._before_statement)
         event.listen(engine, "rollback_savepoint", _doubt)
 
@@ -138,17 +148,28 @@ class AmbientContext:
         if found is None or transaction is None or _is_in_autocommit(connection):
             return
         said: _Said | None = connection.info.get(_KEY)
-        pairs: tuple[str, ...] = ()
+        before: tuple[str, ...] = ()
         if said is not None and said.transaction() is transaction:
             if said.is_sure and said.origin == found.origin:
                 return
-            pairs = said.pairs
-        pairs = (*(pair for pair in pairs if pair != found.pair), found.pair)[-_MOST_PAIRS:]
+            before = said.pairs
+        pairs = (*(pair for pair in before if pair != found.pair), found.pair)[-_MOST_PAIRS:]
         with nullcontext() if self._is_proven else connection.begin_nested():  # somebody may have revoked set_config
-            parameters = {"pair": found.pair, "known": "|".join(pairs)}
-            connection.execute(_SAY, parameters, execution_options=_OPTIONS).close()
+            if before:
+                self._execute(connection, _SAY_AGAIN, {"pair": found.pair, "known": "|".join(pairs)})
+            else:
+                self._execute(connection, _SAY_FIRST, {"pair": found.pair})
         self._is_proven = True
         connection.info[_KEY] = _Said(weakref.ref(transaction), found.origin, pairs)
+
+    def _execute(self, connection: Connection, statement: TextClause, values: dict[str, str]) -> None:
+        """Execute a statement as the driver has it: that takes a third of the time less."""
+        compiled = self._compiled.get(statement)
+        if compiled is None:
+            compiled = self._compiled[statement] = statement.compile(dialect=connection.dialect)
+        names = compiled.positiontup
+        parameters = values if names is None else tuple(values[name] for name in names)
+        connection.exec_driver_sql(compiled.string, parameters, _OPTIONS).close()
 
 
 def _doubt(connection: Connection, name: str, context: None) -> None:

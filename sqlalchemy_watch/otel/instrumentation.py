@@ -74,7 +74,8 @@ def instrument(
         instrument(engine=engine)       # a process that only writes
         instrument(listener)            # one that only listens, or a relay
 
-    What is instrumented a second time is so in the new way alone.
+    What is instrumented a second time is so in the new way alone. A listener is kept until `close()` of what is
+    returned.
 
     :param listener: each call of its receivers becomes a span, linked to the spans of the writers. Of a `Relay`, its
         listener is meant, and its own numbers are collected as well.

@@ -103,7 +103,7 @@ def _details(call: Call, events: Any) -> dict[str, AttributeValue]:
         transaction = parts_of(events[0])[0].transaction
         if transaction is not None and transaction.consumer is not None:
             found["messaging.consumer.group.name"] = transaction.consumer.group
-        tables = {table_name_of_model(event.model) for event in events}
+        tables = {table_name_of_model(model) for model in {event.model for event in events}}
         if len(tables) == 1:
             found["db.collection.name"] = tables.pop()
     return found

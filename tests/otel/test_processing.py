@@ -6,7 +6,8 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
@@ -24,6 +25,7 @@ from sqlalchemy.orm import Session
 
 from sqlalchemy_watch import BatchFailed, ConfigurationError, Listener, RetryPolicy, context
 from sqlalchemy_watch.otel import instrument, links_to
+from sqlalchemy_watch.relay import Message, Relay
 
 from .conftest import SECRET
 
@@ -301,6 +303,63 @@ def test_writes_of_receivers_go_on_from_their_spans(
     first, second = processed()
     assert links_of(first) == [ids_of(writer)]
     assert links_of(second) == [ids_of(first)]
+
+
+class Broker:
+    """A publisher that takes everything."""
+
+    system = "broker"
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+
+    async def start(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+    async def publish(self, messages: Sequence[Message]) -> None:
+        self.messages += messages
+
+
+@needs_logical_messages
+def test_a_relay_s_publishing_is_a_span_and_its_messages_have_the_writer_s_trace(
+    engine: Engine, Order: Any, provider: TracerProvider, tracer: Tracer, processed: Any, group: str
+) -> None:
+    broker = Broker()
+    relay = Relay(engine, Order, group=group, to=broker)
+    with relay, instrument(relay, engine, tracer_provider=provider):
+        with tracer.start_as_current_span("checkout") as writer, engine.begin() as connection:
+            connection.execute(insert(Order), [{"id": 1}, {"id": 2}])
+        relay.listener.catch_up()
+    trace_id, span_id = ids_of(writer)
+    found = {message.headers["traceparent"][:-3] for message in broker.messages}
+    assert found == {f"00-{trace_id:032x}-{span_id:016x}"}
+    assert {span.attributes["sqlalchemy_watch.receiver.name"] for span in processed()} == {"relay"}
+    assert {link for span in processed() for link in links_of(span)} == {(trace_id, span_id)}
+
+
+def test_writers_side_by_side_have_each_its_own_trace(
+    engine: Engine, Order: Any, provider: TracerProvider, tracer: Tracer, processed: Any
+) -> None:
+    written: dict[int, tuple[int, int]] = {}
+
+    def write(thread: int) -> None:
+        for number in range(thread * 100, thread * 100 + 10):
+            with tracer.start_as_current_span("checkout") as writer, Session(engine) as session:
+                written[number] = ids_of(writer)
+                session.add(Order(id=number))
+                session.commit()
+
+    heard: dict[int, list[Any]] = {}
+    Order.watch.inserted.connect(lambda sender, event: heard.update({event.identity[0]: links_to(event)}))
+    with Listener(engine, Order) as listener, instrument(listener, engine, tracer_provider=provider):
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(1, 9)))
+        listener.catch_up()
+    assert {number: [ids_of(link) for link in links] for number, links in heard.items()} == {
+        number: [ids] for number, ids in written.items()
+    }
+    assert len(processed()) == len(written) == 80
 
 
 def test_a_trace_that_is_not_sampled_is_not_told_of(

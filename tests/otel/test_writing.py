@@ -425,7 +425,7 @@ def test_a_transaction_that_is_canceled_meanwhile_says_so(
     with tracer.start_as_current_span("checkout") as span:
         with engine.begin() as connection:
             connection.execute(new(1))
-        monkeypatch.setattr("sqlalchemy_watch.ambient._SAY", text("SELECT pg_sleep(60), :pair || :known"))
+        monkeypatch.setattr("sqlalchemy_watch.ambient._SAY_FIRST", text("SELECT pg_sleep(60), CAST(:pair AS text)"))
         with engine.connect() as connection:
             connection.execute(text("SET LOCAL statement_timeout = 50"))
             with pytest.raises(DBAPIError, match="QueryCanceled"):
