@@ -63,8 +63,8 @@ def _writers(plain: Engine, instrumented: Engine, transactions: int, rounds: int
     found = medians(interleave(turns, rounds))
     table = Table(
         "Traces: transactions",
-        "A transaction of one statement, within a span: an INSERT of one row, or a SELECT. `instrument(engine=engine)` has "
-        "a transaction that writes say its trace, in one statement more.",
+        "A transaction of one statement, within a span: an INSERT of one row, or a SELECT. `instrument(engine=engine)` "
+        "has a transaction that writes say its trace, in one statement more.",
         ("transaction", "microseconds", "ratio"),
     )
     for name, micros in found.items():

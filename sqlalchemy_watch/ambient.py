@@ -1,7 +1,8 @@
 """What goes with every transaction of an engine that writes, beside the values that `context()` sets.
 
 It is put into the writer's context right before the first statement that writes, in one more statement. A transaction
-that only reads has none of it. Nothing here makes a write fail: where it can't be said, it is left out.
+that only reads has none of it. Nothing here makes a write fail that would not fail as well without: where it can't be
+said, it is left out.
 """
 
 from __future__ import annotations
@@ -154,7 +155,8 @@ class AmbientContext:
                 return
             before = said.pairs
         pairs = (*(pair for pair in before if pair != found.pair), found.pair)[-_MOST_PAIRS:]
-        with nullcontext() if self._is_proven else connection.begin_nested():  # somebody may have revoked set_config
+        # A failure must not take the transaction with it: somebody may have revoked set_config.
+        with nullcontext() if self._is_proven else connection.begin_nested():
             if before:
                 self._execute(connection, _SAY_AGAIN, {"pair": found.pair, "known": "|".join(pairs)})
             else:
