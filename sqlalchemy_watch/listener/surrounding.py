@@ -59,7 +59,7 @@ class _Inside(AbstractContextManager[None]):
             try:
                 manager = make(self._call)
                 manager.__enter__()
-            except Exception:
+            except BaseException:  # as receivers are: SystemExit ends no thread here
                 self._note_failure()
             else:
                 self._entered.append(manager)
@@ -70,6 +70,6 @@ class _Inside(AbstractContextManager[None]):
         while self._entered:
             try:
                 self._entered.pop().__exit__(exc_type, exc, traceback)
-            except Exception as error:
+            except BaseException as error:
                 if error is not exc:
                     self._note_failure()

@@ -132,15 +132,15 @@ class Broken(contextlib.AbstractContextManager[None]):
     def __init__(self, where: str) -> None:
         self.where = where
         if where == "making":
-            raise OSError(where)
+            raise SystemExit(where)
 
     def __enter__(self) -> None:
         if self.where == "entering":
-            raise OSError(self.where)
+            raise SystemExit(self.where)
 
     def __exit__(self, *exc_info: object) -> bool:
         if self.where == "leaving":
-            raise OSError(self.where)
+            raise SystemExit(self.where)
         return True  # swallow
 
 
