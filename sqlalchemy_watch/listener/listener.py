@@ -330,6 +330,12 @@ class Listener:
         await asyncio.to_thread(self.stop)
 
 
+def hears_alone(listener: Listener) -> bool:
+    """Return True if of several processes one alone hears: no member of it, since users know what they gave it."""
+    options = listener._options  # noqa: SLF001 - of the same module
+    return options.group is not None or options.exclusive is not None
+
+
 def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
