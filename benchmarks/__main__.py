@@ -10,6 +10,7 @@ from pathlib import Path
 
 from . import (
     backfill,
+    caching,
     catalog,
     consumer,
     delivery,
@@ -38,6 +39,7 @@ GROUPS: dict[str, Callable[[Server, bool], list[Table]]] = {
     "consumer": consumer.run,
     "lanes": lanes.run,
     "backfill": backfill.run,
+    "caching": caching.run,
     "scaling": scaling.run,
     "relay": relaying.run,
     "web": web.run,

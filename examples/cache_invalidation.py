@@ -1,4 +1,4 @@
-"""Drop cache entries when their rows change, whoever changes them (dogpile.cache)."""
+"""Cache entries go when their rows change, whoever changes them, and none is stale for ever (dogpile.cache)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from sqlalchemy_watch import Listener, Watched
+from sqlalchemy_watch.caching import invalidate
 
 region = make_region().configure("dogpile.cache.memory")
 
@@ -18,7 +19,8 @@ class Base(DeclarativeBase):
 
 class Product(Watched, Base):
     __tablename__ = "products"
-    __watch__ = ("updated", "deleted", "truncated")
+    # A price of None is cached as well, for a product that is not there: so inserts have to be heard.
+    __watch__ = ("inserted", "updated", "deleted", "truncated")
 
     id: Mapped[int] = mapped_column(primary_key=True)
     name: Mapped[str]
@@ -26,9 +28,10 @@ class Product(Watched, Base):
 
 
 def price_of(engine: Engine, product_id: int) -> int | None:
-    """The price, from the cache if it is there."""
+    """The price, from the cache if it is there. It is loaded in a session of its own, which has seen nothing older."""
 
     def load() -> int | None:
+        print(f"loading the price of product {product_id}")
         with Session(engine) as session:
             product = session.get(Product, product_id)
             return None if product is None else product.price
@@ -36,36 +39,20 @@ def price_of(engine: Engine, product_id: int) -> int | None:
     return region.get_or_create(f"price:{product_id}", load)
 
 
-@Product.watch.updated.connect
-@Product.watch.deleted.connect
-def drop_price(sender, event):
-    region.delete(f"price:{event.identity[0]}")
-    print(f"{event.operation} product {event.identity[0]}: its price is dropped from the cache")
-
-
-@Product.watch.truncated.connect
-def drop_all_prices(sender, event):
-    region.invalidate()
-
-
-def drop_everything(listener, reason):
-    """Something may have been missed (a lost connection, say): nothing in the cache can be trusted."""
-    region.invalidate()
-
-
 def main() -> None:
     with embedded_engine() as engine:
         Base.metadata.create_all(engine)
         as_another_program(engine, "INSERT INTO products VALUES (1, 'tea', 300), (2, 'coffee', 500)")
         with Listener(engine, Base) as listener:
-            listener.resync.connect(drop_everything)
-            print("tea costs", price_of(engine, 1), "and coffee", price_of(engine, 2))
+            invalidate(region, Product, key=lambda row: f"price:{row['id']}", listener=listener)
+            print("tea costs", price_of(engine, 1), "and coffee", price_of(engine, 2), "and cocoa", price_of(engine, 3))
             as_another_program(engine, "UPDATE products SET price = price + 50 WHERE name = 'tea'")
             as_another_program(engine, "DELETE FROM products WHERE name = 'coffee'")
+            as_another_program(engine, "INSERT INTO products VALUES (3, 'cocoa', 400)")
             listener.catch_up()  # only an example has to wait here
-            tea, coffee = price_of(engine, 1), price_of(engine, 2)
-        print("tea costs", tea, "and coffee", coffee)
-        if (tea, coffee) != (350, None):
+            tea, coffee, cocoa = (price_of(engine, product_id) for product_id in (1, 2, 3))
+        print("tea costs", tea, "and coffee", coffee, "and cocoa", cocoa)
+        if (tea, coffee, cocoa) != (350, None, 400):
             raise SystemExit("the cache is stale")
 
 

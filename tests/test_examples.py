@@ -21,7 +21,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 sys.path.append(str(EXAMPLES.parent))
 
 SHOWS = {
-    "cache_invalidation.py": "tea costs 350 and coffee None",
+    "cache_invalidation.py": "tea costs 350 and coffee None and cocoa 400",
     "email_on_change.py": "an email went to ada@old.example and ada@new.example",
     "prometheus_metrics.py": "the span 'process watch_orders_inserted' is linked to 'checkout'",
     "search_index.py": "the index was rebuilt after a resync",

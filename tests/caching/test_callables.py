@@ -267,10 +267,9 @@ def test_flask_caching(shop: Shop, listener: Listener, is_bound: bool) -> None:
     from flask_caching import Cache
 
     app = Flask("shop")
-    cache = Cache(config={"CACHE_TYPE": "SimpleCache"})
+    config = {"CACHE_TYPE": "SimpleCache"}
+    cache = Cache(app, config=config) if is_bound else Cache(config=config)
     cache.init_app(app)
-    if is_bound:
-        cache.app = app
     functions = cache if is_bound else app.extensions["cache"][cache]
     invalidation = invalidate(
         functions.delete, shop.Product, key=price_key, everything=functions.clear, listener=listener

@@ -49,8 +49,11 @@ CHANGES = {
 def test_no_entry_is_left_that_a_change_touches(
     shop: Shop, listener: Listener, orders: CacheRegion, sql: str, expected: list[int]
 ) -> None:
+    failed: list[BaseException] = []
+    listener.receiver_failed.connect(lambda listener, receiver, event, error: failed.append(error))
     shop.run(sql)
     listener.catch_up()
+    assert failed == []
     assert counted(orders, shop, 7, 8, 9) == expected
 
 

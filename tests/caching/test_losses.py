@@ -128,6 +128,16 @@ def test_without_a_running_listener_nothing_is_stored(shop: Shop, region: CacheR
     assert records.empty()
 
 
+def test_another_listener_of_the_process_does_not_count(shop: Shop, listener: Listener, region: CacheRegion) -> None:
+    """The signals go on, by the other listener; whether that one misses anything is not known here."""
+    with Listener(shop.engine, shop.Product) as own:
+        invalidate(region, shop.Product, key=price_key, listener=own)
+        region.get_or_create("price:1", lambda: shop.price(1))
+    assert region.get("price:1") == 100
+    region.get_or_create("price:2", lambda: shop.price(2))
+    assert region.get("price:2") is NO_VALUE
+
+
 @pytest.mark.parametrize("while_disconnected", ["serve", "bypass"])
 def test_while_the_connection_is_lost(
     shop: Shop, client: Client, engine_through_proxy: Engine, proxy: Proxy, region: CacheRegion,

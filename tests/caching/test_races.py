@@ -13,7 +13,7 @@ from dogpile.cache.api import NO_VALUE
 from support import PATIENCE
 
 from sqlalchemy_watch import Listener
-from sqlalchemy_watch.caching import invalidate
+from sqlalchemy_watch.caching import invalidate, regions
 
 from .conftest import Shop, SlowLoad, price_key
 
@@ -112,7 +112,10 @@ def test_expired_value_that_is_made_anew_is_refused_as_well(
     assert region.get("price:1") is NO_VALUE
 
 
-def test_value_made_in_another_thread_is_refused_as_well(shop: Shop, listener: Listener) -> None:
+def test_value_made_in_another_thread_is_refused_as_well(
+    shop: Shop, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(regions, "LOAD_SECONDS", 0)  # it is known when the load began
     threads: list[threading.Thread] = []
     has_loaded, may_store = threading.Event(), threading.Event()
 
