@@ -22,6 +22,7 @@ web         changes in the browser: server-sent events, and WebSockets
 relay       changes for other programs, by a message broker
 live        queries that are run again when rows change that they read
 webhooks    changes for partners, by signed webhooks
+caching     caches whose entries go when their rows change
 testing     for tests of applications: events without a commit, or without a database
 listener    the process's half: hears the database and calls receivers
 triggers    the database's half: creates and drops the triggers

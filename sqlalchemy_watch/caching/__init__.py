@@ -17,7 +17,7 @@ regions       dogpile.cache: stands between a region and its backend; imported o
 callables     caches that are known by the functions which delete and clear
 entries       a region's entries as the store has them, each with its epoch; needs dogpile.cache as well
 keys          the watches that a cache needs, and the keys of an event
-hearing       is the listener hearing?
+hearing       the state of the listener: what nobody hears of is not stored
 stamps        how often each key was invalidated
 
 Nothing else of the library imports this room.

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from dogpile.cache.api import NO_VALUE, CachedValue
 
+from ..errors import ConfigurationError
 from .stamps import Stamp
 
 #: Under this key, mangled as others are, the store holds the epoch; under this name an entry's metadata has it.
@@ -105,9 +106,16 @@ def _head(epoch: str) -> bytes:
 
 
 def with_epoch(value: Any, epoch: str) -> Any:
-    """Return an entry as it is stored."""
+    """Return an entry as it is stored.
+
+    :raises ConfigurationError: for what no region makes.
+    """
     if isinstance(value, bytes):
         return _head(epoch) + (value[1:] if value.startswith(b"{") else b"\0" + value)
+    if not isinstance(value, CachedValue):
+        raise ConfigurationError(
+            f"a proxy of the region makes {type(value).__name__} of what is stored: wrap it before invalidate()"
+        )
     return CachedValue(value.payload, {**value.metadata, EPOCH: epoch})
 
 

@@ -1,4 +1,4 @@
-"""Is the listener hearing? Whoever does not hear must not store, since nobody would drop what he stores."""
+"""The state of a listener: a process that does not hear must not store, since nobody would drop the entry."""
 
 from __future__ import annotations
 

@@ -87,7 +87,11 @@ class Invalidation:
 
         What was invalidated meanwhile is deleted at the end of it, so that it does not stay. With coroutine functions
         it is `async with`. A region's `get_or_create` and `cache_on_arguments` need it not, its `set` does.
+
+        :raises ConfigurationError: without a key.
         """
+        if not keys:
+            raise ConfigurationError("loading() needs the keys whose values are loaded: loading(f'price:{number}')")
         return Loading(self._cache, keys, lambda: self._is_open and self._hearing.may_store)
 
     def close(self) -> None:

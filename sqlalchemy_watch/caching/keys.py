@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from sqlalchemy import Table
+from sqlalchemy import inspect as sa_inspect
+
 from ..declaring.filing import endpoints_of
 from ..declaring.spec import TableWatch
 from ..declaring.targets import tables_of, watches_of_table
@@ -62,9 +65,10 @@ class Keys:
         self._key = key
         #: What it asks for beside the primary key.
         self._others: set[str] = set()
-        #: True if nothing was seen of what it asks for after it has failed on made-up values.
+        #: True if it has failed on made-up values, and so may ask for more than was seen.
         self._is_known_in_part = False
         candidates = _candidates(model)
+        self._attributes = _attributes_of(model)
         self.signals: list[WatchSignal[Any]] = [self._chosen(found) for found in candidates.values()]
         if "inserted" not in candidates and self._others:
             table, name = self.signals[0].details.table, min(self._others)
@@ -104,7 +108,7 @@ class Keys:
         try:
             list(_as_keys(self._key(row)))
         except KeyError as error:
-            row.missing.update(name for name in error.args[:1] if isinstance(name, str) and name not in heard.carried)
+            row.missing.update(self._attributes.intersection(error.args) - heard.carried)  # of a dict made of the row
             self._is_known_in_part = True
         except Exception:  # it does not like the values, which are made up
             self._is_known_in_part = True
@@ -121,6 +125,10 @@ class Keys:
                 f"value would stay: declare old=True in the Watch"
             )
         self._others.update(others)
+
+
+def _attributes_of(model: Any) -> frozenset[str]:
+    return frozenset(model.columns.keys() if isinstance(model, Table) else sa_inspect(model).attrs.keys())
 
 
 def _candidates(model: Any) -> dict[str, list[Heard]]:

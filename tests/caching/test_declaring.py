@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +123,8 @@ ACCEPTED: list[tuple[str, tuple[Any, ...], Callable[[Any], Any]]] = [
     ("joined", ALL, lambda row: "order:" + row["id"].hex.upper() + str(row["id"] + 1) + row["id"][0]),
     ("called", ALL, lambda row: ":".join(["order", row["id"].isoformat()[:4].strip().lower() or "x"])),
     ("fails on made-up values", ALL, lambda row: {7: "seven"}[row["id"]]),
+    ("fails on their texts", ALL, lambda row: {"seven": 7}[str(row["id"])]),
+    ("fails on unhashable ones", ALL, lambda row: {}[frozenset([[row["id"]]])]),
     ("raises something", ALL, lambda row: (_ for _ in ()).throw(RuntimeError(row["id"]))),
 ]
 
@@ -211,6 +215,20 @@ def test_listener_that_is_not_enough_is_refused(engine: Engine, Base: type[Decla
     refuse_listener("does not hear table 'orders'", Listener(engine, Other))
     refuse_listener("one process alone hears", Listener(engine, Base, durable="a_group"))
     refuse_listener("one process alone hears", Listener(engine, Base, exclusive="one"))
+
+
+def test_loading_without_a_key_is_refused(engine: Engine, Order: Any) -> None:
+    listener = Listener(engine, Order)
+    with (
+        invalidate(CACHE.pop, Order, key=by_id, everything=CACHE.clear, listener=listener) as invalidation,
+        pytest.raises(ConfigurationError, match="needs the keys"),
+    ):
+        invalidation.loading()
+
+
+def test_dogpile_is_imported_where_a_region_is_given() -> None:
+    words = "import sys, sqlalchemy_watch.caching; sys.exit('dogpile' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", words], check=False).returncode == 0
 
 
 def test_refusal_leaves_the_region_as_it_was(engine: Engine, Base: type[DeclarativeBase]) -> None:

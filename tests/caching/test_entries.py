@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from dogpile.cache import CacheRegion
+from dogpile.cache import CacheRegion, make_region
 from dogpile.cache.api import NO_VALUE
 from dogpile.cache.proxy import ProxyBackend
 from dogpile.cache.util import sha1_mangle_key
@@ -127,6 +127,32 @@ def test_other_proxies_go_on(shop: Shop, listener: Listener, region: CacheRegion
     invalidate(region, shop.Product, key=price_key, listener=listener)
     if not is_before:
         region.wrap(Counting)
+    assert region.get_or_create("price:1", lambda: shop.price(1)) == 100
+    assert region.get("price:1") == 100
+    shop.run("UPDATE products SET price = 200")
+    listener.catch_up()
+    assert region.get_or_create("price:1", lambda: shop.price(1)) == 200
+
+
+class Packing(ProxyBackend):
+    """Another proxy, which packs what is serialized."""
+
+    def get_serialized(self, key: Any) -> Any:
+        value = self.proxied.get_serialized(key)
+        return value if value is NO_VALUE else value[::-1]  # type: ignore[index]
+
+    def set_serialized(self, key: Any, value: bytes) -> None:
+        self.proxied.set_serialized(key, value[::-1])
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+def test_proxies_that_pack_go_on(shop: Shop, listener: Listener, is_before: bool) -> None:
+    region = make_region().configure("dogpile.cache.memory_pickle")
+    if is_before:
+        region.wrap(Packing)
+    invalidate(region, shop.Product, key=price_key, listener=listener)
+    if not is_before:
+        region.wrap(Packing)
     assert region.get_or_create("price:1", lambda: shop.price(1)) == 100
     assert region.get("price:1") == 100
     shop.run("UPDATE products SET price = 200")
