@@ -108,14 +108,15 @@ class Keys:
         try:
             list(_as_keys(self._key(row)))
         except KeyError as error:
-            row.missing.update(self._attributes.intersection(error.args) - heard.carried)  # of a dict made of the row
+            names = {name for name in error.args if isinstance(name, str)}  # of a dict made of the row, perhaps
+            row.missing.update((names & self._attributes) - heard.carried)
             self._is_known_in_part = True
         except Exception:  # it does not like the values, which are made up
             self._is_known_in_part = True
         if row.missing:
-            names = ", ".join(map(repr, sorted(row.missing)))
+            missing = ", ".join(map(repr, sorted(row.missing)))
             raise ConfigurationError(
-                f"{heard.subject}: key asks for {names}, which events do not carry: they carry "
+                f"{heard.subject}: key asks for {missing}, which events do not carry: they carry "
                 f"{', '.join(map(repr, sorted(heard.carried)))}; add it to extra_columns of the Watch"
             )
         others = sorted(row.asked - heard.identity)
