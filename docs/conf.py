@@ -50,7 +50,8 @@ html_copy_source = False
 NOT_CALLED = {
     "WatchSignals", "WatchSignal", "FilteredSignal", "EventsSignal", "EventStream", "EventIterator", "Resync",
     "TransactionsSignal", "Transaction", "Details", "Event", "Stats", "WatchStatus", "RelayStats", "Message",
-    "Publisher", "Expecting", "LiveResults", "Patch", "Webhook",
+    "Publisher", "Expecting", "LiveResults", "Patch", "Webhook", "Invalidation", "Loading",
+    "Instrumentation",
 }  # fmt: skip
 
 #: The pages whose text stands beside this directory.

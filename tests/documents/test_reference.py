@@ -6,7 +6,7 @@ import re
 
 import pytest_sqlalchemy_watch
 import sqlalchemy_watch
-from sqlalchemy_watch import live, relay, testing, web, webhooks
+from sqlalchemy_watch import caching, live, relay, testing, web, webhooks
 from sqlalchemy_watch.web import flask
 
 from .snippets import ROOT
@@ -17,11 +17,12 @@ PUBLIC = {
     "sqlalchemy_watch.web": set(web.__all__),
     "sqlalchemy_watch.web.starlette": {"sse", "push", "lifespan"},
     "sqlalchemy_watch.web.flask": set(flask.__all__) - {"EventSource"},
+    "sqlalchemy_watch.caching": set(caching.__all__),
     "sqlalchemy_watch.live": set(live.__all__),
     "sqlalchemy_watch.webhooks": set(webhooks.__all__),
     "sqlalchemy_watch.relay": set(relay.__all__),
     "sqlalchemy_watch.testing": set(testing.__all__),
-    "sqlalchemy_watch.otel": {"instrument"},
+    "sqlalchemy_watch.otel": {"Instrumentation", "instrument", "links_to"},
     "pytest_sqlalchemy_watch": {name for name in vars(pytest_sqlalchemy_watch) if name.startswith("watch_")},
 }
 
