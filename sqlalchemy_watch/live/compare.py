@@ -111,7 +111,7 @@ def _taken_apart(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
     if isinstance(value, Mapping):
         return ("mapping", {k: _image(each, seen) for k, each in value.items()})
     if isinstance(value, Set):
-        return ("set", frozenset(value))
+        return ("set", *sorted([_image(each, seen) for each in value], key=repr))
     if isinstance(value, list):
         return ("list", *[_image(each, seen) for each in value])
     fields = [f.name for f in dataclasses.fields(value)] if is_dataclass else sorted(vars(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, overload
@@ -14,10 +15,9 @@ from sqlalchemy.orm import sessionmaker
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ..aio import is_async
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ListenerError
 from ..signals.receivers import function_name
-from .index import moment
-from .observing import SNAPSHOT, Observed
+from .observing import SNAPSHOT, Run
 from .query import MOST_RUNS, NeedsUnique, Options, Query, Rows, statement_of
 
 if TYPE_CHECKING:  # it needs greenlet, which whoever has an AsyncSession has
@@ -30,8 +30,11 @@ Ts = TypeVarTuple("Ts")
 Load = Callable[["AsyncSession"], Awaitable[R]]
 Factory = Callable[[], "AsyncSession"]
 
-#: By loop: the room for runs.
-_rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = weakref.WeakKeyDictionary()
+#: Seconds for which a run may go on that nobody waits for any more.
+GRACE = 1.0
+
+#: By loop.
+_rooms: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Room] = weakref.WeakKeyDictionary()
 #: By loop: the queries that are shared.
 _shared: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[Hashable, LoopQuery[Any]]] = (
     weakref.WeakKeyDictionary()
@@ -79,9 +82,11 @@ def live(
     its `where`, of a table that occurs once, for columns of integers, UUIDs, booleans, dates and enums that
     `everything("column", ...)` carries. Muted writes are not heard, nor what functions in the database read.
 
-    :param factory: makes sessions, of the primary server: an `async_sessionmaker`.
+    :param factory: makes sessions, of the primary server and the database that the listener hears, with its schemas: an
+        `async_sessionmaker`.
     :param query: a SELECT, whose rows are a result, as `session.execute(query).all()` has them; or a coroutine function
-        of a session, whose statements are looked at as they are run, and which returns what it likes.
+        of a session, whose statements are looked at as they are run, and which returns what it likes. It reads by that
+        session alone, whose transaction it leaves open.
     :param min_interval: seconds at least from one run to the next.
     :param every: seconds after which it is run again in any case; None for never. Then it may contain what no event
         tells of, such as `func.now()`, or a view.
@@ -91,8 +96,8 @@ def live(
     :param tables: the models and Tables on which it depends, instead of those that are found in it.
     :param narrow: False: every change of a table concerns it.
     :returns: an asynchronous iterator, which hears from its first item on, or the beginning of its `async with` block.
-        It ends when the listener stops. A connection that is lost is made anew, a `resync` runs it again; what the
-        query itself raises is raised to whoever iterates, who may go on.
+        It ends when the listener stops. A connection that is lost is made anew (a failure of ten seconds is raised), a
+        `resync` runs it again; what the query itself raises is raised to whoever iterates, who may go on.
     :raises ConfigurationError: for a query that writes or locks, that has what nobody hears of (tables that are not
         watched for everything, `text()`, clocks), and for parameters out of range. What a function runs is looked at
         when it runs.
@@ -103,7 +108,7 @@ def live(
     _check_share(share)
     statement = statement_of("live()", query)
     load = query if statement is None else _load_of(statement)
-    key = None if share is None else (factory, share, query if statement is None else _identity_of(statement))
+    key = None if share is None else (factory, share, options, query if statement is None else _identity_of(statement))
     return LiveResults(LoopQuery(factory, load, statement, options), key)
 
 
@@ -135,7 +140,7 @@ def _identity_of(statement: Any) -> Hashable:
 
 
 def _load_of(statement: Executable) -> Load[Any]:
-    rows = Rows(statement)
+    rows = Rows()
 
     async def load(session: AsyncSession) -> list[Any]:
         while True:
@@ -154,6 +159,19 @@ class _Seat:
         self.version = 0
         self.error: BaseException | None = None
 
+    def tell(self, error: BaseException | None) -> None:
+        """Have it look; at the error, where there is one."""
+        self.error = error
+        self.arrived.set()
+
+
+class _Room:
+    """The room for runs on one event loop, as long as it has queries."""
+
+    def __init__(self) -> None:
+        self.runs = asyncio.Semaphore(MOST_RUNS)
+        self.queries = 0
+
 
 class LoopQuery(Query[R]):
     """A query that runs on an event loop, in tasks."""
@@ -164,23 +182,30 @@ class LoopQuery(Query[R]):
         self._loop: asyncio.AbstractEventLoop
         self._seats: dict[_Seat, None] = {}
         self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
 
     def join(self, seat: _Seat) -> None:
         """Have somebody told, on the running loop."""
         if not self._seats:
             self._loop = asyncio.get_running_loop()
             self.begin()
+            _rooms.setdefault(self._loop, _Room()).queries += 1
         self._seats[seat] = None
-        if self.version:
-            seat.arrived.set()
+        if self.version or self.error is not None:
+            seat.tell(self.error)
 
     def leave(self, seat: _Seat) -> asyncio.Task[None] | None:
         """Tell somebody nothing more; return the run that is under way, where it was the last one."""
         self._seats.pop(seat, None)
         if self._seats:
             return None
-        Query.end(self)
-        self.dependencies.end()
+        super().end()  # there is nobody to be told
+        if self._timer is not None:
+            self._timer.cancel()
+        room = _rooms[self._loop]
+        room.queries -= 1
+        if not room.queries:
+            del _rooms[self._loop]
         return self._task
 
     def end(self) -> None:
@@ -191,51 +216,59 @@ class LoopQuery(Query[R]):
 
     def _tell(self, error: BaseException | None = None) -> None:
         for seat in self._seats:
-            seat.error = error
-            seat.arrived.set()
+            seat.tell(error)
 
     def _schedule(self, delay: float, ticket: int) -> None:
-        with contextlib.suppress(RuntimeError):
-            if delay:
-                self._loop.call_soon_threadsafe(self._loop.call_later, delay, self._begin_run, ticket)
-            else:
-                self._loop.call_soon_threadsafe(self._begin_run, ticket)
+        try:
+            self._loop.call_soon_threadsafe(self._begin_run_in if delay else self._begin_run, ticket, delay)
+        except RuntimeError:  # the loop is closed
+            super().end()
 
-    def _begin_run(self, ticket: int) -> None:
+    def _begin_run_in(self, ticket: int, delay: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_later(delay, self._begin_run, ticket, 0.0)
+
+    def _begin_run(self, ticket: int, delay: float) -> None:
         if self.is_due(ticket):
             self._task = self._loop.create_task(self._run(), context=self.context)
 
     async def _run(self) -> None:
         error: Exception | None = None
+        run: Run | None = None
         try:
-            async with _rooms.setdefault(self._loop, asyncio.Semaphore(MOST_RUNS)):
+            async with _rooms[self._loop].runs:
                 if not self.is_ended:
                     self.start()
-                    result, is_late = await self._execute()
-                    if self.take(result, is_late):
+                    async with self._factory() as session:
+                        run = Run(self.dependencies, session.sync_session)
+                        differs = self.take(await self._execute(session, run), run)
+                    if differs:
                         self._tell()
+        except asyncio.CancelledError as cancelled:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            error = RuntimeError("live(): what the function waited for was cancelled")
+            error.__cause__ = cancelled
         except Exception as raised:
             error = raised
         finally:
             self._task = None
-            if self.finish(error) and error is not None:
+            if self.finish(error, is_connected=run is not None and run.is_connected):
                 self._tell(error)
 
-    async def _execute(self) -> tuple[R, bool]:
-        since = moment()
-        async with self._factory() as session:
-            connection = await session.connection(execution_options=SNAPSHOT)
-            assert connection.sync_connection is not None
-            observed = Observed(self.dependencies, session.sync_session, connection.sync_connection, since)
-            found = self._load(session)
-            if not inspect.isawaitable(found):
-                raise ConfigurationError(
-                    f"live(): {function_name(self._load)} must be a coroutine function (async def) of an AsyncSession; "
-                    f"for a plain one there is LiveQuery"
-                )
-            result = await found
-        self.dependencies.keep(observed.reads)
-        return result, observed.is_late
+    async def _execute(self, session: AsyncSession, run: Run) -> R:
+        connection = await session.connection(bind_arguments=self.bind_arguments, execution_options=SNAPSHOT)
+        assert connection.sync_connection is not None
+        run.observe(connection.sync_connection)
+        found = self._load(session)
+        if not inspect.isawaitable(found):
+            raise ConfigurationError(
+                f"live(): {function_name(self._load)} must be a coroutine function (async def) of an AsyncSession; "
+                f"for a plain one there is LiveQuery"
+            )
+        return await found
 
 
 class LiveResults(AsyncIterator[R], Generic[R]):
@@ -244,18 +277,18 @@ class LiveResults(AsyncIterator[R], Generic[R]):
     def __init__(self, query: LoopQuery[R], share_key: Hashable) -> None:
         self._query, self._share_key = query, share_key
         self._seat: _Seat | None = None
+        self._left: weakref.finalize[Any, Any] | None = None
         self._is_closed = False
 
     def _begin(self) -> _Seat:
         loop = asyncio.get_running_loop()
-        if self._share_key is not None:
-            shared = _shared.setdefault(loop, {})
-            found = shared.setdefault(self._share_key, self._query)
-            if found.is_ended:
-                found = shared[self._share_key] = self._query
-            self._query = found
+        shared = _shared.setdefault(loop, {}) if self._share_key is not None else {}
+        found = shared.get(self._share_key, self._query)
+        self._query = self._query if found.is_ended else found
         seat = _Seat()
         self._query.join(seat)
+        if self._share_key is not None:
+            shared[self._share_key] = self._query
         self._seat = seat
         self._left = weakref.finalize(self, _leave_later, loop, self._query, seat, self._share_key)
         self._left.atexit = False
@@ -281,17 +314,19 @@ class LiveResults(AsyncIterator[R], Generic[R]):
             await seat.arrived.wait()
 
     async def aclose(self) -> None:
-        """Hear nothing more. A run that is under way is waited for."""
+        """Hear nothing more. A run that is under way is waited for, and cancelled after a second."""
         self._is_closed = True
         seat, self._seat = self._seat, None
-        if seat is not None:
+        if seat is not None and self._left is not None:
             self._left.detach()
             seat.arrived.set()
             task = _leave(self._query, seat, self._share_key)
             if task is not None and task is not asyncio.current_task():
-                await asyncio.wait([task])
+                await _let_end(task)
 
     async def __aenter__(self) -> LiveResults[R]:
+        if self._is_closed:
+            raise ListenerError("live(): these results were closed before: call live() again")
         if self._seat is None:
             self._begin()
         return self
@@ -309,9 +344,17 @@ def _leave(query: LoopQuery[Any], seat: _Seat, share_key: Hashable) -> asyncio.T
     return task
 
 
-def _leave_later(
-    loop: asyncio.AbstractEventLoop, query: LoopQuery[Any], seat: _Seat, share_key: Hashable
-) -> None:  # fmt: skip
+async def _let_end(task: asyncio.Task[None]) -> None:
+    """Wait for a run that nobody waits for any more. To cancel it costs its connection."""
+    done, _ = await asyncio.wait([task], timeout=GRACE)
+    if not done:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _leave_later(loop: asyncio.AbstractEventLoop, query: LoopQuery[Any], seat: _Seat, share_key: Hashable) -> None:
     """Leave in the loop: this may be called in the middle of anything, in any thread."""
-    with contextlib.suppress(RuntimeError):  # the loop is closed
+    try:
         loop.call_soon_threadsafe(_leave, query, seat, share_key)
+    except RuntimeError:  # the loop is closed
+        threading.Thread(target=query.end, name="sqlalchemy-watch live query ends").start()

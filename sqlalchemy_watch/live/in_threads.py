@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import heapq
-import inspect
 import itertools
 import logging
 import os
@@ -20,10 +19,10 @@ from sqlalchemy.orm import Session
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ..aio import is_async
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, ListenerError
+from ..signals.coroutines import is_coroutine_function
 from ..signals.receivers import function_name
-from .index import moment
-from .observing import SNAPSHOT, Observed
+from .observing import SNAPSHOT, Run
 from .query import MOST_RUNS, NeedsUnique, Options, Query, Rows, statement_of
 
 log: logging.Logger = logging.getLogger(__name__)
@@ -91,10 +90,9 @@ class LiveQuery(Generic[R]):
             raise ConfigurationError("LiveQuery: give a sessionmaker; for an async_sessionmaker there is live()")
         if isinstance(factory, Engine) or not callable(factory):
             raise ConfigurationError(f"LiveQuery: {factory!r} makes no sessions: give sessionmaker(engine)")
-        if inspect.iscoroutinefunction(query):
-            raise ConfigurationError(
-                f"LiveQuery: {query.__qualname__} is a coroutine function: for these there is live()"
-            )
+        if is_coroutine_function(getattr(query, "func", query)):
+            name = function_name(query)
+            raise ConfigurationError(f"LiveQuery: {name} is a coroutine function: for these there is live()")
         options = Options.of("LiveQuery", min_interval, every, tables, narrow)
         statement = statement_of("LiveQuery", query)
         load = query if statement is None else _load_of(statement)
@@ -116,10 +114,11 @@ class LiveQuery(Generic[R]):
 
     def _start(self) -> None:
         with self._lock:
-            if self._is_started:
-                return
-            self._query.begin()
-            self._is_started = True
+            if self._query.is_ended:
+                raise ListenerError("LiveQuery: it was closed, or its listener has stopped: make another one")
+            if not self._is_started:
+                self._query.begin()
+                self._is_started = True
 
     def close(self) -> None:
         """Run no more. A run that is under way is waited for, unless a receiver calls this."""
@@ -156,8 +155,14 @@ class ResultSignal(blinker.Signal, Generic[F]):
         """Connect a receiver, and return it: a decorator as well.
 
         :param weak: disconnect the receiver when nothing else refers to it.
-        :raises ListenerError: where no running listener hears the tables of the query.
+        :raises ConfigurationError: for a coroutine function.
+        :raises ListenerError: where no running listener hears the tables of the query, and where it has ended.
         """
+        if is_coroutine_function(receiver):
+            raise ConfigurationError(
+                f"LiveQuery: {function_name(receiver)} is a coroutine function, and its receivers run in threads: give "
+                f"a plain one, or use live()"
+            )
         super().connect(receiver, sender, weak)
         try:
             self._connected()
@@ -171,12 +176,12 @@ def _call_all(signal: blinker.Signal, query: LiveQuery[Any], argument: Any) -> N
     for receiver in list(signal.receivers_for(query)):
         try:
             receiver(query, argument)
-        except Exception:
+        except BaseException:  # SystemExit, too, ends no thread here
             log.exception("receiver %s of a live query failed", function_name(receiver))
 
 
 def _load_of(statement: Executable) -> Callable[[Session], list[Any]]:
-    rows = Rows(statement)
+    rows = Rows()
 
     def load(session: Session) -> list[Any]:
         while True:
@@ -206,37 +211,49 @@ class ThreadQuery(Query[R]):
         _workers.schedule(time.monotonic() + delay, self, ticket)
 
     def run_if_due(self, ticket: int) -> None:
+        """Run it, if that is due."""
         with self._running:
             if self.is_due(ticket):
                 self.context.run(self._run)
 
     def _run(self) -> None:
         error: BaseException | None = None
+        run: Run | None = None
         try:
             self.start()
-            result, is_late = self._execute()
-            if self.take(result, is_late):
+            with self._factory() as session:
+                run = Run(self.dependencies, session)
+                result = self._execute(session, run)
+                differs = self.take(result, run)
+            if differs:
                 self._send(result)
         except BaseException as raised:
             error = raised
-        if self.finish(error) and error is not None:
+        if self.finish(error, is_connected=run is not None and run.is_connected) and error is not None:
             self._fail(error)
 
-    def _execute(self) -> tuple[R, bool]:
-        since = moment()
-        with self._factory() as session:
-            connection = session.connection(execution_options=SNAPSHOT)
-            observed = Observed(self.dependencies, session, connection, since)
-            result = self._load(session)
-        self.dependencies.keep(observed.reads)
-        return result, observed.is_late
+    def _execute(self, session: Session, run: Run) -> R:
+        run.observe(session.connection(bind_arguments=self.bind_arguments, execution_options=SNAPSHOT))
+        return self._load(session)
+
+    def end(self) -> None:
+        """Run no more. Called in any thread."""
+        super().end()
+        _workers.forget(self)
 
     def close(self) -> None:
-        """Run no more, and wait for the run that is under way."""
+        """Run no more, and wait for the run that is under way; not in a receiver, which it may be waiting for."""
         self.end()
-        _workers.forget(self)
-        with self._running:
-            self.dependencies.end()
+        if not _is_worker():
+            with self._running:
+                pass
+
+
+def _is_worker() -> bool:
+    return threading.current_thread().name == THREAD_NAME
+
+
+THREAD_NAME = "sqlalchemy-watch live queries"
 
 
 class _Workers:
@@ -246,23 +263,34 @@ class _Workers:
         self._changed = threading.Condition()
         self._due: list[tuple[float, int, ThreadQuery[Any], int]] = []
         self._numbers = itertools.count()
-        self._threads = self._waiting = 0
+        self._threads = 0
+        #: Threads that wait, and that nobody has woken.
+        self._waiting = 0
 
     def schedule(self, at: float, query: ThreadQuery[Any], ticket: int) -> None:
-        """Run a query at a time of `time.monotonic()`, if it is due then."""
+        """Run a query at a time of `time.monotonic()`, if it is due then, in place of what was scheduled for it."""
         with self._changed:
+            self._remove(query)
             heapq.heappush(self._due, (at, next(self._numbers), query, ticket))
-            if not self._waiting and self._threads < MOST_RUNS:
+            if self._waiting:
+                self._waiting -= 1
+                self._changed.notify()
+            elif self._threads < MOST_RUNS:
                 self._threads += 1
-                threading.Thread(target=self._work, name="sqlalchemy-watch live queries", daemon=True).start()
-            self._changed.notify()
+                threading.Thread(target=self._work, name=THREAD_NAME, daemon=True).start()
 
     def forget(self, query: ThreadQuery[Any]) -> None:
         """Run a query no more."""
         with self._changed:
-            self._due = [each for each in self._due if each[2] is not query]
-            heapq.heapify(self._due)
+            self._remove(query)
+            self._waiting = 0
             self._changed.notify_all()
+
+    def _remove(self, query: ThreadQuery[Any]) -> None:
+        kept = [each for each in self._due if each[2] is not query]
+        if len(kept) < len(self._due):
+            heapq.heapify(kept)
+            self._due = kept
 
     def _work(self) -> None:
         while (found := self._next()) is not None:
@@ -277,8 +305,8 @@ class _Workers:
                     _, _, query, ticket = heapq.heappop(self._due)
                     return query, ticket
                 self._waiting += 1
-                self._changed.wait(wait)
-                self._waiting -= 1
+                if not self._changed.wait(wait):
+                    self._waiting -= 1
             self._threads -= 1
             return None
 

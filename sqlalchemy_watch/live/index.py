@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sqlalchemy import Table
 from sqlalchemy.orm import Mapper
 
-from ..declaring.filing import endpoints_of, living_watches
+from ..declaring.filing import endpoints_of, living_watches, original_of
 from ..declaring.spec import TableWatch
 from ..errors import ConfigurationError, ListenerError
 from ..events.event import Event
@@ -38,20 +38,28 @@ class _Hearing:
     """The signals that together hear every change of a table's rows, by operation."""
 
     def __init__(self, table: Table) -> None:
-        self.by_operation: dict[str, tuple[TableWatch, WatchSignal[Any]]] = dict(_heard_of(table))
+        own = dict(_heard_of(table))
+        self.by_operation: dict[str, tuple[TableWatch, WatchSignal[Any]]] = own
+        #: By which rows come and go; its own too, where they are declared.
+        self.signals: list[WatchSignal[Any]] = [signal for _, signal in own.values()]
         parent = _parent_of(table)
         #: False for the table of a joined subclass, whose rows come and go with those of the root, without its columns.
         self.is_whole: bool = parent is None
+        self._root: Table | None = parent
         if parent is not None:
-            own = self.by_operation.get("updated")
-            self.by_operation = dict(_heard_of(parent)) | ({} if own is None else {"updated": own})
-            if own is None:
-                self.by_operation.pop("updated", None)
+            of_root = {name: heard for name, heard in _heard_of(parent) if name != "updated"}
+            self.by_operation = of_root | ({"updated": own["updated"]} if "updated" in own else {})
+            self.signals += [signal for _, signal in of_root.values()]
 
     @property
     def missing(self) -> list[str]:
-        """The operations that nothing hears of."""
-        return [operation for operation in OPERATIONS if operation not in self.by_operation]
+        """The operations that nothing hears of; of which table, where they are to be watched on another one."""
+        of_root = f" of {self._root.key!r}" if self._root is not None else ""
+        return [
+            operation + (of_root if operation != "updated" else "")
+            for operation in OPERATIONS
+            if operation not in self.by_operation
+        ]
 
     def attributes(self) -> Mapping[str, str]:
         """Return attribute names by column, of those by which rows can be told apart: each event has their values.
@@ -79,6 +87,7 @@ def _has_all_rows(owner: Mapper[Any] | Table, table: Table) -> bool:
     """Return False for a class that shares the table with classes above."""
     if isinstance(owner, Table):
         return True
+    table = original_of(table)
     return owner.local_table is table and (owner.inherits is None or owner.inherits.local_table is not table)
 
 
@@ -86,7 +95,7 @@ def _parent_of(table: Table) -> Table | None:
     """Return the root's table, for that of a joined subclass."""
     owners = (endpoint.owner for endpoints in endpoints_of(table).values() for endpoint in endpoints)
     for owner in owners:
-        if isinstance(owner, Mapper) and owner.local_table is table and not owner.concrete:
+        if isinstance(owner, Mapper) and owner.local_table is original_of(table) and not owner.concrete:
             root = owner.base_mapper.local_table
             if isinstance(root, Table) and root is not table:
                 return root
@@ -117,7 +126,7 @@ class _Index:
         self._table = table
         hearing = _Hearing(table)
         self.attributes = hearing.attributes()
-        self.signals = [signal for _, signal in hearing.by_operation.values()]
+        self.signals = hearing.signals
         #: The number of reads that it is kept for.
         self.users = 0
         self.of_any_row: dict[Concerned, int] = {}
@@ -274,7 +283,7 @@ class Subscriptions:
                 _register.indexes[read.table] = index
             index.add(self._query, read, self._narrow)
             self._reads[read] = None
-            if unserved := [signal.name for signal in index.signals if not feed_of(signal).sources]:
+            if unserved := [signal.name for signal in index.signals if not feed_of(signal).is_heard]:
                 self._remove([read])
                 raise ListenerError(
                     f"live(): no running listener of this process hears {', '.join(unserved)}: start a "

@@ -13,13 +13,11 @@ from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Executable, Table
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.sql.compiler import Compiled
 
 from ..declaring.targets import tables_of
 from ..errors import ConfigurationError, one_line
 from .compare import equal, image
-from .observing import FORBIDDEN, Dependencies, is_passing
-from .reads import compiled
+from .observing import FORBIDDEN, Dependencies, Run, is_passing
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -31,6 +29,9 @@ MOST_RUNS = 4
 
 #: Seconds before a run is tried again whose connection failed: the first time, and at most.
 FIRST_BACKOFF, MOST_BACKOFF = 0.1, 5.0
+
+#: Seconds after which a failure that should pass is told to whoever waits.
+TOLD_AFTER = 10.0
 
 
 @dataclass(frozen=True)
@@ -74,8 +75,11 @@ def statement_of(owner: str, query: Any) -> Executable | None:
     """
     if isinstance(query, Executable):
         if not getattr(query, "is_select", False):
-            raise ConfigurationError(FORBIDDEN.format(f"a {type(query).__name__}"))
+            raise ConfigurationError(FORBIDDEN.format(type(query).__name__))
         return query
+    if isinstance(query, (type, Table)):
+        name = query.name if isinstance(query, Table) else query.__name__
+        raise ConfigurationError(f"{owner}: {name} is no query: write select({name})")
     if not callable(query):
         raise ConfigurationError(f"{owner}: {query!r} is neither a SELECT nor a function of a session")
     return None
@@ -90,23 +94,35 @@ class Query(ABC, Generic[R]):
 
     def __init__(self, statement: Executable | None, options: Options) -> None:
         self._options = options
-        self._compiled: Compiled | None = None if statement is None else compiled(statement)
         self.dependencies: Dependencies = Dependencies(self, options.tables, options.every is not None, options.narrow)
-        if self._compiled is not None:
-            self.dependencies.check(self._compiled)
-        #: Of whoever asked for it: the runs have the same context variables.
-        self.context: contextvars.Context = contextvars.copy_context()
+        #: What the session is to be told of its connection.
+        self.bind_arguments: dict[str, Any] = {} if statement is None else {"clause": statement}
+        if statement is not None:
+            self.dependencies.expect(statement)
+        self._context = contextvars.copy_context()
         self._lock = threading.RLock()
         self._is_dirty = self._is_running = False
         self.is_ended: bool = False
         #: Which of the calls of `_schedule` counts.
         self._ticket = 0
         self._started_at = float("-inf")
-        self._failures = 0
+        self._failures, self._failing_since = 0, 0.0
         #: The number of results that differed.
         self.version: int = 0
+        #: What was told last, in place of a result.
+        self.error: BaseException | None = None
         self._image: Any = None
         self._result: R | None = None
+
+    @property
+    def context(self) -> contextvars.Context:
+        """The context variables of whoever asked for it, for one run."""
+        return self._context.copy()
+
+    @property
+    def is_idle(self) -> bool:
+        """True while it neither runs nor is to be run, but for its time."""
+        return not (self._is_dirty or self._is_running)
 
     @property
     def result(self) -> R:
@@ -118,11 +134,7 @@ class Query(ABC, Generic[R]):
 
         :raises ListenerError: where no running listener hears of it.
         """
-        try:
-            self.dependencies.begin(self._compiled)
-        except BaseException:
-            self.dependencies.end()
-            raise
+        self.dependencies.begin()
         self.mark()
 
     def mark(self) -> None:
@@ -135,10 +147,11 @@ class Query(ABC, Generic[R]):
                 self._schedule_run(0)
 
     def end(self) -> None:
-        """Run no more. Called in any thread."""
+        """Run no more, and hear of nothing. Called in any thread."""
         with self._lock:
             self.is_ended = True
             self._ticket += 1
+        self.dependencies.end()
 
     def _schedule_run(self, delay: float) -> None:
         due = self._started_at + self._options.min_interval - time.monotonic()
@@ -147,7 +160,10 @@ class Query(ABC, Generic[R]):
 
     @abstractmethod
     def _schedule(self, delay: float, ticket: int) -> None:
-        """Have `is_due` asked in so many seconds, and the query run if that is true. Called in any thread."""
+        """Have `is_due` asked in so many seconds, and the query run if that is true, in place of what was scheduled.
+
+        Called in any thread.
+        """
 
     def is_due(self, ticket: int) -> bool:
         """Return True if it is to be run now; until `finish` then, nobody else is told so."""
@@ -163,30 +179,37 @@ class Query(ABC, Generic[R]):
             self._is_dirty = False
             self._started_at = time.monotonic()
 
-    def take(self, result: R, is_late: bool) -> bool:
-        """Take the result of a run; return True if it differs from the one before.
+    def take(self, result: R, run: Run) -> bool:
+        """Take the result of a run; return True if it differs from what was told before.
 
-        :param is_late: True where it may lack a change that nobody has heard of.
+        :raises ConfigurationError: for one that can be read once alone.
         """
+        run.check(result)
+        self.dependencies.keep(run.reads)
         with self._lock:
             self._failures = 0
-            self._is_dirty |= is_late
+            self._is_dirty |= run.is_late
+            has_failed, self.error = self.error is not None, None
         new = image(result)
-        if self.version and equal(self._image, new):
+        if self.version and not has_failed and equal(self._image, new):
             return False
         self._result, self._image = result, new
         self.version += 1
         return True
 
-    def finish(self, error: BaseException | None = None) -> bool:
-        """Note that a run has ended; return False where it is tried again, and the error is nobody's business."""
-        is_told, delay = True, 0.0
+    def finish(self, error: BaseException | None = None, *, is_connected: bool = True) -> bool:
+        """Note that a run has ended.
+
+        :param is_connected: False where the error was raised in connecting.
+        :returns: True for an error that is to be told. One that passes is told once it has gone on for a while.
+        """
+        is_told, delay = error is not None, 0.0
         with self._lock:
             self._is_running = False
-            if error is not None and is_passing(error):
-                self._failures += 1
-                delay = min(FIRST_BACKOFF * 2 ** (self._failures - 1), MOST_BACKOFF)
-                self._is_dirty, is_told = True, False
+            if error is not None and is_passing(error, is_connected):
+                is_told, delay = self._note_failure()
+            if is_told:
+                self.error = error
             if self.is_ended:
                 return is_told
             if self._is_dirty:
@@ -194,9 +217,19 @@ class Query(ABC, Generic[R]):
             elif self._options.every is not None:
                 self._ticket += 1
                 self._schedule(self._options.every, self._ticket)
-        if error is not None and not is_told:
+        if delay:
             log.warning("live query: %s: it is run again in %.1f s", one_line(error), delay)
         return is_told
+
+    def _note_failure(self) -> tuple[bool, float]:
+        """Return True if a failure that passes is to be told by now, and the seconds until the next attempt."""
+        now = time.monotonic()
+        if not self._failures:
+            self._failing_since = now
+        self._failures += 1
+        self._is_dirty = True
+        is_told = now - self._failing_since >= TOLD_AFTER and self.error is None
+        return is_told, min(FIRST_BACKOFF * 2 ** (self._failures - 1), MOST_BACKOFF)
 
 
 class Rows:
@@ -206,8 +239,7 @@ class Rows:
     equal rows of other statements.
     """
 
-    def __init__(self, statement: Executable) -> None:
-        self.statement = statement
+    def __init__(self) -> None:
         self._is_unique = False
 
     def of(self, result: Any) -> list[Any]:

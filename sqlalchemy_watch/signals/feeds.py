@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 from blinker._utilities import make_id  # as in receivers
 
@@ -19,6 +19,14 @@ from .once import Once
 from .receivers import Names, Outlet, Subscriber
 from .registry import FilterRegistry
 from .streams import Tap
+
+
+class Source(Protocol):
+    """A listener that runs, as seen from here."""
+
+    @property
+    def is_ready(self) -> bool:
+        """True once it has been ready."""
 
 
 class Feed(Outlet):
@@ -43,24 +51,29 @@ class Feed(Outlet):
         #: The receivers with a session, of the signal and of its views, while they are connected.
         self.once: weakref.WeakSet[Once] = weakref.WeakSet()
         #: The listeners that serve the signal, by identity.
-        self.sources: set[int] = set()
+        self.sources: dict[int, Source] = {}
 
-    def attach(self, source: object) -> None:
+    @property
+    def is_heard(self) -> bool:
+        """True once a listener that serves the signal was ready: what is committed from then on comes, or a gap."""
+        return any(source.is_ready for source in list(self.sources.values()))
+
+    def attach(self, source: Source) -> None:
         """Note a listener that starts to serve the signal."""
         with lock:
-            self.sources.add(id(source))
+            self.sources[id(source)] = source
 
-    def detach(self, source: object) -> None:
+    def detach(self, source: Source) -> None:
         """Note that a listener stopped. Streams end with the last one."""
         with lock:
-            self.sources.discard(id(source))
+            self.sources.pop(id(source), None)
             streams = [] if self.sources else list(self.streams)
         for stream in streams:
             stream.end()
 
-    def forget(self, source: object) -> None:
+    def forget(self, source: Source) -> None:
         """Forget a listener in a forked child, where it does not run. Streams are the parent's, and not woken."""
-        self.sources.discard(id(source))
+        self.sources.pop(id(source), None)
 
     def missed(self, reason: str) -> None:
         """Mark a gap in the streams, where a listener may have missed events."""

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from models import declare_base
 from postgres import Cluster
-from sqlalchemy import Engine, ForeignKey, text
+from sqlalchemy import Engine, ForeignKey, func, select, text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+from sqlalchemy.orm import DeclarativeBase, Mapped, column_property, mapped_column, relationship
 
 from sqlalchemy_watch import Listener, Watched, everything
 
@@ -44,7 +44,15 @@ def declare_shop(Base: type[DeclarativeBase]) -> Any:
         price: Mapped[int] = mapped_column(server_default="0")
         order: Mapped[Order] = relationship(back_populates="items", primaryjoin="foreign(Item.order_id) == Order.id")
 
-    return SimpleNamespace(Base=Base, Customer=Customer, Order=Order, Item=Item)
+    class Basket(Base):  # type: ignore[misc, valid-type]
+        """An order, with what its items cost."""
+
+        __table__ = Order.__table__
+        price: Mapped[int] = column_property(
+            select(func.sum(Item.price)).where(Item.order_id == Order.__table__.c.id).scalar_subquery()
+        )
+
+    return SimpleNamespace(Base=Base, Customer=Customer, Order=Order, Item=Item, Basket=Basket)
 
 
 @pytest.fixture
@@ -88,5 +96,5 @@ def sessions(cluster: Cluster, database: str) -> Sessions:
 async def settled(*results: Any) -> None:
     """Wait until none of these live queries is to be run any more."""
     async with asyncio.timeout(20):
-        while any(each._query._is_dirty or each._query._is_running for each in results):
+        while not all(each._query.is_idle for each in results):
             await asyncio.sleep(0.002)

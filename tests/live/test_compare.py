@@ -51,6 +51,7 @@ NAN = float("nan")
         (Page("a", [order(id=1, total=2)]), Page("a", [order(id=1, total=2)])),
         (Plain([1]), Plain([1])),
         (bytearray(b"x"), b"x"),
+        ({order(id=1), order(id=2)}, {order(id=2), order(id=1)}),
     ],
 )  # fmt: skip
 def test_equal_values_are_the_same(one: Any, other: Any) -> None:

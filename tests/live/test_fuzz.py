@@ -21,7 +21,7 @@ from sqlalchemy import (
     true,
     union_all,
 )  # fmt: skip
-from sqlalchemy.orm import aliased, joinedload, selectinload, subqueryload
+from sqlalchemy.orm import aliased, joinedload, selectinload, subqueryload, with_loader_criteria
 
 from live.conftest import Sessions, settled
 from sqlalchemy_watch import Listener
@@ -34,7 +34,11 @@ SEED = int(os.environ.get("WATCH_TEST_SEED", "5"))
 def statements(shop: Any) -> Mapping[str, Any]:
     """Return the statements, by name."""
     Customer, Order, Item = shop.Customer, shop.Order, shop.Item
-    Other = aliased(Order)
+    Basket, Other = shop.Basket, aliased(Order)
+    baskets = select(Basket).where(Basket.customer_id == 3)
+    inner, within = baskets.subquery(), baskets.cte("baskets")
+    with_items = with_loader_criteria(Order, Order.id.in_(select(Item.order_id)))
+    mine_with_items = select(Order.id).where(Order.customer_id == 3).options(with_items)
     of_3 = Order.customer_id == 3
     sums = select(Item.order_id, func.sum(Item.price).label("s")).group_by(Item.order_id).subquery()
     mine = select(Order.id.label("oid")).where(of_3).cte("mine")
@@ -117,6 +121,13 @@ def statements(shop: Any) -> Mapping[str, Any]:
         "lateral": select(Customer.id, newest.c.id).join(newest, true()).order_by(Customer.id),
         "case": select(Order.id, case((of_3, 1), else_=0)).order_by(Order.id),
         "comparison with true": by_id.where(of_3 == true()),
+        "column property": select(Basket).where(Basket.customer_id == 3).order_by(Basket.id),
+        "column property in a subquery": select(inner.c.id, inner.c.price).order_by(inner.c.id),
+        "column property in a cte": select(within.c.id, within.c.price).order_by(within.c.id),
+        "union of entities": union_all(baskets, select(Basket).where(Basket.total == 3)).order_by("id"),
+        "from a statement": select(Basket).from_statement(baskets.order_by(Basket.id)),
+        "loader criteria in a subquery": select(func.count()).select_from(mine_with_items.subquery()),
+        "loader criteria": mine_with_items.order_by(Order.id),
         "equal rows": select(Order.total).where(of_3).order_by(Order.total),
         "core": select(Order.__table__).where(Order.__table__.c.customer_id == 3).order_by(Order.__table__.c.id),
     }

@@ -15,13 +15,14 @@ from models import declare_base
 from postgres import Cluster
 from sqlalchemy import ForeignKey, bindparam, event, func, select, text, update
 from sqlalchemy import exc as sa_exc
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column, selectinload, sessionmaker, with_loader_criteria
 from sqlalchemy.orm.exc import DetachedInstanceError
+from support import wait_until
 
 from live.conftest import Sessions, settled
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerError, Watch, Watched, everything, muted, watch
-from sqlalchemy_watch.live import index, live
+from sqlalchemy_watch.live import in_loops, index, live, query
 
 Client = psycopg.Connection[Any]
 
@@ -364,6 +365,9 @@ def test_nothing_is_left_behind(shop: Any, client: Client, listener: Listener, s
                 await anext(results)
             with pytest.raises(StopAsyncIteration):
                 await anext(results)
+            with pytest.raises(ListenerError, match=r"closed before: call live\(\) again"):
+                async with results:
+                    pass
 
     run(main)
     assert index._register.indexes == {}
@@ -602,15 +606,17 @@ def test_what_can_t_be_a_live_query_is_refused_where_it_is_asked_for(shop: Any) 
     async def load(session: Any) -> int:
         return 1
 
-    for query, words in (
-        (update(shop.Order).values(total=1), "a Update can't be run again and again"),
+    for wrong, words in (
+        (update(shop.Order).values(total=1), "Update can't be run again and again"),
         (select(shop.Order).with_for_update(), r"with_for_update\(\) can't be run"),
         (select(shop.Order, func.now()), r"when the result of now\(\) changes: leave it out, or give tables="),
-        (text("SELECT 1"), "a TextClause can't be run"),
+        (text("SELECT 1"), "TextClause can't be run"),
         ("SELECT 1", "neither a SELECT nor a function"),
+        (shop.Order, r"Order is no query: write select\(Order\)"),
+        (shop.Order.__table__, r"orders is no query: write select\(orders\)"),
     ):
         with pytest.raises(ConfigurationError, match=words):
-            live(factory, query)  # type: ignore[call-overload]
+            live(factory, wrong)  # type: ignore[call-overload]
     with pytest.raises(ConfigurationError, match="for a sessionmaker there is LiveQuery"):
         live(sessionmaker(), load)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="makes no sessions: give async_sessionmaker"):
@@ -665,6 +671,216 @@ def test_without_a_listener_nothing_is_promised(shop: Any, sessions: Sessions) -
 
     run(main)
     assert index._register.indexes == {}
+
+
+def test_who_came_before_the_listener_may_come_again(
+    shop: Any, engine: Any, client: Client, sessions: Sessions
+) -> None:
+    async def main() -> None:
+        async with sessions() as factory:
+            early, shared = (
+                live(factory, of_3(shop), min_interval=0),
+                live(factory, of_3(shop), share=1, min_interval=0),
+            )
+            for results in (early, shared):
+                with pytest.raises(ListenerError):
+                    await anext(results)
+            async with Listener(engine, shop.Base), early, shared, live(factory, of_3(shop), share=1) as again:
+                assert [len(await anext(each)) for each in (early, shared, again)] == [5, 5, 5]
+                client.execute("DELETE FROM orders WHERE id = 2")
+                assert [len(await anext(each)) for each in (early, shared, again)] == [4, 4, 4]
+
+    run(main)
+
+
+def test_a_function_leaves_its_transaction_alone(shop: Any, listener: Listener, sessions: Sessions) -> None:
+    async def main() -> None:
+        async with sessions() as factory:
+            for name in ("commit", "rollback", "close"):
+
+                async def load(session: Any, name: str = name) -> Any:
+                    found = await session.scalar(select(func.count()).select_from(shop.Order))
+                    await getattr(session, name)()
+                    return found + await session.scalar(select(func.count()).select_from(shop.Item))
+
+                with pytest.raises(ConfigurationError, match=r"no commit\(\), rollback\(\) or close\(\)"):
+                    await anext(live(factory, load))
+
+            async def nested(session: Any) -> Any:
+                async with session.begin_nested():
+                    return await session.scalar(select(func.count()).select_from(shop.Order))
+
+            assert await anext(live(factory, nested)) == 40
+
+    run(main)
+
+
+def test_a_session_in_a_transaction_is_refused(shop: Any, listener: Listener, sessions: Sessions) -> None:
+    async def main() -> None:
+        async with sessions() as factory, factory() as session:
+            await session.execute(select(1))
+            with pytest.raises(ConfigurationError, match="give a factory that makes new ones"):
+                await anext(live(lambda: session, of_3(shop)))
+
+    run(main)
+
+
+def test_errors_of_the_function_are_no_lost_connections(
+    shop: Any, client: Client, listener: Listener, sessions: Sessions
+) -> None:
+    async def main() -> None:
+        async with sessions() as factory:
+
+            async def missing_file(session: Any) -> Any:
+                raise FileNotFoundError("prices.csv")
+
+            async def late(session: Any) -> Any:
+                raise TimeoutError
+
+            async def cancelled(session: Any) -> Any:
+                task = asyncio.ensure_future(asyncio.sleep(60))
+                asyncio.get_running_loop().call_later(0.01, task.cancel)
+                await task
+
+            for function, error in (
+                (missing_file, FileNotFoundError), (late, TimeoutError), (cancelled, RuntimeError),
+            ):  # fmt: skip
+                with pytest.raises(error):
+                    await anext(live(factory, function))
+
+    run(main)
+
+
+def test_after_an_error_the_same_result_is_told_again(
+    shop: Any, client: Client, listener: Listener, sessions: Sessions
+) -> None:
+    async def load(session: Any) -> Any:
+        if await session.scalar(select(shop.Order.total).where(shop.Order.id == 2)) == 13:
+            raise ZeroDivisionError
+        return "all is well"
+
+    async def main() -> None:
+        async with sessions() as factory, live(factory, load, min_interval=0, share=1) as results:
+            assert await anext(results) == "all is well"
+            client.execute("UPDATE orders SET total = 13 WHERE id = 2")
+            with pytest.raises(ZeroDivisionError):
+                await anext(results)
+            async with live(factory, load, min_interval=0, share=1) as late:
+                with pytest.raises(ZeroDivisionError):
+                    await anext(late)
+            client.execute("UPDATE orders SET total = 14 WHERE id = 2")
+            assert await anext(results) == "all is well"
+
+    run(main)
+
+
+def test_what_can_be_read_once_is_no_result(shop: Any, listener: Listener, sessions: Sessions) -> None:
+    async def scalars(session: Any) -> Any:
+        return await session.scalars(of_3(shop))
+
+    async def result(session: Any) -> Any:
+        return await session.execute(of_3(shop))
+
+    async def generator(session: Any) -> Any:
+        return (row for row in await session.execute(of_3(shop)))
+
+    async def main() -> None:
+        async with sessions() as factory:
+            for function in (scalars, result, generator):
+                with pytest.raises(ConfigurationError, match="can be read once: return a list"):
+                    await anext(live(factory, function))
+
+    run(main)
+
+
+def test_a_database_that_is_not_there_is_told_after_a_while(
+    shop: Any, cluster: Cluster, listener: Listener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(query, "TOLD_AFTER", 0.3)
+
+    async def main() -> None:
+        async_engine = create_async_engine(cluster.url("nowhere", "psycopg"))
+        results = live(async_sessionmaker(async_engine), of_3(shop))
+        with pytest.raises(sa_exc.OperationalError, match="nowhere"):
+            await anext(results)
+        await results.aclose()
+        await async_engine.dispose()
+
+    run(main)
+
+
+def test_a_run_that_nobody_waits_for_is_cancelled(
+    shop: Any, cluster: Cluster, database: str, listener: Listener, sessions: Sessions, client: Client,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(in_loops, "GRACE", 0.05)
+
+    async def main() -> None:
+        with cluster.connect(database) as other, other.transaction():
+            other.execute("LOCK orders")
+            async with sessions() as factory, live(factory, of_3(shop)):
+                while not client.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone():
+                    await asyncio.sleep(0.01)
+            assert client.execute("SELECT 1 FROM pg_locks WHERE NOT granted").fetchone() is None
+
+    run(main)
+
+
+def test_timers_and_queries_of_closed_loops_go(
+    shop: Any, client: Client, listener: Listener, sessions: Sessions
+) -> None:
+    async def main() -> None:
+        async with sessions() as factory, live(factory, of_3(shop), min_interval=0, every=3600) as results:
+            await anext(results)
+            for total in range(20):
+                client.execute("UPDATE orders SET total = %s WHERE id = 2", [100 + total])
+                await anext(results)
+            await settled(results)
+            timers = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
+            assert len([timer for timer in timers if not timer.cancelled()]) <= 3
+
+    run(main)
+    kept = []
+
+    async def leave() -> None:
+        async with sessions() as factory:
+            kept.append(live(factory, of_3(shop)))
+            await anext(kept[-1])
+
+    run(leave)
+    del kept[:]
+    gc.collect()
+    wait_until(client, lambda: not index._register.indexes)
+    assert not in_loops._rooms
+
+
+def test_keys_that_are_named_tell_rows_apart(engine: Any, client: Client, sessions: Sessions) -> None:
+    Base: Any = declare_base()
+
+    class Link(Watched, Base):
+        __tablename__ = "links"
+        __watch__ = everything("left")
+        left: Mapped[int] = mapped_column(primary_key=True)
+        right: Mapped[int] = mapped_column(primary_key=True)
+
+    Base.metadata.create_all(engine)
+
+    async def main() -> None:
+        async with sessions() as factory, Listener(engine, Base) as listener:
+            query = select(Link.right).where(Link.left == 1).order_by(Link.right)
+            async with live(factory, query, min_interval=0) as results:
+                assert await anext(results) == []
+                started = results._query._started_at
+                client.execute("INSERT INTO links VALUES (2, 1)")
+                await listener.catch_up_async()
+                await settled(results)
+                assert results._query._started_at == started
+                client.execute("UPDATE links SET left = 1".replace("left", '"left"'))
+                assert await anext(results) == [(1,)]
+                client.execute("UPDATE links SET left = 3".replace("left", '"left"'))
+                assert await anext(results) == []
+
+    run(main)
 
 
 def test_values_of_a_statement_that_is_cached_are_its_own(

@@ -12,31 +12,40 @@ from sqlalchemy import (
     Date,
     Enum,
     ForeignKey,
+    Integer,
+    TypeDecorator,
     Uuid,
     bindparam,
     column,
     func,
+    literal,
     literal_column,
     select,
     table,
     text,
     update,
 )  # fmt: skip
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, with_loader_criteria
 
 from live.conftest import declare_shop
-from sqlalchemy_watch.live.reads import MOST_KEYS, Read, analyse, compiled, reads_of
+from sqlalchemy_watch import ConfigurationError
+from sqlalchemy_watch.live.reads import MOST_KEYS, Analysis, Read, reads_of, reads_of_executed
 
 shop = declare_shop(declare_base())
 Customer, Order, Item = shop.Customer, shop.Order, shop.Item
 
 
-def reads(statement: Any, parameters: dict[str, Any] | None = None) -> dict[str, Any]:
+def analysis(statement: Any) -> Analysis:
+    return reads_of(statement)[0]
+
+
+def reads(statement: Any) -> dict[str, Any]:
     """Return by table the values that rows are told apart by; None for all rows."""
-    found = reads_of(compiled(statement), parameters)
+    found, parameters = reads_of(statement)
     return {
         read.table.name: None if read.values is None else [dict(zip(read.columns, v, strict=True)) for v in read.values]
-        for read in found
+        for read in found.reads(parameters)
     }
 
 
@@ -52,8 +61,38 @@ def test_conditions_at_the_top_tell_rows_apart() -> None:
 
 
 def test_the_parameters_that_a_statement_is_run_with_count() -> None:
-    statement = compiled(select(Order).where(Order.customer_id == bindparam("c")))
-    assert reads_of(statement, {"c": 8}) == {Read(Order.__table__, ("customer_id",), frozenset({(8,)}))}
+    statement = select(Order).where(Order.customer_id == bindparam("c"))
+    executed = statement.compile(dialect=postgresql.dialect())
+    expected = {Read(Order.__table__, ("customer_id",), frozenset({(8,)}))}
+    assert reads_of_executed(executed).reads({"c": 8}) == expected
+    with pytest.raises(ConfigurationError, match=r"required for bind parameter 'c'.*: give bindparam\(\) a value"):
+        reads_of(statement)
+
+
+def test_statements_of_one_shape_have_their_own_values() -> None:
+    for number in (1, 2):
+        assert reads(select(Order).where(Order.customer_id == number)) == {"orders": [{"customer_id": number}]}
+        found = reads(select(Order).where(Order.customer_id.in_([number, 9])))["orders"]
+        assert sorted(each["customer_id"] for each in found) == [number, 9]
+
+
+class Doubled(TypeDecorator[int]):
+    impl = Integer
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, dialect: Any) -> Any:
+        return value * 2
+
+
+def test_a_type_that_makes_another_value_tells_nothing_apart() -> None:
+    assert reads(select(Order).where(Order.customer_id == bindparam("q", 2, type_=Doubled()))) == {"orders": None}
+    assert reads(select(Order).where(Order.customer_id == literal(2, Doubled()))) == {"orders": None}
+
+
+def test_selects_within_are_taken_as_the_orm_makes_them() -> None:
+    baskets = select(shop.Basket).where(shop.Basket.customer_id == 3)
+    for statement in (select(baskets.subquery()), select(baskets.cte()), select(shop.Basket).from_statement(baskets)):
+        assert reads(statement) == {"orders": [{"customer_id": 3}], "items": None}
 
 
 @pytest.mark.parametrize(
@@ -128,16 +167,16 @@ def test_keys_of_exact_types_are_told_apart() -> None:
     ],
 )  # fmt: skip
 def test_what_no_event_tells_of_is_named(statement: Any, word: str) -> None:
-    assert word in analyse(compiled(statement)).refusals
+    assert word in analysis(statement).refusals
 
 
 def test_what_writes_or_locks_is_named() -> None:
-    assert analyse(compiled(update(Order).values(total=1))).forbidden == ("a statement that writes",)
-    assert analyse(compiled(select(Order).with_for_update())).forbidden == ("with_for_update()",)
+    assert analysis(update(Order).values(total=1)).forbidden == ("a statement that writes",)
+    assert analysis(select(Order).with_for_update()).forbidden == ("with_for_update()",)
     written = update(Order).values(total=1).returning(Order.id).cte()
-    assert analyse(compiled(select(written.c.id))).forbidden == ("a statement that writes",)
+    assert analysis(select(written.c.id)).forbidden == ("a statement that writes",)
 
 
 def test_constants_are_nothing_to_hear_of() -> None:
-    assert analyse(compiled(select(Order.id, literal_column("1"), func.count(text("*"))))).refusals == ()
-    assert analyse(compiled(select(Order.id, literal_column("'x'"), func.count()))).refusals == ()
+    assert analysis(select(Order.id, literal_column("1"), func.count(text("*")))).refusals == ()
+    assert analysis(select(Order.id, literal_column("'x'"), func.count())).refusals == ()

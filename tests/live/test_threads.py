@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
@@ -254,6 +255,7 @@ def test_what_can_t_be_a_live_query_is_refused(shop: Any, engine: Engine, cluste
         ((factory, update(shop.Order)), "can't be run again and again"),
         ((factory, text("SELECT 1")), "can't be run again and again"),
         ((factory, 1), "neither a SELECT nor a function"),
+        ((factory, partial(load)), "is a coroutine function"),
     ):
         with pytest.raises(ConfigurationError, match=words):
             LiveQuery(*arguments)
@@ -266,6 +268,64 @@ def test_what_can_t_be_a_live_query_is_refused(shop: Any, engine: Engine, cluste
         query.changed.connect(results)
         assert len(results.next()) == 5
         query.close()
+
+
+def test_receivers_are_no_coroutine_functions(shop: Any, made: Any) -> None:
+    async def show(query: Any, result: Any) -> None: ...
+
+    with pytest.raises(ConfigurationError, match="show is a coroutine function, and its receivers run in threads"):
+        made(of_3(shop)).changed.connect(show)
+
+
+def test_two_receivers_may_close_each_other_s_query(shop: Any, made: Any) -> None:
+    one, two, both = made(of_3(shop)), made(select(shop.Item)), threading.Barrier(2)
+    closed = Results()
+
+    def close(other: Any) -> Any:
+        def receiver(query: Any, result: Any) -> None:
+            both.wait(PATIENCE)
+            other.close()
+            closed(query, 1)
+
+        return receiver
+
+    one.changed.connect(close(two))
+    two.changed.connect(close(one))
+    assert [closed.next(), closed.next()] == [1, 1]
+
+
+def test_a_receiver_that_exits_ends_no_thread(shop: Any, client: Client, made: Any, results: Results) -> None:
+    def leave(query: Any, argument: Any) -> None:
+        raise SystemExit(1)
+
+    for _ in range(5):
+        broken = made(select(1 / (shop.Order.total - shop.Order.total)))
+        broken.failed.connect(leave)
+        broken.changed.connect(print)
+    query = made(of_3(shop))
+    query.changed.connect(leave)
+    query.changed.connect(results)
+    assert len(results.next()) == 5
+    query.close()
+    with pytest.raises(ListenerError, match="make another one"):
+        query.changed.connect(print)
+
+
+def test_a_quick_query_does_not_wait_for_slow_ones(shop: Any, client: Client, made: Any, results: Results) -> None:
+    go_on, running = threading.Event(), threading.Semaphore(0)
+
+    def slow(session: Session) -> int:
+        running.release()
+        assert go_on.wait(PATIENCE)
+        return 1
+
+    for _ in range(2):
+        made(slow, tables=[shop.Customer]).changed.connect(Results())
+    for _ in range(2):
+        assert running.acquire(timeout=PATIENCE)
+    made(of_3(shop)).changed.connect(results)
+    assert len(results.next()) == 5
+    go_on.set()
 
 
 def test_it_ends_with_the_listener(shop: Any, engine: Engine, client: Client, results: Results) -> None:
