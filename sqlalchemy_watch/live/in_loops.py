@@ -234,8 +234,9 @@ class LoopQuery(Query[R]):
             self._task = self._loop.create_task(self._run(), context=self.context)
 
     async def _run(self) -> None:
-        error: Exception | None = None
+        error: BaseException | None = None
         run: Run | None = None
+        differs = False
         try:
             async with _rooms[self._loop].runs:
                 if not self.is_ended:
@@ -243,8 +244,6 @@ class LoopQuery(Query[R]):
                     async with self._factory() as session:
                         run = Run(self.dependencies, session.sync_session)
                         differs = self.take(await self._execute(session, run), run)
-                    if differs:
-                        self._tell()
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -252,9 +251,11 @@ class LoopQuery(Query[R]):
             error = RuntimeError("live(): what the function waited for was cancelled")
             error.__cause__ = cancelled
         except Exception as raised:
-            error = raised
+            error = self.without_late(raised, run)
         finally:
             self._task = None
+            if differs:
+                self._tell()
             if self.finish(error, is_connected=run is not None and run.is_connected):
                 self._tell(error)
 

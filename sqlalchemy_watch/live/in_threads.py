@@ -219,16 +219,16 @@ class ThreadQuery(Query[R]):
     def _run(self) -> None:
         error: BaseException | None = None
         run: Run | None = None
+        differs = False
         try:
             self.start()
             with self._factory() as session:
                 run = Run(self.dependencies, session)
-                result = self._execute(session, run)
-                differs = self.take(result, run)
-            if differs:
-                self._send(result)
+                differs = self.take(self._execute(session, run), run)
         except BaseException as raised:
-            error = raised
+            error = self.without_late(raised, run)
+        if differs:
+            self._send(self.result)
         if self.finish(error, is_connected=run is not None and run.is_connected) and error is not None:
             self._fail(error)
 
@@ -264,16 +264,16 @@ class _Workers:
         self._due: list[tuple[float, int, ThreadQuery[Any], int]] = []
         self._numbers = itertools.count()
         self._threads = 0
-        #: Threads that wait, and that nobody has woken.
-        self._waiting = 0
+        #: For each thread that waits, and that nobody has woken.
+        self._idle: list[object] = []
 
     def schedule(self, at: float, query: ThreadQuery[Any], ticket: int) -> None:
         """Run a query at a time of `time.monotonic()`, if it is due then, in place of what was scheduled for it."""
         with self._changed:
             self._remove(query)
             heapq.heappush(self._due, (at, next(self._numbers), query, ticket))
-            if self._waiting:
-                self._waiting -= 1
+            if self._idle:
+                self._idle.pop()
                 self._changed.notify()
             elif self._threads < MOST_RUNS:
                 self._threads += 1
@@ -283,7 +283,7 @@ class _Workers:
         """Run a query no more."""
         with self._changed:
             self._remove(query)
-            self._waiting = 0
+            self._idle.clear()
             self._changed.notify_all()
 
     def _remove(self, query: ThreadQuery[Any]) -> None:
@@ -304,9 +304,11 @@ class _Workers:
                 if wait <= 0:
                     _, _, query, ticket = heapq.heappop(self._due)
                     return query, ticket
-                self._waiting += 1
-                if not self._changed.wait(wait):
-                    self._waiting -= 1
+                mark = object()
+                self._idle.append(mark)
+                self._changed.wait(wait)
+                if mark in self._idle:  # it has woken by itself
+                    self._idle.remove(mark)
             self._threads -= 1
             return None
 

@@ -139,6 +139,8 @@ class Run:
         self.reads: set[Read] = set()
         #: True where something was first heard of after the snapshot was taken, and may have changed before that.
         self.is_late: bool = False
+        #: True once its result was taken: what fails later is no matter.
+        self.is_whole: bool = False
         self._has_snapshot = False
 
     @property

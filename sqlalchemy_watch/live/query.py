@@ -185,6 +185,7 @@ class Query(ABC, Generic[R]):
         :raises ConfigurationError: for one that can be read once alone.
         """
         run.check(result)
+        run.is_whole = True
         self.dependencies.keep(run.reads)
         with self._lock:
             self._failures = 0
@@ -196,6 +197,10 @@ class Query(ABC, Generic[R]):
         self._result, self._image = result, new
         self.version += 1
         return True
+
+    def without_late(self, error: BaseException, run: Run | None) -> BaseException | None:
+        """Return the error of a run; None for one of a connection that broke when all had been read."""
+        return None if run is not None and run.is_whole and is_passing(error, True) else error
 
     def finish(self, error: BaseException | None = None, *, is_connected: bool = True) -> bool:
         """Note that a run has ended.
