@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from decimal import Decimal
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Row
 from sqlalchemy import inspect as sa_inspect
@@ -16,7 +16,7 @@ K = TypeVar("K", bound=Hashable)
 
 
 @dataclasses.dataclass(frozen=True)
-class Patch:
+class Patch(Generic[K, R]):
     """What turns one list of rows into another: remove, then put what is changed and added, then order.
 
     :param removed: the keys of rows that are gone.
@@ -25,16 +25,16 @@ class Patch:
     :param order: all keys in their new order; None where what is left, with what is added behind it, is in order.
     """
 
-    removed: list[Any]
-    added: dict[Any, Any]
-    changed: dict[Any, Any]
-    order: list[Any] | None
+    removed: list[K]
+    added: dict[K, R]
+    changed: dict[K, R]
+    order: list[K] | None
 
     def __bool__(self) -> bool:
         return bool(self.removed or self.added or self.changed or self.order is not None)
 
 
-def patch(old: Iterable[R], new: Iterable[R], key: Callable[[R], K]) -> Patch:
+def patch(old: Iterable[R], new: Iterable[R], key: Callable[[R], K]) -> Patch[K, R]:
     """Return what turns one list of rows into another, such as for a page that shows them::
 
         async for rows in live(async_session, query):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # it needs greenlet, which whoever has an AsyncSession has
     from sqlalchemy.ext.asyncio import AsyncSession
 
 R = TypeVar("R")
+S = TypeVar("S", bound="AsyncSession")
 Ts = TypeVarTuple("Ts")
 
 #: Loads a result with a session.
@@ -48,7 +49,13 @@ def live(
 ) -> LiveResults[list[Row[*Ts]]]: ...  # fmt: skip
 @overload
 def live(
-    factory: Factory, query: Load[R], *, min_interval: float = ..., every: float | None = ...,
+    factory: Factory, query: Executable, *, min_interval: float = ..., every: float | None = ...,
+    share: Hashable = ..., tables: Iterable[Any] = ..., narrow: bool = ...,
+) -> LiveResults[list[Row[*tuple[Any, ...]]]]: ...  # fmt: skip
+@overload
+def live(
+    factory: Callable[[], S], query: Callable[[S], Awaitable[R]], *,
+    min_interval: float = ..., every: float | None = ...,
     share: Hashable = ..., tables: Iterable[Any] = ..., narrow: bool = ...,
 ) -> LiveResults[R]: ...  # fmt: skip
 

@@ -58,9 +58,16 @@ class ResultSource(FrameSource):
         self._event, self._heartbeat, self._retry = own_name(event), heartbeat, retry
         self._max_age = math.inf if max_age is None else max_age
         self.send_timeout = send_timeout
+        self._is_taken = False
 
     async def frames(self, last_event_id: str | None = None, request: Any = None) -> AsyncGenerator[bytes, None]:
-        """Iterate over what is sent to the browser; close the iterator where that is gone."""
+        """Iterate over what is sent to the browser; close the iterator where that is gone.
+
+        :raises ConfigurationError: for a second browser.
+        """
+        if self._is_taken:
+            raise ConfigurationError("ResultSource: it has the results for one browser: make one for each request")
+        self._is_taken = True
         ended = asyncio.get_running_loop().create_future()
         ends_at = time.monotonic() + self._max_age
         waiting: asyncio.Future[Any] | None = None

@@ -8,11 +8,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from sqlalchemy import Table
+from sqlalchemy import Row, Table, select
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column, sessionmaker
 
 from sqlalchemy_watch import Event, Listener, Resync, Transaction, Watched, watch
+from sqlalchemy_watch.live import LiveQuery, live
 from sqlalchemy_watch.webhooks import webhook
 
 
@@ -387,3 +388,38 @@ updated.filter_by(id=7).connect(webhook(url_of, secret=lambda event: ["whsec_"],
 Order.watch.connect(webhook(lambda event: str(event.id), secret=["whsec_"], body=lambda event: event.to_json()))
 updated.batches(max_size=10).connect(webhook("https://partner.example", secret="whsec_"))  # error
 webhook("https://partner.example", secret=b"whsec_")  # error
+
+
+# ---- Live queries
+
+
+async def load_count(session: AsyncSession) -> int:
+    return 1
+
+
+def take_key(key: int) -> None: ...
+
+
+async def follow_queries(factory: async_sessionmaker[AsyncSession], number: int) -> None:
+    async for rows in live(factory, select(Order.id, Order)):
+        key: int = rows[0][0]
+        order: Order = rows[0][1]
+        take_key(key + order.id)
+    async for count in live(factory, load_count):
+        take_key(count)
+    async for count in live(factory, lambda session: load_count(session)):
+        take_key(count + number)
+    async for counts in live(factory, load_count):
+        take_key(counts.missing)  # error
+    live(factory, 1)  # error
+
+
+def show(query: Any, rows: list[Row[int]]) -> None: ...
+def show_text(query: Any, text: str) -> None: ...
+
+
+def follow_in_threads(factory: sessionmaker[Session]) -> None:
+    LiveQuery(factory, select(Order.id)).changed.connect(show)
+    LiveQuery(factory, select(Order.id)).changed.connect(show_text)  # error
+    LiveQuery(factory, lambda session: "text").changed.connect(show_text)
+    LiveQuery(factory, lambda session: 1).changed.connect(show_text)  # error

@@ -61,6 +61,11 @@ def test_each_result_comes_as_a_whole_and_silence_is_filled() -> None:
         ]
         assert numbers.is_closed
 
+        again = ResultSource(numbers)
+        await anext(again.frames())
+        with pytest.raises(ConfigurationError, match="make one for each request"):
+            await anext(again.frames())
+
         silent = ResultSource(Numbers(), heartbeat=0.01, event="totals").frames()
         assert [await anext(silent) for _ in range(3)] == [b"retry: 2000\n\n", HEARTBEAT, HEARTBEAT]
         await silent.aclose()
