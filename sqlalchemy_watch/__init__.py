@@ -38,6 +38,7 @@ wire        the format that the trigger functions write and the listener reads
 declaring   the declarations and their validation
 errors      every exception, one tree
 aio         SQLAlchemy's asynchronous objects, told without importing them
+extras      optional dependencies, and the error where one is missing
 
 Beside this package, and imported by nothing here: `alembic_ext` writes watches into migrations, and
 `pytest_sqlalchemy_watch` has fixtures.

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 __all__ = [
     "BatchFailed",
@@ -47,6 +47,9 @@ __all__ = [
 
 class WatchError(Exception):
     """Base of every exception this library raises."""
+
+    #: True if its words say all there is to know where a receiver raises it: the log has no traceback of it.
+    says_all: ClassVar[bool] = False
 
 
 class ConfigurationError(WatchError, ValueError):
@@ -127,6 +130,8 @@ class RetryAfter(WatchError):
         as many as the policy has: of a receiver that has put events off for too long.
     :raises ConfigurationError: for anything else than seconds.
     """
+
+    says_all = True
 
     def __init__(self, seconds: float, reason: str = "it can't take events now", *, is_attempt: bool = False) -> None:
         if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < float("inf"):

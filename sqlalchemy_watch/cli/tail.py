@@ -8,19 +8,18 @@ import sys
 import threading
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
 
 import typer
 
-from ..declaring.targets import tables_of
 from ..errors import ConfigurationError, one_line
 from ..events.event import Event
 from ..listener.foreground import LOOK_SECONDS
 from ..listener.listener import Listener
 from ..signals.watch_signals import WatchSignal
-from ..watched import signals_in
 from .output import json_line, printable, say
 from .target import Target, Url, check_watched, load_target, make_engine
 
@@ -37,21 +36,23 @@ def tail(
         str | None, typer.Option("--durable", help="Read as this consumer group, what is declared durable.")
     ] = None,
 ) -> None:
-    """Print every event, as text or as JSON lines; ends with Ctrl-C."""
+    """Print every event, as text or as JSON lines; ends with Ctrl-C. The application's receivers are not called."""
     found = load_target(target)
     check_watched(target, found)
     ended = threading.Event()
-    signals = _heard(signals_in(tables_of(found)), group)
-    printer = _Printer(as_json, count, ended, max((len(str(signal.name)) for signal in signals), default=0))
-    for event_signal in signals:
-        event_signal.connect(printer.print_event)
     listener = Listener(make_engine(url), found, durable=group)
+    signals = _heard(listener.signals, group)
+    printer = _Printer(as_json, count, ended, max((len(str(signal.name)) for signal in signals), default=0))
+    listener.events.connect(printer.print_event)
     listener.resync.connect(printer.print_resync)
     listener.disconnected.connect(printer.print_disconnected)
     # Not `ended.set()`: where the main thread begins to wait it holds the lock that this needs.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with listener:
+        with ExitStack() as stack:
+            for event_signal in listener.signals:
+                stack.enter_context(event_signal.muted())  # what importing the application has connected
+            stack.enter_context(listener)
             say("listening", to_stderr=True)
             while not ended.wait(LOOK_SECONDS):  # in steps: a signal that comes right before it waits does not end that
                 pass

@@ -31,7 +31,7 @@ def judge_unreachable(words: str, address: Address) -> Iterator[Finding]:
     :param words: the driver's.
     """
     recognized = recognize_host(address.host)
-    steps = [do("look at the URL's host, port, user and sslmode, and at the network in between")]
+    steps = [do("look at the URL's host, port, database, user and sslmode, and at the network in between")]
     if recognized.platform is Platform.SUPABASE:
         steps.append(do("Supabase's direct host has IPv6 alone, unless the project has the IPv4 add-on"))
     if recognized.platform is not Platform.POSTGRESQL:

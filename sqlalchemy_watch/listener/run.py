@@ -374,9 +374,12 @@ class Run:
 
     def _on_failure(self, receiver: Any, event: Any, error: BaseException, fate: str) -> None:
         self._lifecycle.tell_failure(receiver, event, error, self._waiting)
-        if isinstance(error, RetryAfter):  # it says itself what there is to know
-            words = function_name(receiver), event_words(event), error, fate
-            log.warning("receiver %s does not take %s (%s): %s", *words)
+        if isinstance(error, WatchError) and error.says_all:
+            words = function_name(receiver), event_words(event), one_line(error), fate
+            if isinstance(error, RetryAfter):
+                log.warning("receiver %s does not take %s (%s): %s", *words)
+            else:
+                log.error("receiver %s failed on %s (%s): %s", *words)
             return
         log.error("receiver %s failed on %s: %s", function_name(receiver), event_words(event), fate, exc_info=error)
 
@@ -387,7 +390,7 @@ class Run:
         return bool(self._chunks.sizes) or any(signal.has_receivers for signal in self._streamed)
 
     def _once(self) -> list[Once]:
-        return [once for signal in self._streamed for once in signal.once]
+        return [once for signal in self._streamed if not signal.is_muted for once in signal.once]
 
     @property
     def _streamed(self) -> Iterable[Feed]:

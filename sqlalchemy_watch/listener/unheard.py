@@ -24,7 +24,7 @@ def warn_of_unheard(router: Router, tables: Sequence[Table], group: str | None) 
     if not router.routes:
         log.warning("%s", _nothing_watched(tables, group))
         return
-    with_receivers = [signal for signal in router.unheard if signal.has_receivers]
+    with_receivers = [signal for signal in router.unheard if signal.has_receivers and not signal.is_muted]
     names = ", ".join(sorted(signal.name for signal in with_receivers or router.unheard))
     if with_receivers:
         words = _WITHOUT_GROUP if group is None else _OF_A_GROUP

@@ -15,7 +15,10 @@ processing       a span for each call of a receiver, linked to those of the writ
 metrics          the numbers of `stats()`, and how long receivers take
 """
 
-from .instrumentation import Instrumentation, instrument
-from .processing import links_to
+from ..extras import needs
+
+with needs("otel", "opentelemetry", __name__):
+    from .instrumentation import Instrumentation, instrument
+    from .processing import links_to
 
 __all__ = ["Instrumentation", "instrument", "links_to"]

@@ -15,15 +15,17 @@ from __future__ import annotations
 import threading
 from typing import Any
 
-from flask import Response, request, stream_with_context
-
 from ..errors import ConfigurationError, ListenerError
+from ..extras import needs
 from ..listener.listener import Listener
 from ..signals.coroutines import is_coroutine_function
 from ..signals.filters import EventSignal
 from .ending import chain_signals
 from .serving import HEADERS
 from .sse import EventSource
+
+with needs("web", "flask", __name__):
+    from flask import Response, request, stream_with_context
 
 __all__ = ["EventSource", "sse", "stop_with_server"]
 

@@ -19,12 +19,8 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar, overload
 from urllib.parse import urlsplit
 
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket, WebSocketDisconnect
-
 from ..errors import ConfigurationError
+from ..extras import needs
 from ..listener.listener import Listener
 from ..signals.filters import EventSignal
 from . import history
@@ -32,6 +28,12 @@ from .ending import ended_by_signals, open_stream
 from .results import ResultSource
 from .serving import HEADERS, FrameSource, check_number
 from .sse import EventSource
+
+with needs("web", "starlette", __name__):
+    from starlette.requests import HTTPConnection, Request
+    from starlette.responses import Response
+    from starlette.types import Receive, Scope, Send
+    from starlette.websockets import WebSocket, WebSocketDisconnect
 
 R = TypeVar("R")
 

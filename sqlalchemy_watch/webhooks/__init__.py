@@ -14,8 +14,11 @@ signing, payloads, targets, answers    pure: secrets and signatures; what is sen
 Nothing else of the library imports this room.
 """
 
+from ..extras import needs
 from .answers import WebhookFailed
-from .receiver import Webhook, webhook
 from .signing import new_secret
+
+with needs("webhooks", "httpcore", __name__):
+    from .receiver import Webhook, webhook
 
 __all__ = ["Webhook", "WebhookFailed", "new_secret", "webhook"]

@@ -24,6 +24,8 @@ class WebhookFailed(WatchError):
     What is sent, the secret, and the URL's path and query are not in its words.
     """
 
+    says_all = True
+
     def __init__(self, host: str, reason: str, status: int | None = None) -> None:
         super().__init__(f"webhook to {host}: {reason}")
         #: Of the URL.

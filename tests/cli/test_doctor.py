@@ -68,6 +68,7 @@ def test_server_that_can_t_be_reached_is_missing_and_no_password_is_told(run: Ru
     done = run("doctor", TARGET, DATABASE_URL="postgresql://ada:s3cret@127.0.0.1:1/x")
     assert done.returncode == 1
     assert "server    missing can't connect: " in done.stdout
+    assert "host, port, database, user and sslmode" in done.stdout
     assert "s3cret" not in done.stdout + done.stderr
 
 

@@ -75,6 +75,19 @@ def test_tail_reads_a_consumer_group(command: list[str], environment: dict[str, 
     assert deleted["lsn"] > 0
 
 
+@pytest.mark.parametrize("options", [(), pytest.param(("--durable", "looking"), marks=needs_logical_messages)])
+def test_tail_calls_no_receiver_of_the_application(
+    command: list[str], environment: dict[str, str], orders: Any, run: Run, options: tuple[str, ...]
+) -> None:
+    assert run("install", "talkative:Base").returncode == 0
+    tail = Tail(command, environment, "--json", "--count", "2", *options, target="talkative:Base")
+    orders.execute("INSERT INTO orders VALUES (1)")
+    orders.execute("UPDATE orders SET status = 'packed'")
+    assert [json.loads(line)["label"] for line in tail.finish()] == ["inserted", "updated"]
+    assert tail.process.returncode == 0
+    assert orders.execute("SELECT to_regclass('sqlalchemy_watch.once')").fetchone() == (None,)
+
+
 @pytest.mark.parametrize(
     ("options", "hidden"),
     [

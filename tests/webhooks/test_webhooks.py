@@ -228,14 +228,18 @@ def test_a_partner_that_puts_events_off_for_ever_does_not_hold_them_for_ever(
 
 
 def test_an_answer_other_than_2xx_is_a_failure_and_at_last_a_dead_letter(
-    client: Client, Order: Any, durable: MakeListener, partner: Partner, hook: MakeHook
-) -> None:
+    client: Client, Order: Any, durable: MakeListener, partner: Partner, hook: MakeHook,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
     partner.answers = [(400, {}), (503, {"Retry-After": "soon"}), (200, {}), (299, {})]
     Order.watch.inserted.connect(hook(), name="partner")
     with durable(max_attempts=2) as listener:
         insert(client, "orders", 1, 2, 3)
         listener.catch_up()
     assert letters(client) == [("1", "partner", "WebhookFailed: webhook to 127.0.0.1: answered 503", 2)]
+    told = [record for record in caplog.records if " failed on " in record.getMessage()]
+    assert ["answered 400" in told[0].getMessage(), "answered 503" in told[1].getMessage()] == [True, True]
+    assert not any(record.exc_info for record in told)  # a partner that is away is no bug
     assert len(set(partner.ids)) == 3
 
 
