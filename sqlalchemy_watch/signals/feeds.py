@@ -58,6 +58,11 @@ class Feed(Outlet):
         """True once a listener that serves the signal was ready: what is committed from then on comes, or a gap."""
         return any(source.is_ready for source in list(self.sources.values()))
 
+    @property
+    def is_served(self) -> bool:
+        """True while a listener that serves the signal runs, though it may not have been ready yet."""
+        return bool(self.sources)
+
     def attach(self, source: Source) -> None:
         """Note a listener that starts to serve the signal."""
         with lock:

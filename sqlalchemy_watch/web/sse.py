@@ -8,15 +8,16 @@ import inspect
 import json
 import logging
 import math
+import os
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Hashable, Iterator
+from collections.abc import AsyncGenerator, Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 from ..errors import ConfigurationError
 from ..events.event import Event
 from ..signals.coroutines import is_coroutine_function
-from ..signals.filters import EventSignal
+from ..signals.filters import EventSignal, feeds_of
 from . import history
 from .ending import open_stream
 from .frames import HEARTBEAT, NOWHERE, Frame, Serialize, id_line, own_name, resync, to_json
@@ -33,6 +34,9 @@ LATE_SECONDS, LOOKS = 1.0, 10
 
 UNKNOWN_ID = "the events since then are not kept"
 NO_SNAPSHOT = "what the page shows could not be read"
+
+#: The processes that have been warned of streams without a listener: this one, if it was.
+_warned: set[int] = set()
 
 
 class EventSource(FrameSource):
@@ -129,6 +133,7 @@ class EventSource(FrameSource):
         self, last_event_id: str | None = None, request: Any = None
     ) -> AsyncGenerator[list[Message] | None, None]:
         """Iterate over the messages for one browser; None where there were none for `heartbeat` seconds."""
+        _warn_of_silence(self._signals)
         client = Client(self._max_queue, self._visible)
         place = history.newest_id(self._signals)
         hub = hub_for(self._signals, self._serialize, self._name, self._linger, client)
@@ -152,6 +157,7 @@ class EventSource(FrameSource):
 
     def blocking_frames(self, last_event_id: str | None = None, request: Any = None) -> Iterator[bytes]:
         """Iterate over what is sent to one browser, in a thread of its own: `frames` for WSGI."""
+        _warn_of_silence(self._signals)
         client = ThreadClient(self._max_queue, self._visible)
         place = history.newest_id(self._signals)
         hub = hub_for_threads(self._signals, self._serialize, self._name, self._linger, client)
@@ -260,6 +266,18 @@ class EventSource(FrameSource):
             return _snapshot(self._snapshot(request))
         except Exception:
             return _no_snapshot()
+
+
+def _warn_of_silence(signals: Sequence[EventSignal[Any]]) -> None:
+    """Say once in a process that a stream begins for which no listener runs."""
+    if os.getpid() in _warned or any(feed.is_served for signal in signals for feed in feeds_of(signal)):
+        return
+    _warned.add(os.getpid())
+    log.warning(
+        "no running listener of this process hears %s: nothing will come: start one, as "
+        "lifespan=web.lifespan(listener) does",
+        ", ".join(signal.name for signal in signals),
+    )
 
 
 def _snapshot(found: Any) -> Message:

@@ -16,10 +16,7 @@ class Base(DeclarativeBase):
 
 class Order(Watched, Base):
     __tablename__ = "orders"
-    __watch__ = (
-        Watch("inserted", delivery="both"),
-        Watch("updated", extra_columns=("status",), old=True, delivery="both"),
-    )
+    __watch__ = everything("status", delivery="both")
     id: Mapped[int] = mapped_column(primary_key=True)
     status: Mapped[str] = mapped_column(server_default="new")
 

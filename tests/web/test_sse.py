@@ -23,6 +23,7 @@ from sqlalchemy_watch.signals.filters import feeds_of
 from sqlalchemy_watch.web import EventSource, to_json
 from sqlalchemy_watch.web import history as history_module
 from sqlalchemy_watch.web import hub as hub_module
+from sqlalchemy_watch.web import sse as sse_module
 from sqlalchemy_watch.web.ending import end_streams
 from sqlalchemy_watch.web.frames import HEARTBEAT, Frame
 from sqlalchemy_watch.web.hub import UNWRITABLE
@@ -296,6 +297,35 @@ def test_silence_is_broken_and_a_stream_ends_in_time(Order: Any, run: Any) -> No
         assert set(chunks) == {b":\n\n"}
 
     run(main)
+
+
+def first_chunk_of(source: EventSource, in_thread: bool) -> None:
+    async def read() -> None:
+        async with browsing(source):
+            pass
+
+    if in_thread:
+        next(iter(source.blocking_frames()))
+    else:
+        asyncio.run(read())
+
+
+@pytest.mark.parametrize("in_thread", [False, True])
+def test_a_stream_that_no_listener_serves_is_warned_of_once(
+    Order: Any, engine: Engine, in_thread: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sse_module, "_warned", set())
+    source = EventSource(Order.watch.updated, Order.watch.inserted.filter_by(org_id=7), linger=0)
+    with Listener(engine, Order):
+        first_chunk_of(source, in_thread)
+    assert not caplog.records
+    for _ in range(2):
+        first_chunk_of(source, in_thread)
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "no running listener of this process hears Order.updated, Order.inserted[org_id]: nothing will come: start "
+        "one, as lifespan=web.lifespan(listener) does"
+    )
 
 
 def test_streams_end_with_the_listener(client: Client, Order: Any, engine: Engine) -> None:
