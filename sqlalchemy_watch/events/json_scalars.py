@@ -9,12 +9,20 @@ import uuid
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from enum import Enum
+from typing import Any, Final
 
 from . import python_values
 
 #: The keys of objects that are no column's own form.
 _PYTHON, _STORED = "$python", "$stored"
+
+
+#: What INET and CIDR are loaded as.
+ADDRESSES: Final = frozenset([
+    ipaddress.IPv4Address, ipaddress.IPv6Address, ipaddress.IPv4Interface, ipaddress.IPv6Interface,
+    ipaddress.IPv4Network, ipaddress.IPv6Network,
+])  # fmt: skip
 
 
 class Unfit(TypeError):
@@ -160,6 +168,23 @@ SCALARS: dict[type, Codec] = {
         bytes, lambda value: base64.b64encode(value).decode(), lambda value: base64.b64decode(value, validate=True)
     ),
 }
+
+
+def write_scalar(value: Any) -> Any:
+    """Return a single value as JSON has it, of whatever column, in the form that `Event.to_json` gives it.
+
+    :raises Unfit: for a value of another type, lists and objects included.
+    """
+    kind = type(value)
+    if value is None:
+        return None
+    if isinstance(value, Enum):
+        return value.name
+    if kind in SCALARS:
+        return SCALARS[kind].write_own(value)
+    if kind in ADDRESSES:
+        return str(value)
+    raise Unfit
 
 
 class Address(Codec):

@@ -6,12 +6,13 @@ import asyncio
 import json
 import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any
 
-from sqlalchemy import Row
+from sqlalchemy import Row, RowMapping
 
 from ..errors import ConfigurationError
+from ..events.json_scalars import Unfit, write_scalar
 from ..signals.coroutines import is_coroutine_function
 from .ending import open_stream
 from .frames import HEARTBEAT, Frame, own_name
@@ -27,7 +28,8 @@ class ResultSource(FrameSource):
     the browser is gone.
 
     :param results: such as `live(async_session, query)`.
-    :param serialize: makes the text of a result. By default `json.dumps`, with rows as objects.
+    :param serialize: makes the text of a result. By default JSON, with rows as objects by column name, and values as
+        `Event.to_json` writes them.
     :param event: the name in the browser.
     :param heartbeat: seconds of silence after which a comment is sent, so that nobody in between closes the connection.
     :param send_timeout: seconds after which a browser that takes nothing is given up.
@@ -101,10 +103,30 @@ class ResultSource(FrameSource):
 
 
 def _to_json(result: Any) -> str:
-    return result if isinstance(result, str) else json.dumps(result, allow_nan=False, default=_plain)
+    return result if isinstance(result, str) else json.dumps(_plain(result), allow_nan=False)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, column: str | None = None) -> Any:
+    """Return a value as JSON has it; rows are objects, and single values as `Event.to_json` writes them.
+
+    :param column: that of a row which the value is from.
+    :raises TypeError: for one that has no form in JSON, naming the column.
+    """
     if isinstance(value, Row):
-        return dict(value._mapping)  # noqa: SLF001 - its public name
-    raise TypeError(f"a {type(value).__name__} is none of JSON's values: give serialize=, a function of a result")
+        value = value._mapping  # noqa: SLF001 - its public name
+    if isinstance(value, Mapping):
+        is_row = isinstance(value, RowMapping)
+        return {key: _plain(each, key if is_row else column) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, column) for each in value]
+    try:
+        return write_scalar(value)
+    except Unfit:
+        pass
+    if isinstance(value, (str, int, float)):  # of a class of the application's
+        return value
+    where = "" if column is None else f"column {column!r}: "
+    raise TypeError(
+        f"{where}{type(value).__name__} has no form in JSON: select its columns, or write web.sse(..., serialize=...), "
+        f"a function of a result that returns a text"
+    )

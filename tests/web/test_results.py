@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import ipaddress
+import json
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from live.conftest import declare_shop
 from models import declare_base
 from postgres import Cluster
-from sqlalchemy import Engine, func, select
+from sqlalchemy import Column, Engine, Table, func, insert, select
+from sqlalchemy import types as sqltypes
+from sqlalchemy.dialects.postgresql import CIDR, INET
+from sqlalchemy.engine import result_tuple
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase
 
-from sqlalchemy_watch import ConfigurationError, Listener
+from sqlalchemy_watch import ConfigurationError, Listener, Watch, watch
 from sqlalchemy_watch.live import live
+from sqlalchemy_watch.testing import make_event
 from sqlalchemy_watch.web import ResultSource
 from sqlalchemy_watch.web.ending import end_streams
 from sqlalchemy_watch.web.frames import HEARTBEAT
@@ -122,10 +133,62 @@ def test_what_the_iterator_raises_is_the_server_s_to_tell() -> None:
         numbers.queue.put_nowait(object())
         frames = ResultSource(numbers).frames()
         await anext(frames)
-        with pytest.raises(TypeError, match="a object is none of JSON's values: give serialize="):
+        with pytest.raises(TypeError, match=r"^object has no form in JSON: .*web.sse\(..., serialize=...\)"):
             await anext(frames)
 
     run(main)
+
+
+class Colour(enum.StrEnum):
+    RED = "#f00"
+
+
+#: Values of every kind that a column may have, as rows give them.
+VALUES: dict[str, tuple[Any, Any]] = {
+    "day": (sqltypes.Date, date(2030, 1, 2)),
+    "clock": (sqltypes.Time, time(3, 4, 5)),
+    "at": (sqltypes.DateTime(timezone=True), datetime(2030, 1, 2, 3, 4, 5, 6, UTC)),
+    "span": (sqltypes.Interval, timedelta(days=1, seconds=1.5)),
+    "price": (sqltypes.Numeric, Decimal("1.50")),
+    "wind": (sqltypes.Double, float("inf")),
+    "key": (sqltypes.Uuid, uuid.UUID(int=7)),
+    "raw": (sqltypes.LargeBinary, b"\x00\xff"),
+    "colour": (sqltypes.Enum(Colour), Colour.RED),
+    "places": (sqltypes.ARRAY(sqltypes.Uuid), [uuid.UUID(int=8)]),
+    "address": (INET, ipaddress.ip_address("10.0.0.1")),
+    "network": (CIDR, ipaddress.ip_network("10.0.0.0/8")),
+    "settings": (sqltypes.JSON, {"a": [1, None, True, 0.5, "b"]}),
+    "nothing": (sqltypes.Integer, None),
+}
+
+
+async def texts_of(*results: Any) -> list[str]:
+    numbers = Numbers()
+    for item in (*results, StopAsyncIteration()):
+        numbers.queue.put_nowait(item)
+    frames = [frame.decode() async for frame in ResultSource(numbers).frames()]
+    return [frame.partition("data: ")[2].strip() for frame in frames[1:]]
+
+
+def test_values_are_written_as_events_have_them(engine: Engine, Base: type[DeclarativeBase]) -> None:
+    columns = [Column(name, type_) for name, (type_, _) in VALUES.items()]
+    table = Table("things", Base.metadata, Column("id", sqltypes.Integer, primary_key=True), *columns)
+    signals = watch(table, Watch("inserted", extra_columns=tuple(VALUES)))
+    Base.metadata.create_all(engine)
+    with engine.begin() as connection:
+        values = {name: value for name, (_, value) in VALUES.items()}
+        connection.execute(insert(table).values(id=1, **values))
+        rows = connection.execute(select(table)).all()
+    told = make_event(signals.inserted, id=1, **values).to_dict()["values"]
+    (text,) = run(lambda: texts_of(rows))
+    assert json.loads(text) == [told]
+    assert list(json.loads(text)[0]) == ["id", *VALUES]
+
+
+def test_a_column_without_a_form_in_json_is_named() -> None:
+    row = result_tuple(["one", "other"])((1, [object()]))
+    with pytest.raises(TypeError, match="^column 'other': object has no form in JSON"):
+        run(lambda: texts_of([row]))
 
 
 def test_rows_of_a_live_query_are_objects(cluster: Cluster, database: str, engine: Engine, client: Any) -> None:
