@@ -20,6 +20,7 @@ from sqlalchemy.orm import Mapper
 from .declaring import conditions, hierarchy
 from .declaring.filing import Endpoint, endpoints_of, file_watches
 from .declaring.spec import TableWatch, Watch, parse_specs, read_watch
+from .declaring.targets import mappers_of
 from .errors import ConfigurationError
 from .events.event import Event, T
 from .resolving import check_columns, check_old, heard_from_root, resolve
@@ -141,6 +142,23 @@ def signals_of(target: Any) -> WatchSignals[Any] | None:
     """Return the signals of a class or Table; None where it isn't watched."""
     declared = _declared.get(target)
     return None if declared is None else declared.signals
+
+
+def forgotten_in(*targets: Any) -> list[str]:
+    """Return, in words, the models of these targets that have `__watch__` and nothing that reads it."""
+    found = []
+    for class_ in (mapper.class_ for mapper in mappers_of(*targets)):
+        if getattr(class_, "__watch__", ()) and not any(map(_is_declared, class_.__mro__)):
+            name, bases = class_.__name__, [base.__name__ for base in class_.__bases__ if base is not object]
+            found.append(
+                f"{name} has __watch__ and is not Watched, so that nothing of it is heard: class "
+                f"{name}({', '.join(['Watched', *bases])})"
+            )
+    return found
+
+
+def _is_declared(class_: type) -> bool:
+    return class_ is Watched or bool(signals_of(class_))
 
 
 def signals_in(tables: Iterable[Table]) -> list[WatchSignal[Any]]:

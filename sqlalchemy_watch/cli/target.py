@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 from ..declaring.targets import tables_of, watches_of
 from ..errors import ConfigurationError
 from ..listener.server.settings import translate
+from ..watched import forgotten_in
 
 NOTHING_WATCHED = "no watched model was imported"
 
@@ -54,11 +55,14 @@ def check_watched(target: str, found: Any) -> None:
 
     :raises ConfigurationError: naming the remedy.
     """
-    if not watches_of(found):
-        raise ConfigurationError(
-            f"target {target!r}: {NOTHING_WATCHED}: name a module that imports those of all models, and give a model "
-            f"__watch__"
-        )
+    if watches_of(found):
+        return
+    if forgotten := forgotten_in(found):
+        raise ConfigurationError(f"target {target!r}: {'; '.join(forgotten)}")
+    raise ConfigurationError(
+        f"target {target!r}: {NOTHING_WATCHED}: name a module that imports those of all models, and give a model "
+        f"__watch__"
+    )
 
 
 def load_object(target: str, example: str) -> Any:

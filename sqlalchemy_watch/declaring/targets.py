@@ -52,6 +52,19 @@ def watches_of_table(table: Table) -> tuple[TableWatch, ...]:
     return living_watches(table)
 
 
+def mappers_of(*targets: Any) -> list[Mapper[Any]]:
+    """Return the mappers of bases, registries and models, by their classes' names; MetaData and Tables know of none."""
+    found: dict[Mapper[Any], None] = {}
+    for target in targets:
+        mapper = sa_inspect(target, raiseerr=False) if isinstance(target, type) else None
+        known = target if isinstance(target, registry) else getattr(target, "registry", None)
+        if isinstance(mapper, Mapper):
+            found |= dict.fromkeys(mapper.self_and_descendants)
+        elif isinstance(known, registry):
+            found |= dict.fromkeys(known.mappers)
+    return sorted(found, key=lambda mapper: mapper.class_.__qualname__)
+
+
 def _tables(target: Any) -> Iterator[Table]:
     if isinstance(target, Table):
         yield target

@@ -22,6 +22,7 @@ from ..listener.notify.exclusive import find_holder
 from ..listener.server.asking import ask_engine
 from ..listener.server.checks import check_server
 from ..listener.wal.slots import read_slots
+from ..watched import forgotten_in
 from . import durable, judging, reading, triggers
 from .facts import Pooler, Server
 from .findings import Finding, Part, do, missing, warning
@@ -184,6 +185,7 @@ class _Examination:
         installed = self._look("triggers", "triggers", lambda: ask_engine(engine, question))
         if installed is not None:
             self._add(triggers.judge_triggers(server, installed, self._subject.target))
+        self._add(triggers.judge_forgotten(forgotten_in(*self._subject.targets)))
 
     def _read_installed(self, fetch: Fetch, schemas: SchemaMap) -> triggers.Installed:
         items: list[WatchStatus] = read_status(fetch, self._subject.tables, schemas)

@@ -50,6 +50,16 @@ def judge_triggers(server: Server, installed: Installed, target: str) -> Iterato
     yield from _judge_rights(server, lacking, installed.rights)
 
 
+def judge_forgotten(forgotten: Iterable[str]) -> Iterator[Finding]:
+    """Yield what is said of models that look watched, and are not.
+
+    :param forgotten: of each, in words: what it is, and what it should be.
+    """
+    for words in forgotten:
+        what, _, remedy = words.partition(": ")
+        yield warning("triggers", what, "no trigger is made for it", do(remedy))
+
+
 def _name(item: WatchStatus) -> str:
     return f"the trigger of {item.table}/{item.label}"
 

@@ -36,6 +36,7 @@ from .server.connect import Connect, connector
 from .source import Via
 from .stats import Stats
 from .surrounding import Surround, Surroundings
+from .unheard import warn_of_forgotten
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -209,6 +210,7 @@ class Listener:
                     self._lifecycle.loop = self._lifecycle.loop or _running_loop()
                     tables, is_new = tables_of(*self._targets), True
                     check_key_is_carried(self._options.key, tables)
+                    warn_of_forgotten(self._targets)
                     self._run = run = Run(
                         self._connect,
                         self._asker,

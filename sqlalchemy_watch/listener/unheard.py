@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from sqlalchemy import Table
 
 from ..declaring.targets import watches_of_table
+from ..watched import forgotten_in
 from .decoding.routes import Router
 
 log: logging.Logger = logging.getLogger(__name__)
 
 _WITHOUT_GROUP = "their delivery is 'durable', and it has no group: start one with durable='a_group' as well"
 _OF_A_GROUP = "their delivery is 'notify', and it has a group: start one without durable= as well, or declare 'both'"
+
+
+def warn_of_forgotten(targets: Iterable[Any]) -> None:
+    """Log the models of a listener's targets that look watched, and are not."""
+    for words in forgotten_in(*targets):
+        log.warning("%s", words)
 
 
 def warn_of_unheard(router: Router, tables: Sequence[Table], group: str | None) -> None:

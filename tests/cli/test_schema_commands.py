@@ -124,6 +124,12 @@ def test_target_without_watched_models_is_not_said_to_be_well(run: Run, tables: 
     assert f"target {target!r}: no watched model was imported: name a module" in done.stderr
 
 
+def test_target_whose_models_forgot_watched_says_so(run: Run) -> None:
+    done = run("ddl", "forgetful:Base")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "target 'forgetful:Base': Plain has __watch__ and is not Watched, so that nothing" in done.stderr
+
+
 def test_left_overs_of_what_is_watched_no_more_are_shown_and_removed(run: Run, tables: Any) -> None:
     tables.execute("CREATE TABLE plain (id int)")
     mark = json.dumps({"application": "", "schema": None, "table": "plain", "label": "gone"})

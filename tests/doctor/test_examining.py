@@ -102,6 +102,18 @@ def test_nothing_is_missing_where_all_is_well(Order: Any, engine: Engine, client
         )
 
 
+def test_a_model_that_looks_watched_and_is_not_is_a_warning(Order: Any, Base: Any, engine: Engine) -> None:
+    class Book(Base):  # type: ignore[misc]
+        __tablename__ = "books"
+        __watch__ = ("inserted",)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    findings = examine(subject_of_target("shop:Base", Base, engine))
+    (found,) = [finding for finding in findings if finding.state == "warning" and finding.part == "triggers"]
+    assert found.what == "Book has __watch__ and is not Watched, so that nothing of it is heard"
+    assert [remedy.text for remedy in found.remedies] == ["class Book(Watched, Base)"]
+
+
 def test_nothing_is_changed_by_looking(Order: Any, Payment: Any, engine: Engine, client: Client) -> None:
     def objects() -> Any:
         query = "SELECT array_agg(oid::text || xmin::text ORDER BY oid) FROM {}"

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import insert, wait_until
 
-from sqlalchemy_watch import CatchUpTimeout, Listener, RetryPolicy, Watch, Watched
+from sqlalchemy_watch import CatchUpTimeout, Listener, RetryPolicy, Watch, Watched, everything, watch
 
 from ..conftest import MakeListener
 from ..insides import source_of
@@ -148,3 +148,36 @@ def test_catch_up_goes_on_when_descriptors_are_free_again(
         monkeypatch.setattr(source, "_connect", fail_twice)
         listener.catch_up()
     assert failures[0] > 2
+
+
+def test_models_that_look_watched_and_are_not_are_named_at_its_start(
+    engine: Engine, Base: type[DeclarativeBase], Item: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Named(Base):
+        __tablename__ = "named"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Book(Named):
+        __watch__ = everything("title")
+
+    class Table(Base):
+        __tablename__ = "tables"
+        __watch__ = ("inserted",)
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Unmapped(Base):
+        __abstract__ = True
+        __watch__ = ("inserted",)
+
+    watch(Table, *Table.__watch__)
+    for targets in ((Base,), (Base.registry, Item), (Book, Base)):
+        caplog.clear()
+        with Listener(engine, *targets):
+            pass
+        assert messages(caplog) == [
+            "Book has __watch__ and is not Watched, so that nothing of it is heard: class Book(Watched, Named)"
+        ]
+    caplog.clear()
+    with Listener(engine, Base.metadata):
+        pass
+    assert messages(caplog) == []
