@@ -7,8 +7,8 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from datetime import date, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Any
@@ -19,7 +19,9 @@ from ..errors import ConfigurationError, one_line
 from ..events.event import Event
 from ..listener.foreground import LOOK_SECONDS
 from ..listener.listener import Listener
-from ..signals.watch_signals import WatchSignal
+from ..signals.filters import feeds_of
+from ..signals.watch_signals import WatchSignal, model_of
+from ..watched import signals_of
 from .output import json_line, printable, say
 from .target import Target, Url, check_watched, load_target, make_engine
 
@@ -50,8 +52,7 @@ def tail(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with ExitStack() as stack:
-            for event_signal in listener.signals:
-                stack.enter_context(event_signal.muted())  # what importing the application has connected
+            stack.enter_context(_silent(listener))
             stack.enter_context(listener)
             say("listening", to_stderr=True)
             while not ended.wait(LOOK_SECONDS):  # in steps: a signal that comes right before it waits does not end that
@@ -60,6 +61,20 @@ def tail(
         pass
     if printer.broken:
         raise BrokenPipeError
+
+
+@contextmanager
+def _silent(listener: Listener) -> Iterator[None]:
+    """Call nothing that importing the application has connected to its models' signals, those of `read` included."""
+    collections = {signals_of(model_of(signal)) for signal in listener.signals}
+    feeds = [feed for signals in collections if signals is not None for feed in feeds_of(signals)]
+    for feed in feeds:
+        feed.is_muted = True
+    try:
+        yield
+    finally:
+        for feed in feeds:
+            feed.is_muted = False
 
 
 def _heard(signals: Iterable[WatchSignal[Any]], group: str | None) -> list[WatchSignal[Any]]:
