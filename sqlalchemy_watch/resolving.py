@@ -58,7 +58,9 @@ def check_old(owner: str, spec: Watch, resolved: Iterable[TableWatch]) -> None:
 
     :param resolved: the watch on each of its tables.
     """
-    if spec.old and spec.operation == "updated" and not any((*w.extra, *w.trigger_columns) for w in resolved):
+    if not spec.old or spec.operation != "updated" or spec.is_for_keys:
+        return
+    if all({*w.extra, *w.trigger_columns} <= {*w.key} for w in resolved):
         raise ConfigurationError(
             f"{owner}: old=True compares the columns that the watch names, and it names none but the key: name those "
             f"whose previous values you want in extra_columns= or trigger_columns=: in {spec!r}"

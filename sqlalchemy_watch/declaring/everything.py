@@ -23,10 +23,11 @@ def everything(*extra_columns: Any, delivery: Delivery | None = None) -> tuple[W
     :param delivery: as for `Watch`.
     :raises ConfigurationError: as `Watch` does.
     """
+    updated = Watch("updated", extra_columns=extra_columns, old=bool(extra_columns), delivery=delivery)
+    object.__setattr__(updated, "is_for_keys", True)  # as of a table that is all key
     return (
         Watch("inserted", extra_columns=extra_columns, delivery=delivery),
-        # Nothing but the key has no previous values that say more than the key.
-        Watch("updated", extra_columns=extra_columns, old=bool(extra_columns), delivery=delivery),
+        updated,
         Watch("deleted", extra_columns=extra_columns, delivery=delivery),
         Watch("truncated", delivery=delivery),
     )

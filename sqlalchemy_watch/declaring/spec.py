@@ -82,6 +82,8 @@ class Watch:
     level: Level | None = field(default=None, kw_only=True)
     delivery: Delivery | None = field(default=None, kw_only=True)
     fires: Fires | None = field(default=None, kw_only=True)
+    #: True where the previous key is all that is wanted of the previous values.
+    is_for_keys: bool = field(default=False, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.operation not in OPERATIONS:

@@ -198,8 +198,11 @@ class LoopQuery(Query[R]):
             self.begin()
             _rooms.setdefault(self._loop, _Room()).queries += 1
         self._seats[seat] = None
-        if self.version or self.error is not None:
-            seat.tell(self.error)
+        if self.has_failed:
+            seat.version = self.version  # the result of before is not it
+            self.mark()  # and so the error is told again
+        elif self.version:
+            seat.tell(None)
 
     def leave(self, seat: _Seat) -> asyncio.Task[None] | None:
         """Tell somebody nothing more; return the run that is under way, where it was the last one."""

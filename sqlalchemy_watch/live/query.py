@@ -109,8 +109,8 @@ class Query(ABC, Generic[R]):
         self._failures, self._failing_since = 0, 0.0
         #: The number of results that differed.
         self.version: int = 0
-        #: What was told last, in place of a result.
-        self.error: BaseException | None = None
+        #: True where an error was told last. The error itself is not kept, whose traceback holds whoever iterates.
+        self.has_failed: bool = False
         self._image: Any = None
         self._result: R | None = None
 
@@ -190,7 +190,7 @@ class Query(ABC, Generic[R]):
         with self._lock:
             self._failures = 0
             self._is_dirty |= run.is_late
-            has_failed, self.error = self.error is not None, None
+            has_failed, self.has_failed = self.has_failed, False
         new = image(result)
         if self.version and not has_failed and equal(self._image, new):
             return False
@@ -213,8 +213,7 @@ class Query(ABC, Generic[R]):
             self._is_running = False
             if error is not None and is_passing(error, is_connected):
                 is_told, delay = self._note_failure()
-            if is_told:
-                self.error = error
+            self.has_failed |= is_told
             if self.is_ended:
                 return is_told
             if self._is_dirty:
@@ -233,7 +232,7 @@ class Query(ABC, Generic[R]):
             self._failing_since = now
         self._failures += 1
         self._is_dirty = True
-        is_told = now - self._failing_since >= TOLD_AFTER and self.error is None
+        is_told = now - self._failing_since >= TOLD_AFTER and not self.has_failed
         return is_told, min(FIRST_BACKOFF * 2 ** (self._failures - 1), MOST_BACKOFF)
 
 

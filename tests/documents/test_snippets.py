@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from postgres import Cluster, restore_interrupts
 from relay.brokers import Nats
-from support import PATIENCE, wait_until
+from support import PATIENCE, created_database, wait_until
 
 from .snippets import ROOT, SHOP, SHOP_URL, SNIPPETS, Snippet
 
@@ -56,7 +56,6 @@ class Shop:
                 self.write(snippet.file_name, snippet.code)
         python_path = os.pathsep.join([str(ROOT), str(path), os.environ.get("PYTHONPATH", "")])
         self.environment = {**os.environ, "DATABASE_URL": plain_url, "PYTHONPATH": python_path}
-        self.run("-c", "from shop import *; Base.metadata.create_all(engine)")
 
     def write(self, name: str, code: str) -> str:
         (self.path / name).write_text(code.replace(SHOP_URL, self.url))
@@ -88,12 +87,23 @@ class Shop:
         )
 
 
+@pytest.fixture(scope="session")
+def shop_template(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator[str]:
+    """The name of a database with the shop's tables, which each test has a copy of: to make these takes seconds."""
+    with created_database(cluster, "shop_template") as name:
+        with cluster.connect(name) as client:
+            shop = Shop(tmp_path_factory.mktemp("shop"), cluster.url(name, "psycopg"), cluster.url(name), client)
+            shop.run("-c", "from shop import *; Base.metadata.create_all(engine)")
+        yield name
+
+
 @pytest.fixture
-def shop(tmp_path: Path, cluster: Cluster, database: str, client: psycopg.Connection[Any]) -> Iterator[Shop]:
-    yield Shop(tmp_path, cluster.url(database, "psycopg"), cluster.url(database), client)
-    client.execute(
-        "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
-    )
+def shop(tmp_path: Path, cluster: Cluster, shop_template: str) -> Iterator[Shop]:
+    with created_database(cluster, "shop", f"TEMPLATE {shop_template}") as name, cluster.connect(name) as client:
+        yield Shop(tmp_path, cluster.url(name, "psycopg"), cluster.url(name), client)
+        client.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = current_database()"
+        )
 
 
 @pytest.fixture

@@ -852,6 +852,23 @@ def test_timers_and_queries_of_closed_loops_go(
     wait_until(client, lambda: gc.collect() >= 0 and not index._register.indexes and not in_loops._rooms)
 
 
+def test_who_leaves_after_an_error_is_forgotten(shop: Any, listener: Listener, sessions: Sessions) -> None:
+    async def load(session: Any) -> Any:
+        await session.scalar(select(shop.Order.total).where(shop.Order.id == 2))
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        async with sessions() as factory:
+            with pytest.raises(ZeroDivisionError):
+                await anext(live(factory, load))
+            gc.collect()
+            await asyncio.sleep(0.01)
+            assert not index._register.indexes
+            assert not in_loops._rooms
+
+    run(main)
+
+
 def test_keys_that_are_named_tell_rows_apart(engine: Any, client: Client, sessions: Sessions) -> None:
     Base: Any = declare_base()
 

@@ -500,7 +500,8 @@ def test_it_works_beside_the_instrumentation_of_sqlalchemy(
                 session.add(Order(id=1))
             session.commit()
     assert heard() == [(1, said(span, a=1))]
-    spans = [each for each in exporter.get_finished_spans() if each.name != "checkout"]
+    others = ("checkout", "connect")  # a connection of the pool may be made at any time
+    spans = [each for each in exporter.get_finished_spans() if each.name not in others]
     assert all(each.parent is not None and each.parent.span_id == span.get_span_context().span_id for each in spans)
     names = [each.name.split()[0] for each in spans if each.name.split()[0] != "connect"]
     # The first time in a savepoint. A SELECT of the rows, context's three, and the trace's.
