@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Row
-from sqlalchemy import inspect as sa_inspect
-from sqlalchemy.orm import InstanceState
+from sqlalchemy.orm import InstanceState, Mapper
 
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
@@ -98,16 +98,15 @@ def _image(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
 
 def _taken_apart(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
     state: InstanceState[Any] | None = getattr(value, "_sa_instance_state", None)
+    if state is not None:
+        return _instance(value, state, seen)
     is_dataclass = dataclasses.is_dataclass(value) and not isinstance(value, type)
-    has_parts = state is not None or is_dataclass or isinstance(value, (list, Mapping, Set))
+    has_parts = is_dataclass or isinstance(value, (list, Mapping, Set))
     if not has_parts and not _is_model(value):
         return value
     if id(value) in seen:  # a circle, or the same object once more
         return ("seen", seen[id(value)][0])
     seen[id(value)] = len(seen), value  # kept, so that no other object has its id meanwhile
-    if state is not None:
-        loaded = sa_inspect(value).dict
-        return (type(value), *[(k, _image(loaded[k], seen)) for k in state.mapper.attrs.keys() if k in loaded])  # noqa: SIM118
     if isinstance(value, Mapping):
         return ("mapping", {k: _image(each, seen) for k, each in value.items()})
     if isinstance(value, Set):
@@ -116,6 +115,23 @@ def _taken_apart(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
         return ("list", *[_image(each, seen) for each in value])
     fields = [f.name for f in dataclasses.fields(value)] if is_dataclass else sorted(vars(value))
     return (type(value), *[(name, _image(getattr(value, name), seen)) for name in fields])
+
+
+def _instance(value: Any, state: InstanceState[Any], seen: dict[int, tuple[int, Any]]) -> Any:
+    """Return the attributes of an instance that are loaded."""
+    if id(value) in seen:
+        return ("seen", seen[id(value)][0])
+    seen[id(value)] = len(seen), value
+    mapper = state.mapper
+    keys = _keys.get(mapper)
+    if keys is None:
+        keys = _keys[mapper] = tuple(mapper.attrs.keys())
+    loaded = state.dict
+    return (type(value), *[(key, _image(loaded[key], seen)) for key in keys if key in loaded])
+
+
+#: By mapper, the names of its attributes in order.
+_keys: weakref.WeakKeyDictionary[Mapper[Any], tuple[str, ...]] = weakref.WeakKeyDictionary()
 
 
 def _is_model(value: Any) -> bool:

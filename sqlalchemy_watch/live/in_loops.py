@@ -11,14 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterab
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Executable, Row
-from sqlalchemy.orm import sessionmaker
+from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
 from ..aio import is_async
 from ..errors import ConfigurationError, ListenerError
 from ..signals.receivers import function_name
 from .observing import SNAPSHOT, Run
-from .query import MOST_RUNS, NeedsUnique, Options, Query, Rows, statement_of
+from .query import MOST_RUNS, Options, Query, Rows, statement_of
 
 if TYPE_CHECKING:  # it needs greenlet, which whoever has an AsyncSession has
     from sqlalchemy.ext.asyncio import AsyncSession
@@ -114,7 +114,7 @@ def live(
     options = Options.of("live()", min_interval, every, tables, narrow)
     _check_share(share)
     statement = statement_of("live()", query)
-    load = query if statement is None else _load_of(statement)
+    load = query if statement is None else Rows(statement)
     key = None if share is None else (factory, share, options, query if statement is None else _identity_of(statement))
     return LiveResults(LoopQuery(factory, load, statement, options), key)
 
@@ -146,18 +146,6 @@ def _identity_of(statement: Any) -> Hashable:
     return statement if found is None else found
 
 
-def _load_of(statement: Executable) -> Load[Any]:
-    rows = Rows()
-
-    async def load(session: AsyncSession) -> list[Any]:
-        while True:
-            result = await session.execute(statement)
-            with contextlib.suppress(NeedsUnique):
-                return rows.of(result)
-
-    return load
-
-
 class _Seat:
     """One who iterates."""
 
@@ -183,7 +171,7 @@ class _Room:
 class LoopQuery(Query[R]):
     """A query that runs on an event loop, in tasks."""
 
-    def __init__(self, factory: Factory, load: Load[R], statement: Executable | None, options: Options) -> None:
+    def __init__(self, factory: Factory, load: Load[R] | Rows, statement: Executable | None, options: Options) -> None:
         super().__init__(statement, options)
         self._factory, self._load = factory, load
         self._loop: asyncio.AbstractEventLoop
@@ -245,15 +233,12 @@ class LoopQuery(Query[R]):
 
     async def _run(self) -> None:
         error: BaseException | None = None
-        run: Run | None = None
-        differs = False
+        run = Run(self.dependencies)
         try:
             async with _rooms[self._loop].runs:
                 if not self.is_ended:
                     self.start()
-                    async with self._factory() as session:
-                        run = Run(self.dependencies, session.sync_session)
-                        differs = self.take(await self._execute(session, run), run)
+                    await self._execute(run)
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -264,22 +249,33 @@ class LoopQuery(Query[R]):
             error = self.without_late(raised, run)
         finally:
             self._task = None
-            if differs:
+            if run.is_new:
                 self._tell()
-            if self.finish(error, is_connected=run is not None and run.is_connected):
+            if self.finish(error, is_connected=run.is_connected):
                 self._tell(error)
 
-    async def _execute(self, session: AsyncSession, run: Run) -> R:
-        connection = await session.connection(bind_arguments=self.bind_arguments, execution_options=SNAPSHOT)
-        assert connection.sync_connection is not None
-        run.observe(connection.sync_connection)
-        found = self._load(session)
-        if not inspect.isawaitable(found):
-            raise ConfigurationError(
-                f"live(): {function_name(self._load)} must be a coroutine function (async def) of an AsyncSession; "
-                f"for a plain one there is LiveQuery"
-            )
-        return await found
+    async def _execute(self, run: Run) -> None:
+        session = self._factory()
+        if isinstance(self._load, Rows):  # in one go: each step of an AsyncSession costs
+            load = self._load
+            await session.run_sync(lambda session: self._execute_rows(session, load, run))
+            return
+        async with session:
+            run.check_session(session.sync_session)
+            connection = await session.connection(execution_options=SNAPSHOT)
+            assert connection.sync_connection is not None
+            run.observe(connection.sync_connection)
+            found = self._load(session)
+            if not inspect.isawaitable(found):
+                raise ConfigurationError(
+                    f"live(): {function_name(self._load)} must be a coroutine function (async def) of an AsyncSession; "
+                    f"for a plain one there is LiveQuery"
+                )
+            self.take(await found, run)
+
+    def _execute_rows(self, session: Session, load: Rows, run: Run) -> None:
+        with session:
+            self.execute(session, load, run)  # type: ignore[arg-type]
 
 
 class LiveResults(AsyncIterator[R], Generic[R]):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 import itertools
 import logging
@@ -22,8 +21,8 @@ from ..aio import is_async
 from ..errors import ConfigurationError, ListenerError
 from ..signals.coroutines import is_coroutine_function
 from ..signals.receivers import function_name
-from .observing import SNAPSHOT, Run
-from .query import MOST_RUNS, NeedsUnique, Options, Query, Rows, statement_of
+from .observing import Run
+from .query import MOST_RUNS, Options, Query, Rows, statement_of
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ class LiveQuery(Generic[R]):
             raise ConfigurationError(f"LiveQuery: {name} is a coroutine function: for these there is live()")
         options = Options.of("LiveQuery", min_interval, every, tables, narrow)
         statement = statement_of("LiveQuery", query)
-        load = query if statement is None else _load_of(statement)
+        load = query if statement is None else Rows(statement)
         self._query = ThreadQuery(factory, load, statement, options, self._send, self._fail)
         self._lock = threading.Lock()
         self._is_started = False
@@ -180,17 +179,6 @@ def _call_all(signal: blinker.Signal, query: LiveQuery[Any], argument: Any) -> N
             log.exception("receiver %s of a live query failed", function_name(receiver))
 
 
-def _load_of(statement: Executable) -> Callable[[Session], list[Any]]:
-    rows = Rows()
-
-    def load(session: Session) -> list[Any]:
-        while True:
-            with contextlib.suppress(NeedsUnique):
-                return rows.of(session.execute(statement))
-
-    return load
-
-
 class ThreadQuery(Query[R]):
     """A query that runs in the library's threads.
 
@@ -218,23 +206,17 @@ class ThreadQuery(Query[R]):
 
     def _run(self) -> None:
         error: BaseException | None = None
-        run: Run | None = None
-        differs = False
+        run = Run(self.dependencies)
         try:
             self.start()
             with self._factory() as session:
-                run = Run(self.dependencies, session)
-                differs = self.take(self._execute(session, run), run)
+                self.execute(session, self._load, run)
         except BaseException as raised:
             error = self.without_late(raised, run)
-        if differs:
+        if run.is_new:
             self._send(self.result)
-        if self.finish(error, is_connected=run is not None and run.is_connected) and error is not None:
+        if self.finish(error, is_connected=run.is_connected) and error is not None:
             self._fail(error)
-
-    def _execute(self, session: Session, run: Run) -> R:
-        run.observe(session.connection(bind_arguments=self.bind_arguments, execution_options=SNAPSHOT))
-        return self._load(session)
 
     def end(self) -> None:
         """Run no more. Called in any thread."""

@@ -123,24 +123,20 @@ class Dependencies:
 
 
 class Run:
-    """The statements of one run, which begins with this.
+    """The statements of one run, which begins with this."""
 
-    :raises ConfigurationError: for a session that is in the midst of a transaction.
-    """
-
-    def __init__(self, dependencies: Dependencies, session: Session) -> None:
-        if session.in_transaction():
-            raise ConfigurationError(
-                "live(): the session is in a transaction already: give a factory that makes new ones"
-            )
-        self._dependencies, self._session = dependencies, session
+    def __init__(self, dependencies: Dependencies) -> None:
+        self._dependencies = dependencies
         self._since = moment()
         self._connection: Connection | None = None
+        self._has_hooks = False
         self.reads: set[Read] = set()
         #: True where something was first heard of after the snapshot was taken, and may have changed before that.
         self.is_late: bool = False
         #: True once its result was taken: what fails later is no matter.
         self.is_whole: bool = False
+        #: True once it is known that its result differs.
+        self.is_new: bool = False
         self._has_snapshot = False
 
     @property
@@ -148,11 +144,22 @@ class Run:
         """True once its transaction has begun."""
         return self._connection is not None
 
+    def check_session(self, session: Session) -> None:
+        """Raise for a session that is in the midst of a transaction.
+
+        :raises ConfigurationError: naming the remedy.
+        """
+        if session.in_transaction():
+            raise ConfigurationError(
+                "live(): the session is in a transaction already: give a factory that makes new ones"
+            )
+        self._has_hooks = bool(session.dispatch.after_begin)
+
     def observe(self, connection: Connection) -> None:
         """Look at each statement from now on, right before it is executed."""
         self._connection = connection
         # A hook may have taken the snapshot already, by reading something.
-        self._has_snapshot = bool(self._session.dispatch.after_begin or connection.engine.dispatch.begin)
+        self._has_snapshot = bool(self._has_hooks or connection.engine.dispatch.begin)
         event.listen(connection, "before_cursor_execute", self._look)
 
     def _look(self, connection: Any, cursor: Any, sql: str, parameters: Any, context: Any, executemany: bool) -> None:

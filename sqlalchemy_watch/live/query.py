@@ -7,17 +7,18 @@ import logging
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Executable, Table
 from sqlalchemy import exc as sa_exc
+from sqlalchemy.orm import Session
 
 from ..declaring.targets import tables_of
 from ..errors import ConfigurationError, one_line
 from .compare import equal, image
-from .observing import FORBIDDEN, Dependencies, Run, is_passing
+from .observing import FORBIDDEN, SNAPSHOT, Dependencies, Run, is_passing
 
 log: logging.Logger = logging.getLogger(__name__)
 
@@ -173,14 +174,20 @@ class Query(ABC, Generic[R]):
             self._is_running = True
             return True
 
+    def execute(self, session: Session, load: Callable[[Session], R], run: Run) -> None:
+        """Run it with a session, and take the result."""
+        run.check_session(session)
+        run.observe(session.connection(bind_arguments=self.bind_arguments, execution_options=SNAPSHOT))
+        self.take(load(session), run)
+
     def start(self) -> None:
         """Note that a run begins: what comes from here on is not in it."""
         with self._lock:
             self._is_dirty = False
             self._started_at = time.monotonic()
 
-    def take(self, result: R, run: Run) -> bool:
-        """Take the result of a run; return True if it differs from what was told before.
+    def take(self, result: R, run: Run) -> None:
+        """Take the result of a run, and note in that whether it differs from what was told before.
 
         :raises ConfigurationError: for one that can be read once alone.
         """
@@ -193,14 +200,14 @@ class Query(ABC, Generic[R]):
             has_failed, self.has_failed = self.has_failed, False
         new = image(result)
         if self.version and not has_failed and equal(self._image, new):
-            return False
+            return
         self._result, self._image = result, new
         self.version += 1
-        return True
+        run.is_new = True
 
-    def without_late(self, error: BaseException, run: Run | None) -> BaseException | None:
+    def without_late(self, error: BaseException, run: Run) -> BaseException | None:
         """Return the error of a run; None for one of a connection that broke when all had been read."""
-        return None if run is not None and run.is_whole and is_passing(error, True) else error
+        return None if run.is_whole and is_passing(error, True) else error
 
     def finish(self, error: BaseException | None = None, *, is_connected: bool = True) -> bool:
         """Note that a run has ended.
@@ -237,28 +244,22 @@ class Query(ABC, Generic[R]):
 
 
 class Rows:
-    """Returns the rows of a statement, told apart where the statement needs that.
+    """Loads the rows of a statement, told apart where the statement needs that.
 
     A joined eager load of a collection repeats its parents, and SQLAlchemy then asks for `unique()`, which would drop
     equal rows of other statements.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, statement: Executable) -> None:
+        self._statement = statement
         self._is_unique = False
 
-    def of(self, result: Any) -> list[Any]:
-        """Return all rows of a result.
-
-        :raises NeedsUnique: where the statement has to be executed once more.
-        """
-        if self._is_unique:
-            return list(result.unique().all())
-        try:
-            return list(result.all())
-        except sa_exc.InvalidRequestError:
-            self._is_unique = True
-            raise NeedsUnique from None
-
-
-class NeedsUnique(Exception):
-    """Raised where a statement has to be executed once more."""
+    def __call__(self, session: Session) -> list[Any]:
+        result = session.execute(self._statement)
+        if not self._is_unique:
+            try:
+                return list(result.all())
+            except sa_exc.InvalidRequestError:
+                self._is_unique = True
+                result = session.execute(self._statement)
+        return list(result.unique().all())

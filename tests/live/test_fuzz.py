@@ -179,7 +179,7 @@ def test_results_are_what_the_statements_give(
                     await asyncio.sleep(0)  # whoever follows takes what there is
                     for name, query in queries.items():
                         async with factory() as session:
-                            fresh = await query._query._load(session)
+                            fresh = await session.run_sync(query._query._load)
                             runs += 1
                             if not same(fresh, newest[name]):
                                 wrong[name] = wrong.get(name, 0) + 1

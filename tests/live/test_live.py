@@ -24,6 +24,8 @@ from live.conftest import Sessions, settled
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerError, Watch, Watched, everything, muted, watch
 from sqlalchemy_watch.live import in_loops, index, live, query
 
+pytestmark = pytest.mark.sqlalchemy
+
 Client = psycopg.Connection[Any]
 
 

@@ -32,6 +32,8 @@ from live.conftest import declare_shop
 from sqlalchemy_watch import ConfigurationError
 from sqlalchemy_watch.live.reads import MOST_KEYS, Analysis, Read, reads_of, reads_of_executed
 
+pytestmark = pytest.mark.sqlalchemy
+
 shop = declare_shop(declare_base())
 Customer, Order, Item = shop.Customer, shop.Order, shop.Item
 

@@ -23,6 +23,8 @@ from support import PATIENCE, wait_until
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerError
 from sqlalchemy_watch.live import LiveQuery, index
 
+pytestmark = pytest.mark.sqlalchemy
+
 Client = psycopg.Connection[Any]
 
 
