@@ -150,8 +150,8 @@ class _Seat:
     """One who iterates."""
 
     def __init__(self) -> None:
-        self.arrived = asyncio.Event()
-        self.version = 0
+        self.arrived: asyncio.Event = asyncio.Event()
+        self.version: int = 0
         self.error: BaseException | None = None
 
     def tell(self, error: BaseException | None) -> None:
@@ -164,8 +164,8 @@ class _Room:
     """The room for runs on one event loop, as long as it has queries."""
 
     def __init__(self) -> None:
-        self.runs = asyncio.Semaphore(MOST_RUNS)
-        self.queries = 0
+        self.runs: asyncio.Semaphore = asyncio.Semaphore(MOST_RUNS)
+        self.queries: int = 0
 
 
 class LoopQuery(Query[R]):
@@ -246,7 +246,7 @@ class LoopQuery(Query[R]):
             error = RuntimeError("live(): what the function waited for was cancelled")
             error.__cause__ = cancelled
         except Exception as raised:
-            error = self.without_late(raised, run)
+            error = self.error_that_counts(raised, run)
         finally:
             self._task = None
             if run.is_new:
@@ -261,7 +261,7 @@ class LoopQuery(Query[R]):
             await session.run_sync(lambda session: self._execute_rows(session, load, run))
             return
         async with session:
-            run.check_session(session.sync_session)
+            run.begin(session.sync_session)
             connection = await session.connection(execution_options=SNAPSHOT)
             assert connection.sync_connection is not None
             run.observe(connection.sync_connection)

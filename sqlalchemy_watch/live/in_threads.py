@@ -212,7 +212,7 @@ class ThreadQuery(Query[R]):
             with self._factory() as session:
                 self.execute(session, self._load, run)
         except BaseException as raised:
-            error = self.without_late(raised, run)
+            error = self.error_that_counts(raised, run)
         if run.is_new:
             self._send(self.result)
         if self.finish(error, is_connected=run.is_connected) and error is not None:

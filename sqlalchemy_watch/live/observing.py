@@ -17,7 +17,7 @@ from .index import Concerned, Subscriptions, check, moment
 from .reads import Analysis, Read, reads_of, reads_of_executed, text_words
 
 #: A transaction of several statements sees one state of the database; and it writes nothing.
-SNAPSHOT = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 #: SQLSTATEs after which the same statement may succeed: of lost and refused connections, of servers that stop and
 #: start, and of what a standby cancels.
@@ -123,11 +123,11 @@ class Dependencies:
 
 
 class Run:
-    """The statements of one run, which begins with this."""
+    """The statements of one run."""
 
     def __init__(self, dependencies: Dependencies) -> None:
         self._dependencies = dependencies
-        self._since = moment()
+        self._since = 0
         self._connection: Connection | None = None
         self._has_hooks = False
         self.reads: set[Read] = set()
@@ -144,16 +144,17 @@ class Run:
         """True once its transaction has begun."""
         return self._connection is not None
 
-    def check_session(self, session: Session) -> None:
-        """Raise for a session that is in the midst of a transaction.
+    def begin(self, session: Session) -> None:
+        """Note that its transaction is about to begin.
 
-        :raises ConfigurationError: naming the remedy.
+        :raises ConfigurationError: for a session that is in the midst of one.
         """
         if session.in_transaction():
             raise ConfigurationError(
                 "live(): the session is in a transaction already: give a factory that makes new ones"
             )
         self._has_hooks = bool(session.dispatch.after_begin)
+        self._since = moment()
 
     def observe(self, connection: Connection) -> None:
         """Look at each statement from now on, right before it is executed."""

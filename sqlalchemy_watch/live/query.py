@@ -176,7 +176,7 @@ class Query(ABC, Generic[R]):
 
     def execute(self, session: Session, load: Callable[[Session], R], run: Run) -> None:
         """Run it with a session, and take the result."""
-        run.check_session(session)
+        run.begin(session)
         run.observe(session.connection(bind_arguments=self.bind_arguments, execution_options=SNAPSHOT))
         self.take(load(session), run)
 
@@ -205,7 +205,7 @@ class Query(ABC, Generic[R]):
         self.version += 1
         run.is_new = True
 
-    def without_late(self, error: BaseException, run: Run) -> BaseException | None:
+    def error_that_counts(self, error: BaseException, run: Run) -> BaseException | None:
         """Return the error of a run; None for one of a connection that broke when all had been read."""
         return None if run.is_whole and is_passing(error, True) else error
 
