@@ -134,6 +134,9 @@ class Waiting:
         :returns: for each what it raised, or the reason for which it could not be run; None where there is none.
         """
         outcomes: list[BaseException | None] = [None] * len(calls)
+        if self.is_over:  # one that is begun now might get far before it is cancelled
+            self.was_cut_short |= bool(calls)
+            return outcomes
         running: dict[concurrent.futures.Future[None], tuple[int, _Running]] = {}
         for number, call in enumerate(calls):
             try:

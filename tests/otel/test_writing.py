@@ -23,6 +23,7 @@ from sqlalchemy import Engine, create_engine, delete, func, insert, literal, sel
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
+from support import wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, context, muted
 from sqlalchemy_watch.ambient import writes
@@ -384,7 +385,8 @@ def test_a_connection_that_is_lost_is_told_of_as_without_it(
         pid = connection.scalar(text("SELECT pg_backend_pid()"))
         if not is_first:
             connection.execute(new(1))
-        client.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+        client.execute("SELECT pg_terminate_backend(%s)", [pid])
+        wait_until(client, "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = %s)", pid)
         with pytest.raises(OperationalError) as raised:
             connection.execute(new(2))
         assert raised.value.connection_invalidated
