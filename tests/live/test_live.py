@@ -13,7 +13,7 @@ import psycopg
 import pytest
 from models import declare_base
 from postgres import Cluster
-from sqlalchemy import ForeignKey, bindparam, event, func, select, text, update
+from sqlalchemy import ForeignKey, bindparam, create_engine, event, func, select, text, update
 from sqlalchemy import exc as sa_exc
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import Mapped, Session, mapped_column, selectinload, sessionmaker, with_loader_criteria
@@ -693,6 +693,26 @@ def test_who_came_before_the_listener_may_come_again(
                 assert [len(await anext(each)) for each in (early, shared, again)] == [4, 4, 4]
 
     run(main)
+
+
+def test_a_listener_that_does_not_listen_yet_is_none(
+    shop: Any, cluster: Cluster, database: str, sessions: Sessions
+) -> None:
+    """Otherwise what changes until then would be missed."""
+    nowhere = create_engine(cluster.url("nowhere", "psycopg"))
+    listener = Listener(nowhere, shop.Base)
+    listener.start(wait=False)
+
+    async def main() -> None:
+        async with sessions() as factory:
+            with pytest.raises(ListenerError, match="no running listener of this process hears"):
+                await anext(live(factory, of_3(shop)))
+
+    try:
+        run(main)
+    finally:
+        listener.stop()
+        nowhere.dispose()
 
 
 def test_a_function_leaves_its_transaction_alone(shop: Any, listener: Listener, sessions: Sessions) -> None:
