@@ -137,6 +137,7 @@ class AmbientContext:
                 if sqlstate(error) == _FAILED_BEFORE:
                     return  # the statement is going to fail as well, and says so
                 if self._is_proven or error.connection_invalidated:
+                    self._is_proven = False  # where it may not be said any more, this transaction alone is lost
                     raise  # the transaction is lost, and nothing after this could say why: canceled, disconnected
             log.log(
                 logging.DEBUG if self._has_warned else logging.WARNING,

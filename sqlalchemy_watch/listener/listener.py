@@ -334,8 +334,7 @@ class Listener:
 
 def hears_alone(listener: Listener) -> bool:
     """Return True if of several processes one alone hears: no member of it, since users know what they gave it."""
-    options = listener._options  # noqa: SLF001 - of the same module
-    return options.group is not None or options.exclusive is not None
+    return listener._options.hears_alone  # noqa: SLF001 - of the same module
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -132,6 +132,11 @@ class Options:
         if self.decoding_memory is not None:
             _check_decoding_memory(self.decoding_memory)
 
+    @property
+    def hears_alone(self) -> bool:
+        """True if of several processes one alone hears."""
+        return self.group is not None or self.exclusive is not None
+
     def _check_exclusive(self, name: str) -> None:
         if not isinstance(name, str) or not name.strip() or len(name) > MAX_EXCLUSIVE or not name.isprintable():
             raise ConfigurationError(
@@ -147,7 +152,7 @@ class Options:
     def _check_via(self) -> None:
         if not callable(getattr(self.via, "make_source", None)):
             raise ConfigurationError(f"via={self.via!r} is no way to hear: write via=relay.nats('nats://...')")
-        if self.group is not None or self.exclusive is not None:
+        if self.hears_alone:
             other = "durable=" if self.group is not None else "exclusive="
             raise ConfigurationError(
                 f"via= and {other} don't go together: via= is for many processes that all hear what NOTIFY sends, so "

@@ -189,6 +189,11 @@ class Run:
         """True once it has been ready."""
         return self._source.state.ready.is_set()
 
+    @property
+    def hears_alone(self) -> bool:
+        """True if of several processes one alone hears."""
+        return self._options.hears_alone
+
     def wait_until_ready(self, timeout: float) -> None:
         """Return once events are heard, or another process is heard and this one stands by.
 

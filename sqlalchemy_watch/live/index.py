@@ -287,7 +287,8 @@ class Subscriptions:
                 self._remove([read])
                 raise ListenerError(
                     f"live(): no running listener of this process hears {', '.join(unserved)}: start a "
-                    f"Listener with {read.table.key!r} among its targets (and without durable=) before"
+                    f"Listener with {read.table.key!r} among its targets before (without durable= and exclusive=, with "
+                    f"which one process alone hears)"
                 )
             return index.opened_at > since or index.changed_at > since
 

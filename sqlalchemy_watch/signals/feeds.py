@@ -28,6 +28,10 @@ class Source(Protocol):
     def is_ready(self) -> bool:
         """True once it has been ready."""
 
+    @property
+    def hears_alone(self) -> bool:
+        """True if of several processes one alone hears, and this one may stand by."""
+
 
 class Feed(Outlet):
     """All that is connected to the signal of one watch: to itself, its filters, its batches and its streams.
@@ -55,8 +59,8 @@ class Feed(Outlet):
 
     @property
     def is_heard(self) -> bool:
-        """True once a listener that serves the signal was ready: what is committed from then on comes, or a gap."""
-        return any(source.is_ready for source in list(self.sources.values()))
+        """True once a listener that hears in each process was ready: what is committed from then on comes, or a gap."""
+        return any(source.is_ready and not source.hears_alone for source in list(self.sources.values()))
 
     @property
     def is_served(self) -> bool:

@@ -715,6 +715,18 @@ def test_a_listener_that_does_not_listen_yet_is_none(
         nowhere.dispose()
 
 
+def test_a_listener_that_may_stand_by_is_none(shop: Any, engine: Any, sessions: Sessions) -> None:
+    """It would hear nothing, and say nothing of that to the query."""
+
+    async def main() -> None:
+        async with sessions() as factory:
+            with pytest.raises(ListenerError, match="without durable= and exclusive=, with which one process"):
+                await anext(live(factory, of_3(shop)))
+
+    with Listener(engine, shop.Base, exclusive="pages"), Listener(engine, shop.Base, exclusive="pages"):
+        run(main)
+
+
 def test_a_function_leaves_its_transaction_alone(shop: Any, listener: Listener, sessions: Sessions) -> None:
     async def main() -> None:
         async with sessions() as factory:

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import Span, Tracer
 from postgres import Cluster
 from sqlalchemy import Engine, create_engine, delete, func, insert, literal, select, text, update
-from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 from support import wait_until
@@ -394,6 +394,33 @@ def test_a_connection_that_is_lost_is_told_of_as_without_it(
         connection.execute(new(3))
         connection.commit()
     assert heard() == [(3, said(span))]
+
+
+def test_where_it_may_not_be_said_any_more_one_transaction_alone_is_lost(
+    cluster: Cluster, database: str, client: psycopg.Connection[Any], tracer: Tracer, heard: Heard
+) -> None:
+    role = f"writer_{database}"
+    client.execute(f"CREATE ROLE {role} LOGIN")
+    client.execute(f"GRANT ALL ON orders TO {role}")
+    engine = create_engine(cluster.url(database, "psycopg"), connect_args={"user": role})
+
+    def write(number: int) -> None:
+        with engine.begin() as connection:
+            connection.execute(new(number))
+
+    try:
+        with instrument(engine=engine), tracer.start_as_current_span("checkout") as span:
+            write(1)
+            client.execute("REVOKE EXECUTE ON FUNCTION pg_catalog.set_config FROM PUBLIC")
+            with pytest.raises(ProgrammingError, match="permission denied for function set_config"):
+                write(2)
+            write(3)
+            write(4)
+        assert heard() == [(1, said(span)), (3, {}), (4, {})]
+    finally:
+        engine.dispose()
+        client.execute(f"DROP OWNED BY {role}")
+        client.execute(f"DROP ROLE {role}")
 
 
 def test_a_role_that_may_not_say_it_writes_all_the_same(
