@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterab
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, TypeVarTuple, overload
 
 from sqlalchemy import Executable, Row
+from sqlalchemy import exc as sa_exc
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.sql.selectable import TypedReturnsRows
 
@@ -238,7 +239,7 @@ class LoopQuery(Query[R]):
             async with _rooms[self._loop].runs:
                 if not self.is_ended:
                     self.start()
-                    await self._execute(run)
+                    await self._execute_in_time(run)
         except asyncio.CancelledError as cancelled:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -253,6 +254,16 @@ class LoopQuery(Query[R]):
                 self._tell()
             if self.finish(error, is_connected=run.is_connected):
                 self._tell(error)
+
+    async def _execute_in_time(self, run: Run) -> None:
+        block = asyncio.timeout(self.most_seconds)
+        try:
+            async with block:
+                await self._execute(run)
+        except TimeoutError:
+            if not block.expired():
+                raise
+            raise sa_exc.TimeoutError(f"a run took more than {self.most_seconds:g} s") from None
 
     async def _execute(self, run: Run) -> None:
         session = self._factory()

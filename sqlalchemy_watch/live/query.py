@@ -31,6 +31,9 @@ MOST_RUNS = 4
 #: Seconds before a run is tried again whose connection failed: the first time, and at most.
 FIRST_BACKOFF, MOST_BACKOFF = 0.1, 5.0
 
+#: Seconds for which a run may take. A connection that is frozen would never answer, and the query would be stale.
+MOST_SECONDS = 60.0
+
 #: Seconds after which a failure that should pass is told to whoever waits.
 TOLD_AFTER = 10.0
 
@@ -102,7 +105,7 @@ class Query(ABC, Generic[R]):
             self.dependencies.expect(statement)
         self._context = contextvars.copy_context()
         self._lock = threading.RLock()
-        self._is_dirty = self._is_running = False
+        self._is_dirty = self._is_running = self._has_overrun = False
         self.is_ended: bool = False
         #: Which of the calls of `_schedule` counts.
         self._ticket = 0
@@ -119,6 +122,11 @@ class Query(ABC, Generic[R]):
     def context(self) -> contextvars.Context:
         """The context variables of whoever asked for it, for one run."""
         return self._context.copy()
+
+    @property
+    def most_seconds(self) -> float:
+        """For which a run may take."""
+        return MOST_SECONDS
 
     @property
     def is_idle(self) -> bool:
@@ -141,11 +149,22 @@ class Query(ABC, Generic[R]):
     def mark(self) -> None:
         """Have it run again. Called in any thread."""
         with self._lock:
+            self._look_at_the_run()
             if self._is_dirty or self.is_ended:
                 return
             self._is_dirty = True
             if not self._is_running:
                 self._schedule_run(0)
+
+    def _look_at_the_run(self) -> None:
+        """Say so, once, where a run does not come to its end: what changes meanwhile is not told."""
+        seconds = time.monotonic() - self._started_at
+        if self._is_running and not self._has_overrun and MOST_SECONDS < seconds < float("inf"):
+            self._has_overrun = True
+            log.warning(
+                "a live query has been running for %.0f s, and tells of no change meanwhile: if its connection is "
+                "frozen, give the engine tcp_user_timeout and keepalives (connect_args)", seconds,
+            )  # fmt: skip
 
     def end(self) -> None:
         """Run no more, and hear of nothing. Called in any thread."""
@@ -183,7 +202,7 @@ class Query(ABC, Generic[R]):
     def start(self) -> None:
         """Note that a run begins: what comes from here on is not in it."""
         with self._lock:
-            self._is_dirty = False
+            self._is_dirty = self._has_overrun = False
             self._started_at = time.monotonic()
 
     def take(self, result: R, run: Run) -> None:

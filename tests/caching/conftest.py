@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 from dogpile.cache import CacheRegion, make_region
-from listener.proxy import Proxy, proxied
-from postgres import Cluster
-from sqlalchemy import Engine, create_engine, func, select, text
+from listener.conftest import engine_through_proxy, proxy  # noqa: F401 - fixtures
+from sqlalchemy import Engine, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from support import PATIENCE
 
@@ -80,19 +79,6 @@ def listener(shop: Shop) -> Iterator[Listener]:
 @pytest.fixture
 def region() -> CacheRegion:
     return make_region().configure("dogpile.cache.memory")
-
-
-@pytest.fixture
-def proxy(cluster: Cluster) -> Iterator[Proxy]:
-    with proxied(cluster.port) as proxy:
-        yield proxy
-
-
-@pytest.fixture
-def engine_through_proxy(proxy: Proxy, database: str) -> Iterator[Engine]:
-    engine = create_engine(f"postgresql+psycopg://postgres@127.0.0.1:{proxy.port}/{database}?connect_timeout=2")
-    yield engine
-    engine.dispose()
 
 
 def price_key(row: Any) -> str:

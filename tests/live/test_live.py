@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from listener.proxy import Proxy, proxied
 from models import declare_base
 from postgres import Cluster
 from sqlalchemy import ForeignKey, bindparam, create_engine, event, func, select, text, update
@@ -269,6 +270,30 @@ def test_killed_connections_are_made_anew(
 
     run(main)
     assert "live query: " in caplog.text
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg"])
+def test_a_connection_that_is_frozen_is_given_up(
+    cluster: Cluster, database: str, shop: Any, listener: Listener, client: Client, driver: str,
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(query, "MOST_SECONDS", 1.0)
+
+    async def main(port: int, proxy: Proxy) -> None:
+        engine = create_async_engine(f"postgresql+{driver}://postgres@127.0.0.1:{port}/{database}", pool_size=1)
+        async with live(async_sessionmaker(engine), of_3(shop), min_interval=0) as results:
+            await anext(results)
+            await settled(results)
+            proxy.freeze()
+            client.execute("UPDATE orders SET total = 50 WHERE id = 2")
+            while "a run took more than 1 s" not in caplog.text:
+                await asyncio.sleep(0.01)
+            proxy.resume()
+            assert (await anext(results))[0].Order.total == 50
+        await engine.dispose()
+
+    with proxied(cluster.port) as proxy:
+        run(lambda: main(proxy.port, proxy))
 
 
 @pytest.mark.slow

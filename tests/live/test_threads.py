@@ -22,6 +22,7 @@ from support import PATIENCE, wait_until
 
 from sqlalchemy_watch import ConfigurationError, Listener, ListenerError
 from sqlalchemy_watch.live import LiveQuery, index
+from sqlalchemy_watch.live import query as query_rules
 
 pytestmark = pytest.mark.sqlalchemy
 
@@ -277,6 +278,29 @@ def test_receivers_are_no_coroutine_functions(shop: Any, made: Any) -> None:
 
     with pytest.raises(ConfigurationError, match="show is a coroutine function, and its receivers run in threads"):
         made(of_3(shop)).changed.connect(show)
+
+
+def test_a_run_that_does_not_end_is_warned_of(
+    shop: Any, client: Client, listener: Listener, made: Any, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(query_rules, "MOST_SECONDS", 0.0)
+    go_on, running, first = threading.Event(), threading.Event(), Results()
+
+    def load(session: Session) -> int:
+        session.execute(select(shop.Order))
+        running.set()
+        assert go_on.wait(PATIENCE)
+        return 1
+
+    made(load).changed.connect(first)
+    assert running.wait(PATIENCE)
+    for _ in range(2):
+        client.execute("UPDATE orders SET total = total + 1")
+        listener.catch_up()
+    go_on.set()
+    assert first.next() == 1
+    assert caplog.text.count("tells of no change meanwhile: if its connection is frozen") == 1
 
 
 def test_two_receivers_may_close_each_other_s_query(shop: Any, made: Any) -> None:
